@@ -1,0 +1,29 @@
+"""The errors that a user can cause; each carries one sentence that says what to do.
+
+The sentence's form is: what was looked at: what was expected, what was found. One thing to do.
+`cli.main` turns every `CpumixError` into that sentence on stderr and exit status 1.
+"""
+
+
+class CpumixError(Exception):
+    """Base of every error that is the input's fault and not a defect of cpumix."""
+
+
+class ConfigError(CpumixError):
+    """A configuration, option or prompt that cannot be honoured."""
+
+
+class FormatError(CpumixError):
+    """A model file that is damaged, foreign, or of another version."""
+
+
+class ConvertError(CpumixError):
+    """A checkpoint that cannot be read, or a target that cannot be written."""
+
+
+class BudgetError(CpumixError):
+    """A memory budget that is too small for the model and context."""
+
+
+class UnsupportedCpu(CpumixError):
+    """An instruction-set level that this processor does not have."""
