@@ -1,0 +1,59 @@
+"""What each weight format means, in NumPy: the definitions that the kernels are tested against.
+
+A format is one file plus a row in `FORMATS`. `precision` says which format each tensor of a model takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import bf16, q4, q8
+from .tiles import BLOCK, ROWS, tile_counts
+
+__all__ = ["FORMATS", "FLOAT32", "QuantFormat", "nbytes"]
+
+FLOAT32 = "f32"  # plain row-major float32, for norms and routers; has no tiles
+
+
+@dataclass(frozen=True)
+class QuantFormat:
+    """One way to store a weight matrix in tiles of 16 rows x 32 columns."""
+
+    name: str
+    tile_bytes: int
+    quantize: Callable[[NDArray[np.float32]], NDArray[np.uint8]]
+    """(n, k) float32 -> (tiles, blocks, tile_bytes) uint8."""
+    dequantize: Callable[[NDArray[np.uint8], int, int], NDArray[np.float32]]
+    """tiles, n, k -> (n, k) float32."""
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits that one weight takes, scales included."""
+        return 8 * self.tile_bytes / (ROWS * BLOCK)
+
+    def nbytes(self, n: int, k: int) -> int:
+        """Bytes that an (n, k) matrix takes, padding included."""
+        tiles, blocks = tile_counts(n, k)
+        return tiles * blocks * self.tile_bytes
+
+
+FORMATS = {
+    f.name: f
+    for f in (
+        QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize),
+        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize),
+        QuantFormat("q4", q4.TILE_BYTES, q4.quantize, q4.dequantize),
+    )
+}
+
+
+def nbytes(format_name: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a tensor of `shape` (1-D or 2-D) in the named format."""
+    if format_name == FLOAT32:
+        return 4 * int(np.prod(shape, dtype=np.int64))
+    n, k = shape
+    return FORMATS[format_name].nbytes(n, k)

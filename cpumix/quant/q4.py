@@ -1,0 +1,78 @@
+"""4-bit weights: a nibble indexes a 16-value code book; blocks of 32 columns share one float16 scale; 4.5 bits per weight.
+
+A weight is scale x CODE_BOOK[nibble]. The values are those of GGUF's IQ4_NL, denser near zero where weights are, which
+costs nothing over evenly spaced ones because a SIMD table look-up is needed to widen nibbles anyway. The scale is searched
+for the least squared error per block: relative RMS error 0.0734 on Gaussian weights against 0.0860 of GGUF's Q4_0.
+Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = column group 2g, high nibbles = group
+2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .q8 import inverse
+from .tiles import BLOCK, GROUPS, ROWS, deinterleave, from_blocks, interleave, pack_scales, to_blocks, unpack_scales
+
+CODE_BYTES = ROWS * BLOCK // 2
+TILE_BYTES = CODE_BYTES + 2 * ROWS
+CODE_BOOK = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+MIDPOINTS = ((CODE_BOOK[1:].astype(np.float32) + CODE_BOOK[:-1]) / 2).astype(np.float32)
+
+# What the block's largest weight may map to: each is tried as a start of the search. 16 values of both signs come within
+# 0.2 % of the error of 78 values (Gaussian 0.0734 against 0.0732, Student t(5) 0.0853 against 0.0852).
+PEAK_TARGETS = np.array(
+    [-150, -140, -132, -125, -118, -110, -102, -94, 133, 125, 119, 113, 107, 101, 95, 88], np.float32
+)
+SMALLEST_PEAK = np.float32(2.0**-60)  # below this every float16 scale is 0, and 1 / peak might overflow
+
+
+def search_scale(x: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the float16 scale of each block x (..., 32) with the least squared error among the candidates.
+
+    For each target: look the codes up, take the least-squares scale for those codes, keep the candidate that explains
+    most of the block's energy. Sums run over the columns in order, so that the kernel's equal them bit for bit.
+    """
+    index = np.abs(x).argmax(-1)[..., None]
+    peak = np.take_along_axis(x, index, -1)[..., 0]
+    usable = np.abs(peak) > SMALLEST_PEAK
+    best = np.full(peak.shape, -1, np.float32)
+    scale = np.zeros_like(peak)
+    for target in PEAK_TARGETS:
+        ratio = np.divide(target, peak, out=np.zeros_like(peak), where=usable)
+        value = CODE_BOOK.astype(np.float32)[encode(x * ratio[..., None])]
+        dot, norm = np.zeros_like(peak), np.zeros_like(peak)
+        for column in range(BLOCK):
+            dot = dot + x[..., column] * value[..., column]
+            norm = norm + value[..., column] * value[..., column]
+        candidate = dot / norm
+        energy = dot * candidate
+        better = energy > best
+        best = np.where(better, energy, best)
+        scale = np.where(better, candidate, scale)
+    return scale.astype(np.float16)
+
+
+def encode(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the index of the nearest code-book value for weights already divided by their scale."""
+    return np.searchsorted(MIDPOINTS, scaled).astype(np.uint8)
+
+
+def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return w (n, k) as tiles (tiles, blocks, 288)."""
+    x = to_blocks(w)
+    scale = search_scale(x)
+    groups = interleave(encode(x * inverse(scale)[..., None]))
+    tiles, blocks = groups.shape[:2]
+    nibbles = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, CODE_BYTES)
+    return np.concatenate([nibbles, pack_scales(scale)], axis=-1)
+
+
+def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
+    """Return the (n, k) float32 matrix that the tiles hold."""
+    count, blocks, _ = tiles.shape
+    nibbles = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
+    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(count, blocks, GROUPS, ROWS, 4)
+    value = CODE_BOOK.astype(np.float32)[deinterleave(groups)]
+    return from_blocks(value * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k)

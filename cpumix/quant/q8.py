@@ -1,0 +1,40 @@
+"""8-bit weights: blocks of 32 columns share one float16 scale; 8.5 bits per weight.
+
+A weight is scale x (code - 128), code in 1..255: unsigned, because `vpdpbusd` multiplies unsigned by signed bytes.
+The numbers are those of GGUF's Q8_0 (scale = largest magnitude / 127), in another order, so both convert losslessly.
+Tile of 16 rows x 32 columns, 544 bytes: 8 groups of 64 bytes (see `tiles`), then 16 float16 scales.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .tiles import BLOCK, GROUPS, ROWS, deinterleave, from_blocks, interleave, pack_scales, to_blocks, unpack_scales
+
+CODE_BYTES = ROWS * BLOCK
+TILE_BYTES = CODE_BYTES + 2 * ROWS
+ZERO = 128
+
+
+def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return w (n, k) as tiles (tiles, blocks, 544)."""
+    x = to_blocks(w)
+    scale = (np.abs(x).max(-1) * np.float32(1 / 127)).astype(np.float16)
+    code = np.rint(x * inverse(scale)[..., None]).clip(-127, 127).astype(np.int16) + ZERO
+    tiles, _, blocks, _ = x.shape
+    groups = interleave(code.astype(np.uint8)).reshape(tiles, blocks, CODE_BYTES)
+    return np.concatenate([groups, pack_scales(scale)], axis=-1)
+
+
+def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
+    """Return the (n, k) float32 matrix that the tiles hold."""
+    count, blocks, _ = tiles.shape
+    code = deinterleave(tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4))
+    return from_blocks((code.astype(np.float32) - ZERO) * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k)
+
+
+def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:
+    """Return 1 / scale as float32, and 0 where the scale is 0 (an all-zero block)."""
+    wide = scale.astype(np.float32)
+    return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
