@@ -1,0 +1,37 @@
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: setup demo test test-nojit lint check oracle bench clean
+
+# Make .venv with cpumix and its development tools; again only when pyproject.toml changes.
+setup: .venv/installed
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+# See it work: the model that ships in the package continues a sentence.
+demo: setup
+	$(BIN)/cpumix run --prompt "And they returned to the city" -n 96 --stats
+# Run every test; warnings are errors.
+test: setup
+	$(BIN)/python -m pytest
+# Run the portable kernels as plain Python: they must mean the same without the compiler.
+test-nojit: setup
+	NUMBA_DISABLE_JIT=1 CPUMIX_ISA=generic $(BIN)/python -m pytest tests/kernels
+# See what is wrong without running anything: lint, format, types, house style.
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python tools/check_style.py
+# Before a commit.
+check: lint test
+# Compare logits and greedy text live with transformers; installs torch, about 1 GB.
+oracle: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'
+	$(BIN)/python -m pytest tests/oracle
+# Measure decode and prefill on this machine.
+bench: setup
+	$(BIN)/python tools/bench.py
+# Forget the environment and every cache in this folder.
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

@@ -1,0 +1,64 @@
+"""The `cpumix` command and the one place where errors become exit statuses.
+
+0: done. 1: the input was at fault, said in one sentence. 2: the command was mistyped.
+130: interrupted.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import IO, Any
+
+import click
+
+from cpumix import __version__
+from cpumix.errors import CpumixError
+
+COMMANDS = {
+    "convert": "cpumix.cli.convert",
+    "inspect": "cpumix.cli.inspect",
+    "run": "cpumix.cli.run",
+}
+INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+class _Sentence(click.ClickException):
+    """A CpumixError on its way to the terminal."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(f"cpumix: error: {self.message}", file=file, err=file is None)
+
+
+class LazyGroup(click.Group):
+    """A group of the commands in `COMMANDS`, none of which is imported before it is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module and return its `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the chosen command; turn what the user caused into a sentence and a status."""
+        try:
+            return super().invoke(ctx)
+        except CpumixError as error:
+            raise _Sentence(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.command(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "CPUMIX"},
+    epilog="Example: cpumix run -p 'And they returned to the city'",
+)
+@click.version_option(__version__, message="cpumix %(version)s")
+def main() -> None:
+    """Run Mixtral on a machine with no GPU."""

@@ -1,0 +1,100 @@
+"""Every option and argument, defined once: the same word means the same thing in each command."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+
+from cpumix.units import parse_size
+
+
+def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else parse_size(value)
+
+
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):  # "nan" compares like no number and so passes every range
+        raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
+    return value
+
+
+_FOLDER_OR_FILE = click.Path(path_type=Path)
+
+source = click.argument("source", type=_FOLDER_OR_FILE)
+target = click.argument("target", type=_FOLDER_OR_FILE)
+model = click.argument("model", type=_FOLDER_OR_FILE)
+optional_model = click.argument("model", type=_FOLDER_OR_FILE, required=False)
+
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "int8", "int4"]),
+    default="auto",
+    show_default=True,
+    help="Bits of a weight; auto takes the most that fit in 75 % of --ram.",
+)
+ram = click.option(
+    "--ram",
+    metavar="SIZE",
+    callback=_to_bytes,
+    help="Memory to plan for, such as 64G (1G = 1GB = 1GiB). Default: what this machine has.",
+)
+force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+prompt = click.option(
+    "-p", "--prompt", required=True, help="What to continue or answer; - reads standard input."
+)
+max_tokens = click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Tokens to make at most.",
+)
+temperature = click.option(
+    "--temperature",
+    type=click.FloatRange(min=0),
+    callback=_finite,
+    default=0.8,
+    show_default=True,
+    help="How adventurous; 0 always takes the likeliest token.",
+)
+top_k = click.option(
+    "--top-k",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    help="Choose among the K likeliest tokens; 0 means all.",
+)
+top_p = click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    callback=_finite,
+    default=0.95,
+    show_default=True,
+    help="Choose among the fewest tokens that hold P of the probability.",
+)
+seed = click.option(
+    "--seed",
+    type=click.IntRange(min=0, max=2**63 - 1),
+    help="The same seed gives the same text, on any number of threads. Default: a new one.",
+)
+context = click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    help="Tokens of prompt and answer to keep in memory. Default: the model's, at most 4096.",
+)
+threads = click.option(
+    "--threads", type=click.IntRange(min=1), help="Default: one for each physical core."
+)
+raw = click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
+stats = click.option("--stats", is_flag=True, help="Say on stderr how fast it was.")
+stats_json = click.option(
+    "--stats-json",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    metavar="FILE",
+    help="Write the same numbers to FILE as one JSON object.",
+)

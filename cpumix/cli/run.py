@@ -1,0 +1,107 @@
+"""`cpumix run`: continue a prompt, or answer it, and stream the text."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import IO
+
+import click
+
+import cpumix
+from cpumix.cli import options
+from cpumix.errors import ConfigError
+
+
+@click.command(epilog="Example: cpumix run mixtral.bin -p 'Why is the sky blue?' --stats")
+@options.optional_model
+@options.prompt
+@options.max_tokens
+@options.temperature
+@options.top_k
+@options.top_p
+@options.seed
+@options.context
+@options.threads
+@options.ram
+@options.raw
+@options.stats
+@options.stats_json
+def command(
+    model: Path | None,
+    prompt: str,
+    max_tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int | None,
+    context: int | None,
+    threads: int | None,
+    ram: int | None,
+    raw: bool,
+    stats: bool,
+    stats_json: IO[str] | None,
+) -> None:
+    """Continue a prompt and stream the text.
+
+    MODEL is a file that `cpumix convert` made; without it, the small demo model that comes with
+    cpumix answers. A model with a chat template is asked through it, unless --raw is given.
+    """
+    text = _read_prompt(prompt)
+    _note_first_run()
+    with cpumix.load(model, ram=ram, threads=threads, context=context) as loaded:
+        generation = loaded.generate(
+            text,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            raw=raw,
+        )
+        try:
+            for piece in generation:
+                click.echo(piece, nl=False)
+            click.echo()
+        finally:  # Ctrl-C too: the numbers so far are worth having
+            if stats:
+                click.echo(generation.stats.summary(), err=True)
+            if stats_json:
+                json.dump(generation.stats.to_dict(), stats_json)
+                stats_json.write("\n")
+
+
+def _read_prompt(prompt: str) -> str:
+    if prompt == "-":
+        prompt = _read_stdin()
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:  # Python hands over undecodable arguments as surrogates
+        raise ConfigError("prompt: expected UTF-8 text, found other bytes.") from error
+    if not prompt.strip():
+        raise ConfigError("prompt: expected some text, found nothing. Give it with -p.")
+    return prompt
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        raise ConfigError("prompt: standard input is closed. Give the prompt with -p.")
+    try:
+        return sys.stdin.buffer.read().decode().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"prompt: expected UTF-8 text on standard input, found byte "
+            f"0x{error.object[error.start]:02x} at position {error.start}."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"prompt: standard input cannot be read ({error.strerror}). Give the prompt with -p."
+        ) from error
+
+
+def _note_first_run() -> None:
+    from cpumix.generate import first_run_note
+
+    if note := first_run_note():
+        click.echo(note, err=True)
