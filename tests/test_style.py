@@ -1,0 +1,95 @@
+"""The house rules hold, and the program that checks them sees when they do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import check_style
+import pytest
+
+RULES = [check_style.check_lengths, check_style.check_imports, check_style.check_messages]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_house_style(rule):
+    assert list(rule(check_style.ROOT)) == []
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A package that keeps the rules; `write` adds to it."""
+
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return tmp_path
+
+    write("cpumix/errors.py", "class ConfigError(Exception): ...\n")
+    write("cpumix/units.py", "from .errors import ConfigError\n")
+    return write
+
+
+def test_long_file_is_seen(tree):
+    root = tree("cpumix/config.py", "\n" * 321)
+    assert list(check_style.check_lengths(root)) == ["cpumix/config.py: 321 lines, at most 320 fit"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "complaint"),
+    [
+        ("cpumix/units.py", "import cpumix.plan", "units must not import plan"),
+        ("cpumix/quant/q4.py", "from ..store import gguf", "quant must not import store"),
+        ("cpumix/store/writer.py", "def f():\n    from cpumix import plan", "not import plan"),
+        ("cpumix/plan.py", "from .experts import ExpertPager", "plan must not import experts"),
+        ("cpumix/model.py", "import cpumix", "model must not import __init__"),
+        ("cpumix/model.py", "import numba.core", "numba is imported only in cpumix/kernels/"),
+        ("cpumix/plan.py", "from psutil import x", "psutil is imported only in cpumix/machine.py"),
+        ("cpumix/kernels/q4.py", "from numba import njit", "njit is used only in"),
+        ("cpumix/utils.py", "", "belongs to no layer"),
+    ],
+)
+def test_wrong_import_is_seen(tree, name, text, complaint):
+    (found,) = check_style.check_imports(tree(name, text))
+    assert complaint in found
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("cpumix/cli/run.py", "import click, cpumix\nfrom cpumix.errors import ConfigError"),
+        ("cpumix/store/writer.py", "from . import gguf\nfrom ..config import ModelConfig"),
+        ("cpumix/kernels/jit.py", "from numba import njit"),
+        ("cpumix/__init__.py", "from cpumix.plan import plan"),
+    ],
+)
+def test_right_import_is_not(tree, name, text):
+    assert list(check_style.check_imports(tree(name, text))) == []
+
+
+FAULT = (
+    'raise ConfigError(f"context {n}: expected at most {m} tokens, found " f"{n}. Less, please")'
+)
+
+
+@pytest.mark.parametrize(
+    ("test", "covered"),
+    [
+        (r'match=r"expected at most .* tokens"', True),
+        (r'match="Less, please"', True),
+        (r'match=r"found \d+\. Less, please$"', True),
+        (r'match="expected one of"', False),
+        (r'match="expected"', False),
+    ],
+)
+def test_message_without_a_test_is_seen(tree, test, covered):
+    tree("cpumix/plan.py", FAULT)
+    root = tree("tests/test_plan.py", f"raises(ConfigError, {test})")
+    assert (list(check_style.check_messages(root)) == []) is covered
+
+
+def test_message_shared_with_another_needs_its_own_words(tree):
+    other = FAULT.replace("Less", "Much less").replace("context", "prompt of")
+    tree("cpumix/plan.py", f"{FAULT}\n{other}")
+    root = tree("tests/test_plan.py", 'raises(ConfigError, match="expected at most .* tokens")')
+    assert len(list(check_style.check_messages(root))) == 2

@@ -1,0 +1,163 @@
+"""Hold the house rules that ruff and mypy have no words for.
+
+    python tools/check_style.py
+
+- A file of the package or the tools fits a few screens: at most 320 lines.
+- A module imports only from lower layers, or from its own folder (`LAYERS`).
+- Each library with a home is imported only there (`HOMES`), and `njit` only in kernels/jit.py.
+- Every message of an error that a user can cause is matched by a test.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MAX_LINES = 320
+
+LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
+    {"errors"},
+    {"units"},
+    {"config", "machine", "quant"},
+    {"store", "checkpoint", "kernels"},
+    {"plan", "experts", "kv_cache", "tokenizer", "chat_template", "sampler"},
+    {"model"},
+    {"generate", "convert", "evaluate", "bench"},
+    {"__init__"},  # the public names, which the command line and other programs use
+    {"cli"},
+    {"__main__"},
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+HOMES = {"numba": "kernels/", "llvmlite": "kernels/", "psutil": "machine.py", "click": "cli/"}
+COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
+
+
+def parse(path: Path) -> ast.Module:
+    """Return the syntax tree of a Python file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def check_lengths(root: Path) -> Iterator[str]:
+    """Complain about files that are no longer one noun."""
+    for folder in ("cpumix", "tools"):
+        for path in sorted((root / folder).rglob("*.py")):
+            lines = len(path.read_text(encoding="utf-8").splitlines())
+            if lines > MAX_LINES:
+                yield f"{path.relative_to(root)}: {lines} lines, at most {MAX_LINES} fit"
+
+
+def imports(path: Path, package: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, absolute dotted name) of everything that a module of `package` imports."""
+    here = [package.name, *path.relative_to(package).parts[:-1]]
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) + 1 - node.level] if node.level else []
+            base = base + (node.module or "").split(".") if node.module else base
+            yield from ((node.lineno, ".".join([*base, alias.name])) for alias in node.names)
+
+
+def check_imports(root: Path) -> Iterator[str]:
+    """Complain about imports from a higher layer, and about libraries away from home."""
+    package = root / "cpumix"
+    for path in sorted(package.rglob("*.py")):
+        inside = path.relative_to(package)
+        part = inside.parts[0].removesuffix(".py")
+        if part not in HEIGHT:
+            yield f"cpumix/{inside}: belongs to no layer; give '{part}' one in LAYERS"
+            continue
+        for line, name in imports(path, package):
+            top, *rest = name.split(".")
+            place = f"cpumix/{inside}:{line}"
+            if top == "cpumix":
+                target = rest[0] if rest and rest[0] in HEIGHT else "__init__"
+                if part not in ("__init__", target) and HEIGHT[target] >= HEIGHT[part]:
+                    yield f"{place}: {part} must not import {target}, which is not below it"
+            elif top in HOMES and not inside.as_posix().startswith(HOMES[top]):
+                yield f"{place}: {top} is imported only in cpumix/{HOMES[top]}"
+            elif top == "numba" and rest and rest[0] in COMPILERS and inside.name != "jit.py":
+                yield f"{place}: {rest[0]} is used only in cpumix/kernels/jit.py"
+
+
+def phrases(text: str) -> set[str]:
+    """Return the runs of three words in a text; shorter stretches count whole.
+
+    A stretch ends where a message has a value, or a test's pattern something other than words.
+    """
+    found = set()
+    for stretch in re.split(r"\0|\\[dswDSW][*+]?|\.[*+]\??|\.\{\d+\}|[|\[\]^$]", text):
+        words = re.findall(r"[A-Za-z0-9_]+", stretch.replace("\\", ""))
+        found |= {" ".join(words[i : i + 3]) for i in range(max(len(words) - 2, 1))}
+    return found - {""}
+
+
+def error_messages(root: Path) -> Iterator[tuple[str, str]]:
+    """Yield (place, message) of each error that the package makes; values are written as NUL."""
+    tree = parse(root / "cpumix/errors.py")
+    errors = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    for path in sorted((root / "cpumix").rglob("*.py")):
+        tree = parse(path)
+        constants = {
+            target.id: node.value.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in errors and node.args:
+                place = f"{path.relative_to(root)}:{node.lineno}"
+                yield place, render(node.args[0], constants)
+
+
+def render(node: ast.expr, constants: dict[str, object]) -> str:
+    """Return the text of a string expression as far as it can be read, NUL for the rest."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.Name):
+        return str(constants.get(node.id, "\0"))
+    if isinstance(node, ast.JoinedStr):
+        return "".join(render(part, constants) for part in node.values)
+    if isinstance(node, ast.FormattedValue):
+        return render(node.value, constants)
+    if isinstance(node, ast.BinOp):
+        return render(node.left, constants) + render(node.right, constants)
+    return "\0"
+
+
+def check_messages(root: Path) -> Iterator[str]:
+    """Complain about messages no test looks for.
+
+    A test looks for a message if one of its strings shares three words in a row with it that no
+    other message has.
+    """
+    tested: set[str] = set()
+    for path in (root / "tests").rglob("test_*.py"):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                tested |= phrases(node.value)
+    messages = [(place, phrases(message)) for place, message in error_messages(root)]
+    uses = Counter(phrase for _, found in messages for phrase in found)
+    for place, found in messages:
+        own = {phrase for phrase in found if uses[phrase] == 1} or found
+        if not found:
+            yield f"{place}: the error's message cannot be read here; write it where it is raised"
+        elif not own & tested:
+            yield f"{place}: no test matches this error's message"
+
+
+def main() -> int:
+    """Print every complaint; return 1 if there is one."""
+    complaints = [*check_lengths(ROOT), *check_imports(ROOT), *check_messages(ROOT)]
+    print("\n".join(complaints) or "house style: nothing to complain about")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
