@@ -50,7 +50,7 @@ class LazyGroup(click.Group):
         except CpumixError as error:
             raise _Sentence(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("\ninterrupted", err=True)
+            click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)
 
 

@@ -63,8 +63,8 @@ def command(
         try:
             for piece in generation:
                 click.echo(piece, nl=False)
+        finally:  # after Ctrl-C too: the numbers so far are worth having
             click.echo()
-        finally:  # Ctrl-C too: the numbers so far are worth having
             if stats:
                 click.echo(generation.stats.summary(), err=True)
             if stats_json:

@@ -1,0 +1,289 @@
+"""What the command line does by itself: parsing, streams, exit statuses. The library is a fake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import cpumix
+from cpumix.cli.main import COMMANDS, main
+from cpumix.errors import ConvertError, FormatError
+
+
+@pytest.fixture
+def invoke():
+    """Run a command line; the result has stdout, stderr and exit_code."""
+
+    def invoke(*arguments: str, stdin: str | bytes | None = None):
+        return CliRunner().invoke(main, arguments, input=stdin)
+
+    return invoke
+
+
+class FakeModel:
+    """Stands in for `cpumix.load`: keeps what it is asked, says "Hello, 🌍!"."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, object] = {}
+        self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
+        self.stats = SimpleNamespace(
+            to_dict=lambda: {"generated_tokens": 4}, summary=lambda: "4 tokens, 8.0 tok/s"
+        )
+
+    def load(self, path=None, **options):
+        self.asked |= {"path": path, **options}
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.asked["closed"] = True
+
+    def generate(self, prompt, **options):
+        self.asked |= {"prompt": prompt, **options}
+        return self
+
+    def __iter__(self):
+        for piece in self.pieces:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+
+
+@pytest.fixture
+def model(monkeypatch):
+    fake = FakeModel()
+    monkeypatch.setitem(cpumix.__dict__, "load", fake.load)
+    notes = SimpleNamespace(first_run_note=lambda: "compiling kernels for this CPU, once")
+    monkeypatch.setitem(sys.modules, "cpumix.generate", notes)
+    return fake
+
+
+def test_every_command_has_help_that_fits_a_line():
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        assert 0 < len(command.help.splitlines()[0]) <= 60
+        assert f"cpumix {name}" in command.epilog
+        assert all(o.help for o in command.params if isinstance(o, click.Option)), name
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["--help"], *([name, "-h"] for name in COMMANDS)])
+def test_help(invoke, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["rum"],
+        ["run"],  # -p is missing
+        ["run", "-p", "x", "-n", "0"],
+        ["run", "-p", "x", "--temperature", "-1"],
+        ["run", "-p", "x", "--temperature", "nan"],
+        ["run", "-p", "x", "--top-p", "0"],
+        ["run", "-p", "x", "--top-p", "inf"],
+        ["run", "-p", "x", "--top-k", "many"],
+        ["run", "-p", "x", "--seed", "-1"],
+        ["run", "-p", "x", "--threads", "0"],
+        ["run", "-p", "x", "--stats-json", "no/such/folder/stats.json"],
+        ["convert", "source"],
+        ["convert", "source", "target", "--precision", "int5"],
+    ],
+)
+def test_mistyped_command_is_a_usage_error(invoke, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Error: " in result.stderr
+    assert "Try " in result.stderr
+
+
+@pytest.mark.parametrize("command", [["run", "-p", "x"], ["convert", "a", "b"]])
+@pytest.mark.parametrize("size", ["64X", "-5G", "0", ""])
+def test_ram_that_cannot_be_parsed(invoke, command, size):
+    result = invoke(*command, "--ram", size)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("cpumix: error: size: ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_run_streams_to_stdout_and_notes_to_stderr(invoke, model):
+    result = invoke("run", "some.bin", "-p", "Hi", "--stats")
+    assert result.exit_code == 0
+    assert result.stdout == "Hello, 🌍!\n"
+    assert result.stderr == "compiling kernels for this CPU, once\n4 tokens, 8.0 tok/s\n"
+    assert model.asked["closed"]
+
+
+def test_run_passes_every_option_on(invoke, model):
+    options = "-n 7 --temperature 0 --top-k 5 --top-p 0.5 --seed 9 --context 99 --threads 2 --raw"
+    assert invoke("run", "-p", "Hi", *options.split(), "--ram", "2GiB").exit_code == 0
+    expected = {
+        "path": None,
+        "ram": 2 * 2**30,
+        "threads": 2,
+        "context": 99,
+        "prompt": "Hi",
+        "max_tokens": 7,
+        "temperature": 0.0,
+        "top_k": 5,
+        "top_p": 0.5,
+        "seed": 9,
+        "raw": True,
+    }
+    assert {key: model.asked[key] for key in expected} == expected
+
+
+def test_run_takes_options_from_the_environment(model):
+    environment = {"CPUMIX_RUN_THREADS": "1"}
+    assert CliRunner().invoke(main, ["run", "-p", "Hi"], env=environment).exit_code == 0
+    assert model.asked["threads"] == 1
+
+
+def test_run_writes_stats_as_one_object(invoke, model, tmp_path):
+    path = tmp_path / "stats.json"
+    assert invoke("run", "-p", "Hi", "--stats-json", str(path)).exit_code == 0
+    assert json.loads(path.read_text()) == {"generated_tokens": 4}
+
+
+def test_run_reads_the_prompt_from_stdin(invoke, model):
+    assert invoke("run", "-p", "-", stdin="Grüße 🌍\n").exit_code == 0
+    assert model.asked["prompt"] == "Grüße 🌍"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "stdin", "sentence"),
+    [
+        ("", None, "prompt: expected some text, found nothing. Give it with -p."),
+        (" \n", None, "prompt: expected some text, found nothing. Give it with -p."),
+        ("-", "", "prompt: expected some text, found nothing. Give it with -p."),
+        ("caf\udce9", None, "prompt: expected UTF-8 text, found other bytes."),
+        (
+            "-",
+            b"caf\xe9!",
+            "prompt: expected UTF-8 text on standard input, found byte 0xe9 at position 3.",
+        ),
+    ],
+)
+def test_run_with_a_bad_prompt(invoke, model, prompt, stdin, sentence):
+    result = invoke("run", "-p", prompt, stdin=stdin)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"cpumix: error: {sentence}\n"
+    assert model.asked == {}
+
+
+@pytest.mark.parametrize(
+    ("redirection", "sentence"),
+    [
+        ("<&-", "prompt: standard input is closed. Give the prompt with -p."),
+        ("0> /dev/null", "prompt: standard input cannot be read (Bad file descriptor)."),
+    ],
+)
+def test_run_with_unreadable_stdin(redirection, sentence):
+    line = f'"{sys.executable}" -m cpumix run -p - {redirection}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_library_error_becomes_a_sentence(invoke, model):
+    model.pieces = ["Hello", FormatError("tensor: expected 8 bytes, found 7.")]
+    result = invoke("run", "-p", "Hi", "--stats")
+    assert result.exit_code == 1
+    assert "\ncpumix: error: tensor: expected 8 bytes, found 7.\n" in result.stderr
+    assert "4 tokens" in result.stderr  # what was measured until then
+    assert model.asked["closed"]
+
+
+def test_ctrl_c_ends_cleanly_with_the_numbers_so_far(invoke, model):
+    model.pieces = ["Hello", KeyboardInterrupt()]
+    result = invoke("run", "-p", "Hi", "--stats")
+    assert result.exit_code == 130
+    assert result.stdout == "Hello\n"
+    assert result.stderr.endswith("4 tokens, 8.0 tok/s\ninterrupted\n")
+    assert model.asked["closed"]
+
+
+def test_reader_that_goes_away_is_not_an_error():
+    line = f'"{sys.executable}" -m cpumix run --help | true; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@dataclass
+class FakeReport:
+    target: str = "t.bin"
+    precision: str = "int4"
+    file_bytes: int = 13 * 2**20
+    source_bytes: int = 44 * 2**20
+    seconds: float = 1.25
+    tensors: int = 90
+
+
+@pytest.fixture
+def convert(monkeypatch):
+    asked: dict[str, object] = {}
+
+    def convert(source, target, **options):
+        asked.update(source=str(source), target=str(target), **options)
+        options["progress"](1, 4)
+        options["progress"](4, 4)
+        if str(source) == "bad":
+            raise ConvertError("config.json: expected a file, found none: bad")
+        return FakeReport()
+
+    monkeypatch.setitem(cpumix.__dict__, "convert", convert)
+    return asked
+
+
+def test_convert_reports_on_stderr(invoke, convert):
+    result = invoke("convert", "s", "t.bin", "--ram", "48G", "--precision", "int4", "--force")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "t.bin: int4, 13.0 MiB from 44.0 MiB, 90 tensors in 1.2 s\n"
+    del convert["progress"]
+    expected = {"source": "s", "target": "t.bin", "precision": "int4", "ram": 48 * 2**30}
+    assert convert == expected | {"force": True}
+
+
+def test_convert_prints_json(invoke, convert):
+    result = invoke("convert", "s", "t.bin", "--json")
+    assert json.loads(result.stdout)["file_bytes"] == 13 * 2**20
+    assert convert["precision"] == "auto"
+    assert convert["force"] is False
+
+
+def test_convert_that_fails(invoke, convert):
+    result = invoke("convert", "bad", "t.bin")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == ("cpumix: error: config.json: expected a file, found none: bad\n")
+
+
+def test_progress_bar_on_a_terminal_shows_bytes_and_time_left(convert, monkeypatch):
+    import io
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    from cpumix.cli.progress import byte_progress
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with byte_progress("Converting x") as progress:
+        for done in range(0, 101, 10):
+            progress(done * 2**20, 100 * 2**20)
+    shown = terminal.getvalue()
+    assert "Converting x" in shown
+    assert "100.0 MiB" in shown
+    assert "50%" in shown
