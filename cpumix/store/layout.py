@@ -1,0 +1,188 @@
+"""The model file, format version 1: which metadata and tensors it has, in which order, and where.
+
+The container is GGUF v3 (see `gguf`) with `general.alignment` = 16384, so that every tensor starts
+on a page of any processor (4 KiB on x86, 16 KiB on Apple's). From the start of the file:
+
+    offset  bytes  content
+         0     24  magic, version, counts
+        24     27  the first metadata key, always "cpumix.header.crc32", after its length
+        51      4  its value type, uint32
+        55      4  CRC-32 of the header up to its padding, with these four bytes as zeros
+        59      .  the other metadata, then the tensor entries, then zeros to a multiple of 16384
+         D      .  tensor 0, zeros to a multiple of 16384, tensor 1, ... in the order of the entries
+
+The file ends on a multiple of 16384 too: its size is known from the header to the byte, and readers
+that take whole pages never run over the end. Nothing depends on time or machine: equal input, equal
+bytes.
+
+Metadata beside GGUF's `general.*` and `llama.*`:
+
+    cpumix.header.crc32     uint32           see above
+    cpumix.format_version   uint32           1
+    cpumix.precision        string           "bf16", "int8" or "int4"
+    cpumix.config           string           JSON, every field of `ModelConfig`, exact
+    cpumix.file.NAME        array of uint8   a file of the checkpoint, such as tokenizer.model
+    cpumix.tensor.formats   array of string  format of each tensor: "f32", or a name in `quant`
+    cpumix.tensor.crc32     array of uint32  CRC-32 of each tensor's bytes, padding not included
+
+Tensors: the dense part (token_embd, each layer's norms, attention and router, output_norm, output),
+then the experts, layer by layer. "blk.L.expert.E" is one expert: the bytes of w1, w3 and w2 one
+after the other, so that an expert is one sequential read. "f32" tensors are GGUF float32 with their
+own shape; the others are opaque to GGUF, one-dimensional int8, and take their shape from
+`cpumix.config`.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConvertError
+from cpumix.quant import FLOAT32, FORMATS
+from cpumix.quant.precision import tensor_format
+
+from . import gguf
+
+FORMAT_VERSION = 1
+ALIGNMENT = 16384
+HEADER_CRC_KEY = "cpumix.header.crc32"
+HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
+FILE_PREFIX = "cpumix.file."
+EXPERT_PARTS = ("w1", "w3", "w2")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of the model file; the shape of an expert is (3, intermediate, hidden)."""
+
+    name: str
+    format: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def stored_as(self) -> tuple[tuple[int, ...], int]:
+        """Shape and tensor type in GGUF's eyes."""
+        return (self.shape, gguf.FLOAT32) if self.format == FLOAT32 else ((self.nbytes,), gguf.INT8)
+
+
+def expert_name(layer: int, expert: int) -> str:
+    """Name of the tensor that holds one expert."""
+    return f"blk.{layer}.expert.{expert}"
+
+
+def build_entries(config: ModelConfig, precision: str) -> list[TensorEntry]:
+    """Return the tensors of a model in file order; `precision` is a name in `PRECISIONS`."""
+    shapes = config.tensor_shapes()
+    entries = []
+    for name, shape in shapes.items():
+        if ".expert." not in name:
+            kind = tensor_format(precision, name)
+            entries.append(TensorEntry(name, kind, shape, _nbytes(kind, shape)))
+    for layer in range(config.num_hidden_layers):
+        for e in range(config.num_local_experts):
+            name = expert_name(layer, e)
+            kind = tensor_format(precision, f"{name}.w1")
+            nbytes = sum(_nbytes(kind, shapes[f"{name}.{part}"]) for part in EXPERT_PARTS)
+            shape = (3, config.intermediate_size, config.hidden_size)
+            entries.append(TensorEntry(name, kind, shape, nbytes))
+    return entries
+
+
+def _nbytes(kind: str, shape: tuple[int, ...]) -> int:
+    """Bytes of a matrix or vector, in Python's integers: a hostile shape must not overflow."""
+    return 4 * prod(shape) if kind == FLOAT32 else FORMATS[kind].nbytes(shape[0], shape[1])
+
+
+def build_metadata(
+    config: ModelConfig, precision: str, files: Mapping[str, bytes], name: str
+) -> dict[str, Any]:
+    """Return a model's metadata, without what `encode_header` derives from the tensors.
+
+    `files` maps names such as "tokenizer.model" to contents; `name` is for people. Raises
+    ConvertError when the chat template in `files` cannot be read.
+    """
+    metadata: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": name,
+        "general.alignment": ALIGNMENT,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_hidden_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_attention_heads,
+        "llama.attention.head_count_kv": config.num_key_value_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "llama.rope.freq_base": float(config.rope_theta),
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.vocab_size": config.vocab_size,
+    }
+    if config.is_moe:
+        metadata["llama.expert_count"] = config.num_local_experts
+        metadata["llama.expert_used_count"] = config.num_experts_per_tok
+    if config.sliding_window is not None:
+        metadata["llama.attention.sliding_window"] = config.sliding_window
+    template = _chat_template(files)
+    if template is not None:
+        metadata["tokenizer.chat_template"] = template
+    metadata["cpumix.format_version"] = FORMAT_VERSION
+    metadata["cpumix.precision"] = precision
+    metadata["cpumix.config"] = config.to_json()
+    for file in sorted(files):
+        metadata[FILE_PREFIX + file] = bytes(files[file])
+    return metadata
+
+
+def _chat_template(files: Mapping[str, bytes]) -> str | None:
+    """Return the default chat template, for programs that look for it under GGUF's key."""
+    try:
+        if "chat_template.jinja" in files:
+            return files["chat_template.jinja"].decode("utf-8")
+        settings = json.loads(files.get("tokenizer_config.json", b"{}"))
+    except ValueError as e:
+        raise ConvertError(f"chat template: expected UTF-8 and valid JSON, found {e}") from e
+    found = settings.get("chat_template") if isinstance(settings, dict) else None
+    if isinstance(found, list):  # several named templates: [{"name": "default", "template": "..."}]
+        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else None
+
+
+def encode_header(
+    metadata: Mapping[str, Any], entries: Sequence[TensorEntry], crcs: NDArray[np.uint32]
+) -> bytes:
+    """Return the header of a model file, padded to the data start.
+
+    crcs (tensors,) are the checksums of the tensors' bytes; they change the header's bytes, never
+    its size.
+    """
+    full = {
+        HEADER_CRC_KEY: 0,
+        **metadata,
+        "cpumix.tensor.formats": [e.format for e in entries],
+        "cpumix.tensor.crc32": crcs,
+    }
+    tensors, offset = [], 0
+    for e in entries:
+        tensors.append(gguf.TensorInfo(e.name, *e.stored_as, offset))
+        offset = gguf.align(offset + e.nbytes, ALIGNMENT)
+    header = gguf.encode_header(full, tensors)
+    crc = header_crc32(header).to_bytes(4, "little")
+    header = header[:HEADER_CRC_AT] + crc + header[HEADER_CRC_AT + 4 :]
+    return header.ljust(gguf.align(len(header), ALIGNMENT), b"\0")
+
+
+def header_crc32(header: bytes) -> int:
+    """CRC-32 of an unpadded header with its own checksum field as zeros."""
+    crc = zlib.crc32(header[:HEADER_CRC_AT])
+    return zlib.crc32(memoryview(header)[HEADER_CRC_AT + 4 :], zlib.crc32(bytes(4), crc))

@@ -1,0 +1,194 @@
+"""A temporary file beside its target, which becomes the target in one step or leaves nothing.
+
+Owns the naming, locking and renaming of `.TARGET.xxxxxxxx.partial`, and every sentence about a disk
+that refuses. A killed process leaves such a file; the next one for the same target removes it.
+Whether its owner still lives is asked of a lock on the file, which the system drops with the
+process: unlike a process number it cannot be reused and means the same in every container. On
+Windows an open file cannot be deleted, which serves the same end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+from cpumix.errors import ConvertError
+from cpumix.units import format_size
+
+if sys.platform != "win32":
+    import fcntl
+
+_WRITE_BYTES = 64 << 20  # one system call takes at most 2 GiB, on macOS it fails above
+_NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # fallocate on some file systems
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Raise ConvertError if `target` cannot be made or may not be replaced; touches nothing."""
+    if not os.path.isdir(target.parent):
+        raise ConvertError(
+            f'target: expected an existing folder around it, found none at "{target.parent}". '
+            "Create it first."
+        )
+    if not os.path.lexists(target):
+        return
+    if os.path.isdir(target):
+        raise ConvertError(
+            f'target: expected the name of a file to write, found a folder at "{target}". '
+            f'Name a file in it, such as "{target / "model.cpumix"}".'
+        )
+    if not stat.S_ISREG(os.stat(target, follow_symlinks=False).st_mode):
+        raise ConvertError(
+            f'target: expected a new name or a regular file, found a link or device at "{target}". '
+            "Name another target."
+        )
+    if not force:
+        raise ConvertError(
+            f'target: expected a new name, found an existing file at "{target}". '
+            "Use --force to replace it, or name another target."
+        )
+
+
+class PartialFile:
+    """A locked temporary file of `nbytes` bytes for `target`, until `publish` or `discard`.
+
+    Bytes that are never written are zeros. Raises ConvertError when the disk refuses; a file that
+    could not be made to the end is gone by then.
+    """
+
+    def __init__(self, target: Path, nbytes: int) -> None:
+        self.target = target
+        self.nbytes = nbytes
+        self._path: Path | None = None  # of the temporary file, while there is one
+        self._fd = -1
+        _remove_stale(target)
+        free = shutil.disk_usage(target.parent).free
+        if free < nbytes:
+            raise ConvertError(
+                f"disk space: {format_size(nbytes)} needed, {format_size(free)} free, for "
+                f'"{target}". Free {format_size(nbytes - free)}, or name a target on another disk.'
+            )
+        try:
+            while not self._create():
+                pass
+            self._allocate()
+        except OSError as e:
+            self.discard()
+            raise self._explained(e) from e
+        except BaseException:
+            self.discard()
+            raise
+
+    def _create(self) -> bool:
+        """Make and lock the file; False if another process took it for stale before the lock."""
+        path = self.target.with_name(f".{self.target.name}.{secrets.token_hex(4)}.partial")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        self._fd = os.open(path, flags, 0o666)
+        self._path = path
+        if sys.platform != "win32":
+            with contextlib.suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(self._fd).st_nlink == 0:
+                self.discard()
+                return False
+        return True
+
+    def _allocate(self) -> None:
+        """Take the space now: contiguous, and a disk that fills up meanwhile shows at once."""
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(self._fd, 0, self.nbytes)
+            except OSError as e:
+                if e.errno not in _NOT_SUPPORTED:
+                    raise
+        os.ftruncate(self._fd, self.nbytes)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Write bytes at an offset."""
+        try:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            while data:
+                data = data[os.write(self._fd, data[:_WRITE_BYTES]) :]
+        except OSError as e:
+            raise self._explained(e) from e
+
+    def publish(self) -> None:
+        """Bring the bytes to the disk and give the file its name, whole, in one step."""
+        assert self._path is not None
+        try:
+            os.fsync(self._fd)
+            if sys.platform == "win32":  # an open file cannot be renamed there
+                self._close()
+            os.replace(self._path, self.target)
+        except OSError as e:
+            raise self._explained(e) from e
+        self._path = None
+        self._close()
+        _sync_folder(self.target.parent)
+
+    def discard(self) -> None:
+        """Remove the file, unless it is published or discarded already."""
+        self._close()
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._path = None
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+            self._fd = -1
+
+    def _explained(self, e: OSError) -> ConvertError:
+        """Turn what the system says about the disk into a sentence."""
+        need = format_size(self.nbytes)
+        if e.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ConvertError(
+                f'disk space: {need} needed, the disk or quota is full, for "{self.target}". '
+                "Free some, or name a target on another disk."
+            )
+        if e.errno == errno.EFBIG:
+            return ConvertError(
+                f"file size: {need} needed, the file system or this process's limit (ulimit -f) "
+                f'allows less, for "{self.target}". Raise it, or name a target on another disk.'
+            )
+        return ConvertError(f'target: cannot write "{self.target}": {e.strerror or e}.')
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove the partial files for `target` whose processes are dead."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
+    with contextlib.suppress(OSError):
+        for path in [p for p in target.parent.iterdir() if ours.fullmatch(p.name)]:
+            with contextlib.suppress(OSError):  # in use, another user's, or gone already: leave it
+                _unlink_unless_locked(path)
+
+
+def _unlink_unless_locked(path: Path) -> None:
+    if sys.platform == "win32":
+        path.unlink()
+        return
+    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a new name to the disk; some systems cannot, and do not need it."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
