@@ -154,7 +154,9 @@ def test_folder_without_permission_is_refused(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        with pytest.raises(ConvertError, match=r'cannot write ".*model.cpumix": Permission denied'):
+        with pytest.raises(
+            ConvertError, match=r'the system refuses to write ".*model.cpumix": Permission denied'
+        ):
             write(tmp_path / TARGET)
     assert names(tmp_path) == []
 
@@ -175,7 +177,7 @@ def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) 
         (errno.ENOSPC, "disk space: 80.0 KiB needed, the disk or quota is full, for"),
         (errno.EDQUOT, "disk space: 80.0 KiB needed, the disk or quota is full, for"),
         (errno.EFBIG, r"file size: 80.0 KiB needed, .* limit \(ulimit -f\) allows less, for"),
-        (errno.EIO, "cannot write .*: Input/output error"),
+        (errno.EIO, "the system refuses to write .*: Input/output error"),
     ],
 )
 @pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync", "replace"])

@@ -159,7 +159,10 @@ class PartialFile:
                 f"file size: {need} needed, the file system or this process's limit (ulimit -f) "
                 f'allows less, for "{self.target}". Raise it, or name a target on another disk.'
             )
-        return ConvertError(f'target: cannot write "{self.target}": {e.strerror or e}.')
+        return ConvertError(
+            f'target: the system refuses to write "{self.target}": {e.strerror or e}. '
+            "Name a target in another folder."
+        )
 
 
 def _remove_stale(target: Path) -> None:
