@@ -1,0 +1,162 @@
+"""The planner against figures worked out by hand; no machine is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import cpumix
+from cpumix.config import ModelConfig
+from cpumix.errors import ConfigError
+from cpumix.plan import buffer_bytes, choose_precision, kv_bytes, make_plan
+
+GIB = 2**30
+MIXTRAL_8X7B = {
+    "architectures": ["MixtralForCausalLM"],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 32768,
+    "model_type": "mixtral",
+    "num_attention_heads": 32,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 32000,
+}
+
+
+@pytest.fixture(scope="module")
+def mixtral() -> ModelConfig:
+    return ModelConfig.from_huggingface(MIXTRAL_8X7B, "config.json")
+
+
+@pytest.mark.parametrize(("precision", "gib"), [("bf16", 87.0), ("int8", 46.2), ("int4", 25.2)])
+def test_weights_of_mixtral(mixtral, precision, gib):
+    plan = make_plan(mixtral, precision, 4096, 64 * GIB)
+    assert plan.file_bytes / GIB == pytest.approx(gib, abs=0.05)
+    assert plan.file_bytes == plan.dense_bytes + plan.expert_bytes
+
+
+def test_experts_of_mixtral_are_exact(mixtral):
+    one = 3 * 4096 * 14336 * 9 // 16  # 4.5 bits a weight
+    plan = make_plan(mixtral, "int4", 4096, 64 * GIB)
+    assert plan.expert_bytes == 32 * 8 * one  # every expert counts for memory
+    assert plan.layer_active_bytes == 2 * one
+    assert plan.token_bytes == plan.dense_bytes + 32 * 2 * one  # two count for time
+
+
+@pytest.mark.parametrize(
+    ("ram_gib", "context", "precision", "verdict"),
+    [
+        (192, 4096, "bf16", "fits"),
+        (96, 4096, "int8", "fits"),
+        (64, 4096, "int8", "tight"),
+        (64, 32768, "int4", "fits"),
+        (48, 4096, "int4", "fits"),
+        (32, 4096, "int4", "pages"),
+        (24, 4096, "int4", "pages"),
+        (16, 4096, "int4", "pages"),
+        (8, 4096, "int4", "pages"),
+        (4, 4096, "int4", "pages"),
+        (2, 4096, "int4", "no"),
+        (4, 32768, "int4", "no"),
+    ],
+)
+def test_chosen_precision_of_mixtral(mixtral, ram_gib, context, precision, verdict):
+    plan = choose_precision(mixtral, ram_gib * GIB, context)
+    assert (plan.precision, plan.verdict) == (precision, verdict)
+
+
+@pytest.mark.parametrize(
+    ("share", "verdict"), [(0.70, "fits"), (0.7001, "tight"), (0.75, "tight"), (0.7501, "pages")]
+)
+def test_verdict_at_its_borders(mixtral, share, verdict):
+    plan = make_plan(mixtral, "int4", 4096, GIB)
+    plan = replace(plan, ram_bytes=round(plan.total_bytes / share))
+    assert plan.share == pytest.approx(share)
+    assert plan.verdict == verdict
+
+
+def test_plan_says_no_below_its_minimum(mixtral):
+    plan = make_plan(mixtral, "int8", 4096, 8 * GIB)
+    enough = -(-plan.minimum_bytes * 4 // 3)
+    assert replace(plan, ram_bytes=enough).verdict == "pages"
+    assert replace(plan, ram_bytes=enough - 4).verdict == "no"
+
+
+def test_kv_cache_of_mixtral(mixtral):
+    assert kv_bytes(mixtral, 4096, "f16") == GIB // 2  # 128 KiB a token
+    assert kv_bytes(mixtral, 32768, "f16") == 4 * GIB
+    assert kv_bytes(mixtral, 4096, "f32") == GIB
+
+
+def test_kv_cache_honours_heads_and_head_dim(mixtral):
+    wide = replace(mixtral, head_dim=256)
+    grouped = replace(mixtral, num_key_value_heads=2)
+    assert kv_bytes(wide, 4096, "f16") == GIB
+    assert kv_bytes(grouped, 4096, "f16") == GIB // 8
+
+
+def test_kv_cache_stops_growing_at_the_sliding_window(mixtral):
+    rolling = replace(mixtral, sliding_window=4096)
+    assert kv_bytes(rolling, 32768, "f16") == kv_bytes(rolling, 4096, "f16")
+    assert kv_bytes(rolling, 1000, "f16") == kv_bytes(mixtral, 1000, "f16")
+
+
+def test_buffers_stop_growing_at_a_prefill_batch(mixtral):
+    assert buffer_bytes(mixtral, 1) < buffer_bytes(mixtral, 512)
+    assert buffer_bytes(mixtral, 512) == buffer_bytes(mixtral, 32768)
+
+
+@pytest.mark.parametrize(
+    ("precision", "ram_gib", "sentence"),
+    [
+        ("int4", 64, "fits: 41 % of the memory, up to 70 % is at ease"),
+        ("int8", 64, "tight: 74 % of the memory, 75 % is the most"),
+        ("int4", 32, "82 % of the memory; experts come from disk as the router picks them"),
+        ("int4", 2, "no: even paging needs 2.7 GiB, at most 1.5 GiB (75 %) can be used"),
+    ],
+)
+def test_explanation_says_why(mixtral, precision, ram_gib, sentence):
+    text = make_plan(mixtral, precision, 4096, ram_gib * GIB).explain()
+    assert text.startswith(f"{precision}, context 4096, memory {ram_gib}.0 GiB\n  dense part")
+    assert sentence in text.splitlines()[-1]
+
+
+def test_public_plan_reads_sizes(mixtral):
+    chosen = cpumix.plan(mixtral, ram="64G")
+    assert chosen == choose_precision(mixtral, 64 * GIB, 4096)
+    assert cpumix.plan(mixtral, ram=64 * GIB) == chosen
+    assert cpumix.plan(mixtral, ram="64G", precision="bf16").verdict == "pages"
+
+
+@pytest.mark.parametrize("context", [0, -1, 32769])
+def test_context_that_the_model_does_not_have(mixtral, context):
+    sentence = "expected 1 to 32768 tokens, which is what the model was made for, found"
+    with pytest.raises(ConfigError, match=sentence):
+        make_plan(mixtral, "int4", context, GIB)
+
+
+def test_unknown_precision(mixtral):
+    with pytest.raises(ConfigError, match=r'precision: expected one of .*, found "int5"'):
+        make_plan(mixtral, "int5", 4096, GIB)
+
+
+def test_unknown_kv_format(mixtral):
+    with pytest.raises(ConfigError, match='KV cache: expected one of f16, f32, found "int3"'):
+        make_plan(mixtral, "int4", 4096, GIB, kv="int3")
+
+
+@pytest.mark.parametrize("ram", ["0", -5, "64X", 64])
+def test_ram_that_is_no_amount_of_memory(mixtral, ram):
+    with pytest.raises(ConfigError, match="powers of two"):
+        cpumix.plan(mixtral, ram=ram)
