@@ -1,0 +1,178 @@
+"""Grouped-query attention over a key-value cache, blocked: scores exist for 64 positions at a time.
+
+A work item is one key-value head and up to 8 neighbouring queries, with all query heads that share it. It walks the cache in
+blocks of 64 positions at absolute multiples of 64, keeping for each row a running maximum, sum and output (online softmax).
+Blocks that a row may not see leave it unchanged bit for bit, so a row's result does not depend on its neighbours: prefill
+equals decode.
+
+Keys are laid out with 16 positions as lanes and values with 16 head dimensions as lanes, so nothing is summed across lanes
+but the final sum of weights.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import kernel, parallel_kernel, prange
+from .simd_level import TOKENS, fma_tokens, load_sums, no_sums, rescale_tokens, store_sums
+from .math import exp
+from .simd import (
+    add,
+    address,
+    count_up,
+    fetch_add,
+    load_as_f32,
+    load_f32,
+    mul,
+    read_f32,
+    reduce_add,
+    reduce_max,
+    splat,
+    store_f32,
+    sub,
+    where_greater,
+    write_f32,
+)
+
+POSITIONS = 64
+QUERIES = 8
+NEVER = -1e30  # finite, so that differences of two of them are 0 and not NaN
+# A row's state in the scratch memory, in bytes: running maximum, correction, and 16 partial sums.
+MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
+
+
+@kernel
+def score_block(q, keys, tile, head_dim, scores):  # type: ignore[no-untyped-def]
+    """Scores of TOKENS rows (head_dim f32 apart) for 64 positions: 4 key tiles, two at a time."""
+    size = 16 * head_dim * keys.itemsize
+    for pair in range(2):
+        first = tile + 2 * pair * size
+        total = no_sums()
+        for d in range(head_dim):
+            k = first + 16 * keys.itemsize * d
+            total = fma_tokens(total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim)
+        store_sums(scores + 128 * TOKENS * pair, total)
+
+
+@kernel
+def softmax_row(scores, state, block, lowest, highest):  # type: ignore[no-untyped-def]
+    """Turn one row's 64 scores into weights in place, masked to lowest <= position <= highest; update its state."""
+    best = splat(np.float32(NEVER))
+    for i in range(4):
+        p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
+        position = count_up(np.float32(block + 16 * i))
+        v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), load_f32(p))
+        v = where_greater(position, splat(np.float32(highest)), splat(np.float32(NEVER)), v)
+        store_f32(p, v)
+        best = where_greater(v, best, v, best)
+    before = read_f32(state + MAXIMUM)
+    maximum = max(before, reduce_max(best))
+    correction = exp(splat(before - maximum))
+    total = mul(load_f32(state + SUM), correction)
+    for i in range(4):
+        p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
+        v = load_f32(p)
+        weight = where_greater(v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0)))
+        store_f32(p, weight)
+        total = add(total, weight)
+    store_f32(state + SUM, total)
+    write_f32(state + MAXIMUM, maximum)
+    return correction
+
+
+@kernel
+def weigh_block(scores, values, first, width, factors, outputs):  # type: ignore[no-untyped-def]
+    """Rescale TOKENS rows' outputs and add 64 weighted values to them, 32 head dimensions at a time."""
+    for d in range(0, width, 32):
+        place = outputs + 4 * TOKENS * d
+        total = rescale_tokens(load_sums(place), factors, STATE)
+        for j in range(POSITIONS):
+            v = first + values.itemsize * (j * width + d)
+            weight = scores + 128 * TOKENS * (j // 32) + 4 * (j % 32)
+            total = fma_tokens(
+                total, load_as_f32(values, v), load_as_f32(values, v + 16 * values.itemsize), weight, 128
+            )
+        store_sums(place, total)
+
+
+@kernel
+def gather_rows(q, scale, head, group, query, rows, head_dim, out):  # type: ignore[no-untyped-def]
+    """Copy an item's query rows, scaled, next to one another; rows beyond the last repeat it."""
+    count = q.shape[0]
+    for row in range(rows):
+        t, h = query + row // group, head * group + row % group
+        for d in range(head_dim):
+            out[row, d] = q[min(t, count - 1), h * head_dim + d] * scale
+
+
+@kernel
+def attend_item(q, keys, values, position, window, scale, head, query, queries, group, out, rows_q, state, outputs, scores):  # type: ignore[no-untyped-def]
+    """All queries and query heads of one item."""
+    head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
+    rows = -(-queries * group // TOKENS) * TOKENS
+    gather_rows(q, np.float32(scale), head, group, query, rows, head_dim, rows_q)
+    for row in range(rows):
+        store_f32(state + STATE * row + SUM, splat(np.float32(0)))
+        write_f32(state + STATE * row + MAXIMUM, np.float32(NEVER))
+        for d in range(0, width, 16):
+            store_f32(outputs + 4 * (row * width + d), splat(np.float32(0)))
+    last = position + query + queries - 1
+    first_block = max(0, position + query - window + 1) // POSITIONS
+    key_head = address(keys) + head * keys.strides[0]
+    value_head = address(values) + head * values.strides[0]
+    for block in range(first_block * POSITIONS, last + 1, POSITIONS):
+        slot = block % capacity
+        for row in range(0, rows, TOKENS):
+            tile = key_head + (slot // 16) * keys.strides[1]
+            score_block(address(rows_q) + 4 * head_dim * row, keys, tile, head_dim, scores)
+            for t in range(TOKENS):
+                here = position + query + min((row + t) // group, queries - 1)
+                s = state + STATE * (row + t)
+                correction = softmax_row(scores + 128 * t, s, block, here - window + 1, here)
+                write_f32(s + CORRECTION, reduce_max(correction))
+            place = outputs + 4 * width * row
+            first = value_head + slot * values.strides[1]
+            weigh_block(scores, values, first, width, state + STATE * row + CORRECTION, place)
+    for row in range(queries * group):
+        t, h = query + row // group, head * group + row % group
+        total = reduce_add(load_f32(state + STATE * row + SUM))
+        for d in range(head_dim):
+            # Outputs of TOKENS rows lie together, 32 dimensions at a time: see load_sums.
+            p = outputs + 4 * ((row // TOKENS) * TOKENS * width + (d // 32) * 32 * TOKENS + (row % TOKENS) * 32 + d % 32)
+            out[t, h * head_dim + d] = read_f32(p) / total
+
+
+@parallel_kernel
+def attend(q, keys, values, position, window, scale, group, out, counter, scratch):  # type: ignore[no-untyped-def]
+    """Attend from rows at `position`, `position` + 1, ... to everything cached so far.
+
+    Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16), values (kv_heads,
+            capacity, width) f32, or f16 as u16; width = head_dim rounded up to 32; capacity a multiple of 64; position p is
+            in slot p % capacity | out (>= m, >= heads * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8.
+    A row at position p sees positions p - window + 1 .. p.
+    """
+    m, head_dim, width = q.shape[0], keys.shape[2], values.shape[2]
+    chunks = -(-m // QUERIES)
+    items = chunks * keys.shape[0]
+    rows = QUERIES * group + TOKENS
+    for worker in prange(scratch.shape[0]):
+        rows_q = np.empty((rows, head_dim), np.float32)
+        base = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
+        scores = base
+        state = scores + 4 * POSITIONS * TOKENS
+        outputs = state + STATE * rows
+        while True:
+            item = fetch_add(address(counter), 1)
+            if item >= items:
+                break
+            head, query = item // chunks, item % chunks * QUERIES
+            attend_item(
+                q, keys, values, position, window, scale, head, query, min(QUERIES, m - query), group, out, rows_q, state,
+                outputs, scores,
+            )  # fmt: skip
+
+
+def scratch_bytes(group: int, width: int) -> int:
+    """Bytes of scratch memory that one thread needs."""
+    rows = QUERIES * group + TOKENS
+    return 64 + 4 * POSITIONS * TOKENS + STATE * rows + 4 * width * rows

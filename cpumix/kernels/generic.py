@@ -1,0 +1,127 @@
+"""Kernels for any processor, in plain loops: what the `generic` level runs, with or without the JIT.
+
+Integer sums equal the other levels' exactly; float sums are the same terms in another order.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..quant.q4 import CODE_BOOK
+from .jit import kernel, parallel_kernel, prange
+from .plain import choose_experts
+
+ROWS, BLOCK = 16, 32
+VALUES = CODE_BOOK.astype(np.int32)
+
+
+@kernel
+def tile_code(tile, column, row):  # type: ignore[no-untyped-def]
+    """The signed code of one weight of a q8 (544 bytes) or q4 (288 bytes) tile."""
+    group, place = column // 4, 4 * row + column % 4
+    if tile.shape[0] == 544:
+        return np.int32(tile[64 * group + place]) - 128
+    packed = np.int32(tile[64 * (group // 2) + place])
+    return VALUES[(packed >> 4) if group % 2 else (packed & 15)]
+
+
+@parallel_kernel
+def multiply_int(tiles, scales, codes, scale, rows, out):  # type: ignore[no-untyped-def]
+    """Multiply q8 or q4 tiles by quantized rows.
+
+    Shapes: tiles (t, b, bytes) u8 | scales (t, b, 16) f32 | codes (>= rows, >= 32 b) i8 | scale (>= rows, >= b) f32
+            | out (>= rows, >= 16 t) f32.
+    """
+    for t in prange(tiles.shape[0]):
+        for row in range(rows):
+            for r in range(ROWS):
+                total = np.float32(0)
+                for b in range(tiles.shape[1]):
+                    acc = np.int32(0)
+                    for c in range(BLOCK):
+                        acc += tile_code(tiles[t, b], c, r) * np.int32(codes[row, BLOCK * b + c])
+                    total += np.float32(acc) * scale[row, b] * scales[t, b, r]
+                out[row, ROWS * t + r] = total
+
+
+@parallel_kernel
+def multiply_float(weights, x, rows, out):  # type: ignore[no-untyped-def]
+    """Multiply float32 weights (n, k) by rows of x (>= rows, >= k); out (>= rows, >= n)."""
+    for i in prange(weights.shape[0]):
+        for row in range(rows):
+            total = np.float32(0)
+            for c in range(weights.shape[1]):
+                total += weights[i, c] * x[row, c]
+            out[row, i] = total
+
+
+@parallel_kernel
+def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
+    """RMSNorm; see `rowwise.norm`."""
+    for row in prange(rows):
+        squares = np.float32(0)
+        for i in range(columns):
+            squares += x[row, i] * x[row, i]
+        scale = np.float32(1) / np.sqrt(squares / np.float32(columns) + np.float32(eps))
+        for i in range(weight.shape[0]):
+            out[row, i] = x[row, i] * scale * weight[i]
+
+
+@parallel_kernel
+def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-untyped-def]
+    """Quantize rows of x to 8 bits; see `rowwise.quantize_rows`."""
+    for row in prange(rows):
+        for b in range(blocks):
+            peak, total = np.float32(0), 0
+            for i in range(BLOCK * b, BLOCK * b + BLOCK):
+                peak = max(peak, abs(x[row, i]))
+            ratio = np.float32(127) / peak if peak > np.float32(2.0**-100) else np.float32(0)
+            for i in range(BLOCK * b, BLOCK * b + BLOCK):
+                code = int(np.rint(x[row, i] * ratio))
+                codes[row, i] = code
+                total += code
+            scale[row, b] = peak * np.float32(1 / 127)
+            start[row, b] = -128 * total
+
+
+@parallel_kernel
+def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-def]
+    """Score every expert for every row and keep the best; see `rowwise.route`."""
+    for row in prange(rows):
+        logits = np.zeros(router.shape[1], np.float32)
+        for i in range(router.shape[0]):
+            for e in range(experts):
+                logits[e] += x[row, i] * router[i, e]
+        choose_experts(logits, experts, chosen[row], share[row])
+
+
+@parallel_kernel
+def silu_multiply(first, second, rows, columns, out):  # type: ignore[no-untyped-def]
+    """out = silu(first) * second, element by element."""
+    for row in prange(rows):
+        for i in range(columns):
+            g = first[row, i]
+            out[row, i] = g / (np.float32(1) + np.exp(-g)) * second[row, i]
+
+
+@parallel_kernel
+def attend(q, keys, values, position, window, scale, group, out):  # type: ignore[no-untyped-def]
+    """Attention, one query at a time; keys and values are float32. See `attention.attend`."""
+    m, heads, head_dim, capacity = q.shape[0], keys.shape[0] * group, keys.shape[2], values.shape[1]
+    for item in prange(m * heads):
+        t, h = item // heads, item % heads
+        here = position + t
+        lowest = max(0, here - window + 1)
+        scores = np.empty(here - lowest + 1, np.float32)
+        for p in range(lowest, here + 1):
+            slot, total = p % capacity, np.float32(0)
+            for d in range(head_dim):
+                total += q[t, h * head_dim + d] * keys[h // group, slot // 16, d, slot % 16]
+            scores[p - lowest] = total * np.float32(scale)
+        weights = np.exp(scores - scores.max())
+        weights /= weights.sum()
+        for d in range(head_dim):
+            total = np.float32(0)
+            for p in range(lowest, here + 1):
+                total += weights[p - lowest] * values[h // group, p % capacity, d]
+            out[t, h * head_dim + d] = total

@@ -1,0 +1,110 @@
+"""The two decorators that make kernels, and where their machine code is kept.
+
+Numba's own disk cache does not see an edit in another file: an edited callee keeps giving the old answer. So the folder is
+named by a hash of everything that the machine code depends on: the sources of the kernels and of the formats' constants,
+numba, llvmlite, Python, the processor and the level.
+
+Options: `nogil`, so that I/O threads run meanwhile; no `fastmath`, so that sums keep their order, NaN survives, and the same
+bits come out for every number of threads; `error_model="numpy"`, so that a division compiles to a division.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+
+from .isa import VARIABLE, active, host_features
+
+F = TypeVar("F", bound=Callable[..., Any])
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
+
+if os.environ.get(VARIABLE) and active().processor:
+    numba.config.CPU_NAME, numba.config.CPU_FEATURES = active().processor, ""
+
+
+def source_key() -> str:
+    """Hash what the machine code depends on."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parent
+    for path in sorted([*package.glob("*.py"), *(package.parent / "quant").glob("*.py")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    processor = llvm.get_host_cpu_name(), *sorted(host_features()), active().name
+    for part in (numba.__version__, llvmlite.__version__, sys.version, *processor):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def cache_roots() -> list[Path]:
+    """Return the folders that may hold the cache, the preferred one first."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return [Path(named)]
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
+    return [base / "cpumix", Path(tempfile.gettempdir()) / f"cpumix-{user}"]
+
+
+@lru_cache(maxsize=1)
+def cache_folder() -> Path | None:
+    """Return the folder for this machine code, made if need be; None if no place is writable."""
+    for root in cache_roots():
+        folder = root / source_key()
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return None
+
+
+def is_cold() -> bool:
+    """Tell whether this process will have to compile kernels: nothing of this key is on disk yet."""
+    folder = cache_folder()
+    return folder is None or next(folder.rglob("*.nbc"), None) is None
+
+
+def _compile(function: F, **options: Any) -> F:
+    folder = cache_folder()
+    # Numba reads the folder from its global configuration, once, while decorating; other people's functions keep theirs.
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder or before)
+    try:
+        return cast(F, numba.njit(cache=folder is not None, **OPTIONS, **options)(function))
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def kernel(function: F) -> F:
+    """Compile a function that kernels call, or that runs on one thread."""
+    return _compile(function)
+
+
+def parallel_kernel(function: F) -> F:
+    """Compile a function whose `prange` loops run on all threads. It must not raise: that would make the loops serial."""
+    return _compile(function, parallel=True)
+
+
+def set_threads(count: int) -> int:
+    """Use `count` threads from now on, or as many as numba was started with; return how many that is."""
+    count = min(count, numba.config.NUMBA_NUM_THREADS)
+    numba.set_num_threads(count)
+    return count
+
+
+prange = numba.prange

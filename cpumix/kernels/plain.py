@@ -1,0 +1,69 @@
+"""Kernels that are the same at every level: plain loops that the compiler vectorises well enough."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import kernel, parallel_kernel, prange
+
+
+@kernel
+def choose_experts(logits, experts, chosen, share):  # type: ignore[no-untyped-def]
+    """Pick the top-k of `logits` and give them softmax weights among themselves.
+
+    Softmax over the chosen equals softmax over all, renormalised. Equal scores go to the lower index.
+    """
+    top_k = chosen.shape[0]
+    for slot in range(top_k):
+        best = -1
+        for e in range(experts):
+            taken = False
+            for earlier in range(slot):
+                taken = taken or chosen[earlier] == e
+            if not taken and (best < 0 or logits[e] > logits[best]):
+                best = e
+        chosen[slot] = best
+    total = np.float32(0)
+    for slot in range(top_k):
+        share[slot] = np.exp(logits[chosen[slot]] - logits[chosen[0]])
+        total += share[slot]
+    for slot in range(top_k):
+        share[slot] /= total
+
+
+@parallel_kernel
+def rotate(x, heads, cos, sin, rows):  # type: ignore[no-untyped-def]
+    """Apply rotary position embedding in place; element i turns with i + head_dim / 2.
+
+    Shapes: x (>= rows, >= heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32.
+    """
+    half = cos.shape[1]
+    for row in prange(rows):
+        for head in range(heads):
+            first = 2 * half * head
+            for i in range(half):
+                a, b = x[row, first + i], x[row, first + half + i]
+                x[row, first + i] = a * cos[row, i] - b * sin[row, i]
+                x[row, first + half + i] = b * cos[row, i] + a * sin[row, i]
+
+
+@parallel_kernel
+def combine(x, experts, places, share, rows):  # type: ignore[no-untyped-def]
+    """Add the chosen experts' outputs, weighted, to the residual stream.
+
+    Shapes: x (>= rows, width) f32 | experts (.., >= width) f32 | places (rows, top_k) i64: where each row's outputs lie
+            | share (>= rows, top_k) f32.
+    """
+    for row in prange(rows):
+        for slot in range(places.shape[1]):
+            place, weight = places[row, slot], share[row, slot]
+            for i in range(x.shape[1]):
+                x[row, i] += weight * experts[place, i]
+
+
+@parallel_kernel
+def accumulate(x, update, rows):  # type: ignore[no-untyped-def]
+    """Add update to x, both (>= rows, >= x.shape[1]) f32."""
+    for row in prange(rows):
+        for i in range(x.shape[1]):
+            x[row, i] += update[row, i]

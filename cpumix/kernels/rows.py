@@ -1,0 +1,37 @@
+"""Rows of activations in memory, as float32 and, on demand, as 8-bit codes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 32
+SPARE_ROWS = 16  # the last group of rows of a kernel may read beyond the end; what it computes there is dropped
+# A row stride that is a power of two would put all rows in the same few cache sets.
+SPARE_BLOCKS = 2
+
+
+def address_of(array: NDArray[np.generic]) -> int:
+    """Return the address of an array's first element."""
+    return int(array.__array_interface__["data"][0])
+
+
+class Rows:
+    """A buffer of up to `capacity` rows of `columns` values, zero from `columns` on.
+
+    values (capacity + 16, stride) f32 | codes i8 like values | scale f32, start i32 (capacity + 16, stride / 32)
+    """
+
+    def __init__(self, capacity: int, columns: int) -> None:
+        self.columns = columns
+        self.blocks = -(-columns // BLOCK)
+        stride = self.blocks + SPARE_BLOCKS
+        self.values = np.zeros((capacity + SPARE_ROWS, BLOCK * stride), np.float32)
+        self.codes = np.zeros((capacity + SPARE_ROWS, BLOCK * stride), np.int8)
+        self.scale = np.zeros((capacity + SPARE_ROWS, stride), np.float32)
+        self.start = np.zeros((capacity + SPARE_ROWS, stride), np.int32)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the buffer takes."""
+        return self.values.nbytes + self.codes.nbytes + self.scale.nbytes + self.start.nbytes

@@ -1,0 +1,430 @@
+"""SIMD vectors as Numba types, and one function per instruction, so that kernels read like plain Python.
+
+A vector has 16 lanes whatever the machine: LLVM splits it into two or four registers where registers are narrower. A
+`Stack` is a fixed number of vectors that the compiler keeps in registers, such as one accumulator per token. Here is what
+every instruction set offers; the few instructions that differ by level are in `simd_x86` and are picked in `simd_level`.
+
+Memory is named by its address, a plain int; nothing is checked. Kernels are called by wrappers that have checked.
+Needs the JIT: nothing here runs under NUMBA_DISABLE_JIT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models, register_default
+from numba.extending import intrinsic
+
+LANES = 16
+I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
+F16, F32 = ir.HalfType(), ir.FloatType()
+VI, VF, VH = (ir.VectorType(t, LANES) for t in (I32, F32, F16))
+VB, VC = ir.VectorType(I8, 4 * LANES), ir.VectorType(I8, LANES)
+
+Builder = Any  # llvmlite.ir.IRBuilder and ir.Value come without type hints
+Value = Any
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """A register of 16 lanes."""
+
+    def __init__(self, name: str, llvm: Any) -> None:
+        super().__init__(name=name)
+        self.llvm = llvm
+
+
+class Stack(types.Type):  # type: ignore[misc]
+    """`count` vectors, kept in registers."""
+
+    def __init__(self, vector: Vector, count: int) -> None:
+        super().__init__(name=f"{vector.name}[{count}]")
+        self.vector, self.count = vector, count
+        self.llvm = ir.ArrayType(vector.llvm, count)
+
+
+@register_default(Vector)
+@register_default(Stack)
+class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, numba_type.llvm)
+
+
+i32x16, f32x16 = Vector("i32x16", VI), Vector("f32x16", VF)
+pointer = types.intp
+
+# `intrinsic` wants functions with named arguments, one shape per number of operands.
+_SHAPES: dict[int, Callable[[Any], Any]] = {
+    0: lambda made: lambda ctx: made,
+    1: lambda made: lambda ctx, a: made,
+    2: lambda made: lambda ctx, a, b: made,
+    3: lambda made: lambda ctx, a, b, c: made,
+    4: lambda made: lambda ctx, a, b, c, d: made,
+    5: lambda made: lambda ctx, a, b, c, d, e: made,
+    6: lambda made: lambda ctx, a, b, c, d, e, f: made,
+}
+
+
+def instruction(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
+    """Turn `emit(builder, *values)` into a function that kernels call, with the given Numba types."""
+
+    def wrap(emit: Callable[..., Value]) -> Any:
+        def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+            value = emit(builder, *values)
+            return context.get_dummy_value() if result is types.void else value
+
+        typer = _SHAPES[len(operands)]((result(*operands), generate))
+        typer.__name__, typer.__doc__ = emit.__name__, emit.__doc__
+        return intrinsic(typer)
+
+    return wrap
+
+
+def external(builder: Builder, name: str, result: Any, operands: list[Any]) -> Any:
+    """Declare an LLVM intrinsic in the module being built, once."""
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(result, operands), name)
+
+
+def at(builder: Builder, address: Value, llvm_type: Any) -> Value:
+    """Read an int as the address of a value of `llvm_type`."""
+    return builder.inttoptr(address, llvm_type.as_pointer())
+
+
+def spread(builder: Builder, value: Value) -> Value:
+    """Copy one scalar to all lanes."""
+    empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(empty, value, I32(0))
+    return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def constant(value: int) -> Value:
+    """Make an i32 vector constant."""
+    return ir.Constant(VI, [value] * LANES)
+
+
+def multiply_add(builder: Builder, x: Value, y: Value, z: Value) -> Value:
+    """Emit x * y + z, rounded once."""
+    return builder.call(external(builder, "llvm.fma.v16f32", VF, [VF] * 3), [x, y, z])
+
+
+# Addresses --------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address(typing_context: Any, array: Any) -> Any:
+    """Return the address of an array's first element."""
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.ptrtoint(data, I64)
+
+    return pointer(array), generate
+
+
+@instruction(types.int64, pointer, types.int64)
+def fetch_add(b: Builder, p: Value, n: Value) -> Value:
+    """Add n to the int64 at p, atomically, and return what it was."""
+    return b.atomic_rmw("add", at(b, p, I64), n, "monotonic")
+
+
+# Memory to lanes and back -----------------------------------------------------------------------------------------------
+
+
+@instruction(types.int64, pointer)
+def read_i64(b: Builder, p: Value) -> Value:
+    """Read one int64."""
+    return b.load(at(b, p, I64))
+
+
+@instruction(i32x16, pointer)
+def load_i32(b: Builder, p: Value) -> Value:
+    """Load 64 bytes."""
+    return b.load(at(b, p, VI), align=1)
+
+
+@instruction(f32x16, pointer)
+def load_f32(b: Builder, p: Value) -> Value:
+    """Load 16 float32."""
+    return b.load(at(b, p, VF), align=1)
+
+
+@instruction(f32x16, pointer)
+def load_f16(b: Builder, p: Value) -> Value:
+    """Load 16 float16, widened."""
+    return b.fpext(b.load(at(b, p, VH), align=1), VF)
+
+
+@instruction(i32x16, pointer)
+def broadcast_i32(b: Builder, p: Value) -> Value:
+    """Load 4 bytes into every lane."""
+    return spread(b, b.load(at(b, p, I32), align=1))
+
+
+@instruction(f32x16, pointer)
+def broadcast_f32(b: Builder, p: Value) -> Value:
+    """Load one float32 into every lane."""
+    return spread(b, b.load(at(b, p, F32), align=1))
+
+
+@instruction(types.void, pointer, i32x16)
+def store_i32(b: Builder, p: Value, v: Value) -> None:
+    """Store 64 bytes."""
+    b.store(v, at(b, p, VI), align=1)
+
+
+@instruction(types.void, pointer, f32x16)
+def store_f32(b: Builder, p: Value, v: Value) -> None:
+    """Store 16 float32."""
+    b.store(v, at(b, p, VF), align=1)
+
+
+@instruction(types.void, pointer, f32x16)
+def store_f16(b: Builder, p: Value, v: Value) -> None:
+    """Round to nearest even and store 16 float16."""
+    b.store(b.fptrunc(v, VH), at(b, p, VH), align=1)
+
+
+@instruction(types.void, pointer, i32x16)
+def store_i8(b: Builder, p: Value, v: Value) -> None:
+    """Store the low byte of every lane: 16 bytes."""
+    b.store(b.trunc(v, VC), at(b, p, VC), align=1)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_as_f32(typing_context: Any, array: Any, p: Any) -> Any:
+    """Load 16 elements of `array`'s type at p, widened: float32, or float16 seen as uint16."""
+    half = array.dtype == types.uint16
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        loaded = builder.load(at(builder, values[1], VH if half else VF), align=1)
+        return builder.fpext(loaded, VF) if half else loaded
+
+    return f32x16(array, pointer), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def read_as_f32(typing_context: Any, array: Any, p: Any) -> Any:
+    """Read one element of `array`'s type at p, widened: float32, or bfloat16 seen as uint16."""
+    half = array.dtype == types.uint16
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        if not half:
+            return builder.load(at(builder, values[1], F32))
+        bits = builder.zext(builder.load(at(builder, values[1], ir.IntType(16))), I32)
+        return builder.bitcast(builder.shl(bits, I32(16)), F32)
+
+    return types.float32(array, pointer), generate
+
+
+@instruction(types.void, pointer, types.float32)
+def write_f32(b: Builder, p: Value, x: Value) -> None:
+    """Write one float32."""
+    b.store(x, at(b, p, F32))
+
+
+@instruction(types.float32, pointer)
+def read_f32(b: Builder, p: Value) -> Value:
+    """Read one float32."""
+    return b.load(at(b, p, F32))
+
+
+@instruction(f32x16, types.float32)
+def splat(b: Builder, x: Value) -> Value:
+    """Copy a float32 to all lanes."""
+    return spread(b, x)
+
+
+@instruction(f32x16, types.float32)
+def count_up(b: Builder, first: Value) -> Value:
+    """Return first, first + 1, ... first + 15."""
+    return b.fadd(spread(b, first), ir.Constant(VF, [float(i) for i in range(LANES)]))
+
+
+@instruction(i32x16, types.int32)
+def splat_i32(b: Builder, x: Value) -> Value:
+    """Copy an int32 to all lanes."""
+    return spread(b, x)
+
+
+# Arithmetic -------------------------------------------------------------------------------------------------------------
+
+
+@instruction(f32x16, f32x16, f32x16)
+def add(b: Builder, x: Value, y: Value) -> Value:
+    """x + y."""
+    return b.fadd(x, y)
+
+
+@instruction(f32x16, f32x16, f32x16)
+def sub(b: Builder, x: Value, y: Value) -> Value:
+    """x - y."""
+    return b.fsub(x, y)
+
+
+@instruction(f32x16, f32x16, f32x16)
+def mul(b: Builder, x: Value, y: Value) -> Value:
+    """x * y."""
+    return b.fmul(x, y)
+
+
+@instruction(f32x16, f32x16, f32x16)
+def div(b: Builder, x: Value, y: Value) -> Value:
+    """x / y."""
+    return b.fdiv(x, y)
+
+
+@instruction(f32x16, f32x16, f32x16, f32x16)
+def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
+    """x * y + z, rounded once."""
+    return multiply_add(b, x, y, z)
+
+
+@instruction(f32x16, f32x16)
+def absolute(b: Builder, x: Value) -> Value:
+    """|x|."""
+    return b.bitcast(b.and_(b.bitcast(x, VI), constant(0x7FFFFFFF)), VF)
+
+
+@instruction(f32x16, f32x16)
+def rint(b: Builder, x: Value) -> Value:
+    """Round to the nearest integer, ties to even."""
+    return b.call(external(b, "llvm.rint.v16f32", VF, [VF]), [x])
+
+
+@instruction(f32x16, f32x16, f32x16, f32x16, f32x16)
+def where_greater(b: Builder, x: Value, y: Value, yes: Value, no: Value) -> Value:
+    """Per lane: yes if x > y else no. A NaN is never greater."""
+    return b.select(b.fcmp_ordered(">", x, y), yes, no)
+
+
+@instruction(i32x16, f32x16, f32x16, i32x16, i32x16)
+def where_greater_i32(b: Builder, x: Value, y: Value, yes: Value, no: Value) -> Value:
+    """Per lane: yes if x > y else no, for int32 results."""
+    return b.select(b.fcmp_ordered(">", x, y), yes, no)
+
+
+@instruction(f32x16, i32x16)
+def to_f32(b: Builder, v: Value) -> Value:
+    """Convert int32 to float32."""
+    return b.sitofp(v, VF)
+
+
+@instruction(i32x16, f32x16)
+def to_i32(b: Builder, v: Value) -> Value:
+    """Convert float32 that are integers to int32."""
+    return b.fptosi(v, VI)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def add_i32(b: Builder, x: Value, y: Value) -> Value:
+    """x + y."""
+    return b.add(x, y)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def either(b: Builder, x: Value, y: Value) -> Value:
+    """x | y."""
+    return b.or_(x, y)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def max_i32(b: Builder, x: Value, y: Value) -> Value:
+    """The greater of x and y, signed."""
+    return b.select(b.icmp_signed(">", x, y), x, y)
+
+
+@instruction(types.int32, i32x16)
+def reduce_max_i32(b: Builder, v: Value) -> Value:
+    """Return the greatest lane, signed."""
+    return b.call(external(b, "llvm.vector.reduce.smax.v16i32", I32, [VI]), [v])
+
+
+@instruction(i32x16, i32x16, i32x16)
+def shift_left(b: Builder, x: Value, bits: Value) -> Value:
+    """x << bits, lane by lane."""
+    return b.shl(x, bits)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def shift_right(b: Builder, x: Value, bits: Value) -> Value:
+    """x >> bits, lane by lane, zeros coming in."""
+    return b.lshr(x, bits)
+
+
+def staircase(result: Any, thresholds: Sequence[float], steps: Sequence[float]) -> Any:
+    """Make the function that returns steps[i] where i is the number of thresholds (ascending) below x."""
+    llvm = result.llvm
+
+    @instruction(result, f32x16)
+    def climb(b: Builder, x: Value) -> Value:
+        """Return the step that x has reached."""
+        at_step = ir.Constant(llvm, [steps[0]] * LANES)
+        for threshold, step in zip(thresholds, steps[1:], strict=True):
+            above = b.fcmp_ordered(">", x, ir.Constant(VF, [threshold] * LANES))
+            at_step = b.select(above, ir.Constant(llvm, [step] * LANES), at_step)
+        return at_step
+
+    return climb
+
+
+@instruction(f32x16, i32x16)
+def as_f32(b: Builder, v: Value) -> Value:
+    """Read the bits of int32 lanes as float32."""
+    return b.bitcast(v, VF)
+
+
+@instruction(i32x16, f32x16)
+def as_i32(b: Builder, v: Value) -> Value:
+    """Read the bits of float32 lanes as int32."""
+    return b.bitcast(v, VI)
+
+
+# Bytes and halves within lanes ------------------------------------------------------------------------------------------
+
+
+@instruction(i32x16, i32x16)
+def low_nibbles(b: Builder, v: Value) -> Value:
+    """The lower half of every byte."""
+    return b.and_(v, constant(0x0F0F0F0F))
+
+
+@instruction(i32x16, i32x16)
+def high_nibbles(b: Builder, v: Value) -> Value:
+    """The upper half of every byte."""
+    return b.and_(b.lshr(v, constant(4)), constant(0x0F0F0F0F))
+
+
+@instruction(f32x16, i32x16)
+def low_bf16(b: Builder, v: Value) -> Value:
+    """The lower bfloat16 of every lane, widened."""
+    return b.bitcast(b.shl(v, constant(16)), VF)
+
+
+@instruction(f32x16, i32x16)
+def high_bf16(b: Builder, v: Value) -> Value:
+    """The upper bfloat16 of every lane, widened."""
+    return b.bitcast(b.and_(v, constant(0xFFFF0000)), VF)
+
+
+# Reductions in lane order, so that the result is the same on every machine ----------------------------------------------
+
+
+@instruction(types.float32, f32x16)
+def reduce_add(b: Builder, v: Value) -> Value:
+    """Sum the lanes, lane 0 first."""
+    return b.call(external(b, "llvm.vector.reduce.fadd.v16f32", F32, [F32, VF]), [F32(-0.0), v])
+
+
+@instruction(types.int32, i32x16)
+def reduce_add_i32(b: Builder, v: Value) -> Value:
+    """Sum the lanes."""
+    return b.call(external(b, "llvm.vector.reduce.add.v16i32", I32, [VI]), [v])
+
+
+@instruction(types.float32, f32x16)
+def reduce_max(b: Builder, v: Value) -> Value:
+    """Return the greatest lane; no lane may be NaN."""
+    return b.call(external(b, "llvm.vector.reduce.fmax.v16f32", F32, [VF]), [v])

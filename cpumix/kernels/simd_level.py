@@ -1,0 +1,157 @@
+"""The instructions of the level that this process runs at, under names that do not tell the level.
+
+A new instruction set is a file of emitters beside `simd_x86` and a row in `TABLE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from numba.core import types
+
+from ..quant.q4 import CODE_BOOK
+from . import simd_x86 as x86
+from .isa import active
+from .simd import Builder, Stack, Value, at, f32x16, i32x16, instruction, multiply_add, pointer, spread
+from .simd import F32, I32, I64, VF, VI, ir
+
+
+class Instructions(NamedTuple):
+    """What a level offers to the integer kernels."""
+
+    dot4: Callable[..., Value]
+    lookup: Callable[..., Value]
+    weights: Callable[..., Value]
+    """Turns stored bytes (code + 128) into what dot4 multiplies."""
+    unsigned: bool
+    """Whether dot4 takes code + 128, so that accumulators begin at -128 x the activations' sum."""
+    tokens: int
+    """Tokens that one pass of the prefill kernel takes: two tiles' accumulators must stay in registers."""
+
+
+TABLE = {
+    "avx2": Instructions(x86.dot4_avx2, x86.lookup_256, x86.make_signed, False, 2),
+    "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, x86.keep_unsigned, True, 2),
+    "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, x86.make_signed, False, 4),
+    "avx512vnni": Instructions(x86.dot4_avx512vnni, x86.lookup_512, x86.keep_unsigned, True, 4),
+    "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, x86.keep_unsigned, True, 4),
+}
+LEVEL = TABLE[active().name]
+UNSIGNED, TOKENS = LEVEL.unsigned, LEVEL.tokens
+
+dots, sums = Stack(i32x16, 2 * TOKENS), Stack(f32x16, 2 * TOKENS)
+
+
+@instruction(i32x16, i32x16, i32x16, i32x16)
+def dot4(b: Builder, acc: Value, w: Value, x: Value) -> Value:
+    """Add to each lane of acc the products of its four weight bytes with its four activation bytes."""
+    return LEVEL.dot4(b, acc, w, x)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def lookup(b: Builder, table: Value, index: Value) -> Value:
+    """Look every byte of index (0..15) up in the 16-byte table that each quarter of table holds."""
+    return LEVEL.lookup(b, table, index)
+
+
+@instruction(i32x16, i32x16)
+def weights(b: Builder, stored: Value) -> Value:
+    """Turn stored weight bytes, code + 128, into what `dot4` multiplies."""
+    return LEVEL.weights(b, stored)
+
+
+@instruction(i32x16, i32x16)
+def panel_codes(b: Builder, codes: Value) -> Value:
+    """Turn what `dot4` multiplies into what a panel holds: the same, but signed for AMX."""
+    return x86.make_signed(b, codes) if active().name == "amx" else codes
+
+
+@instruction(i32x16)
+def code_book(b: Builder) -> Value:
+    """The 16 values of 4-bit weights as `dot4` wants them, once in every quarter."""
+    values = [(int(v) + (128 if UNSIGNED else 0)) & 255 for v in CODE_BOOK]
+    words = [sum(values[4 * i + j] << (8 * j) for j in range(4)) for i in range(4)]
+    return ir.Constant(VI, words * 4)
+
+
+def row(b: Builder, p: Value, stride: Value, index: int) -> Value:
+    """Address of row `index` when rows are `stride` bytes apart."""
+    return b.add(p, b.mul(stride, I64(index)))
+
+
+@instruction(dots, pointer, types.int64)
+def start_dots(b: Builder, start: Value, stride: Value) -> Value:
+    """Begin the sums of two tiles x TOKENS tokens: 0, or each token's `start` where weights are unsigned."""
+    out = ir.Constant(dots.llvm, None)
+    if UNSIGNED:
+        for t in range(TOKENS):
+            value = spread(b, b.load(at(b, row(b, start, stride, t), I32), align=4))
+            out = b.insert_value(b.insert_value(out, value, t), value, TOKENS + t)
+    return out
+
+
+@instruction(dots, dots, i32x16, i32x16, pointer, types.int64)
+def dot4_tokens(b: Builder, acc: Value, w0: Value, w1: Value, x: Value, stride: Value) -> Value:
+    """`dot4` of two tiles with TOKENS tokens: each activation is loaded once and used twice."""
+    for t in range(TOKENS):
+        value = spread(b, b.load(at(b, row(b, x, stride, t), I32), align=4))
+        for slot, w in ((t, w0), (TOKENS + t, w1)):
+            acc = b.insert_value(acc, LEVEL.dot4(b, b.extract_value(acc, slot), w, value), slot)
+    return acc
+
+
+@instruction(sums, sums, dots, f32x16, f32x16, pointer, types.int64)
+def scale_tokens(b: Builder, total: Value, acc: Value, w0: Value, w1: Value, scale: Value, stride: Value) -> Value:
+    """Add each token's integer sums x its activation scale x the weights' scales to the totals."""
+    for t in range(TOKENS):
+        value = spread(b, b.load(at(b, row(b, scale, stride, t), F32), align=4))
+        for slot, w in ((t, w0), (TOKENS + t, w1)):
+            scaled = b.fmul(b.sitofp(b.extract_value(acc, slot), VF), value)
+            total = b.insert_value(total, multiply_add(b, scaled, w, b.extract_value(total, slot)), slot)
+    return total
+
+
+@instruction(sums, pointer)
+def load_sums(b: Builder, p: Value) -> Value:
+    """Load the totals of TOKENS tokens x two tiles: token by token, 2 x 64 bytes each."""
+    out = ir.Constant(sums.llvm, ir.Undefined)
+    for t in range(TOKENS):
+        for side in (0, 1):
+            value = b.load(at(b, b.add(p, I64(64 * (2 * t + side))), VF), align=4)
+            out = b.insert_value(out, value, side * TOKENS + t)
+    return out
+
+
+@instruction(types.void, pointer, sums)
+def store_sums(b: Builder, p: Value, total: Value) -> None:
+    """Store what `load_sums` loads."""
+    for t in range(TOKENS):
+        for side in (0, 1):
+            b.store(b.extract_value(total, side * TOKENS + t), at(b, b.add(p, I64(64 * (2 * t + side))), VF), align=4)
+
+
+@instruction(sums, sums, f32x16, f32x16, pointer, types.int64)
+def fma_tokens(b: Builder, total: Value, w0: Value, w1: Value, x: Value, stride: Value) -> Value:
+    """Add one float column of two tiles x TOKENS tokens to the totals."""
+    for t in range(TOKENS):
+        value = spread(b, b.load(at(b, row(b, x, stride, t), F32), align=4))
+        for slot, w in ((t, w0), (TOKENS + t, w1)):
+            total = b.insert_value(total, multiply_add(b, value, w, b.extract_value(total, slot)), slot)
+    return total
+
+
+@instruction(sums, sums, pointer, types.int64)
+def rescale_tokens(b: Builder, total: Value, factor: Value, stride: Value) -> Value:
+    """Multiply each token's totals by its float32 factor."""
+    for t in range(TOKENS):
+        value = spread(b, b.load(at(b, row(b, factor, stride, t), F32), align=4))
+        for slot in (t, TOKENS + t):
+            total = b.insert_value(total, b.fmul(b.extract_value(total, slot), value), slot)
+    return total
+
+
+@instruction(sums)
+def no_sums(b: Builder) -> Value:
+    """Totals that are zero."""
+    return ir.Constant(sums.llvm, None)
