@@ -1,12 +1,12 @@
 """Grouped-query attention over a key-value cache, blocked: scores exist for 64 positions at a time.
 
-A work item is one key-value head and up to 8 neighbouring queries, with all query heads that share it. It walks the cache in
-blocks of 64 positions at absolute multiples of 64, keeping for each row a running maximum, sum and output (online softmax).
-Blocks that a row may not see leave it unchanged bit for bit, so a row's result does not depend on its neighbours: prefill
-equals decode.
+A work item is one key-value head and up to 8 neighbouring queries, with all query heads that share
+it. It walks the cache in blocks of 64 positions at absolute multiples of 64, keeping for each row a
+running maximum, sum and output (online softmax). Blocks that a row may not see leave it unchanged
+bit for bit, so a row's result does not depend on its neighbours: prefill equals decode.
 
-Keys are laid out with 16 positions as lanes and values with 16 head dimensions as lanes, so nothing is summed across lanes
-but the final sum of weights.
+Keys are laid out with 16 positions as lanes and values with 16 head dimensions as lanes, so nothing
+is summed across lanes but the final sum of weights.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import kernel, parallel_kernel, prange
-from .simd_level import TOKENS, fma_tokens, load_sums, no_sums, rescale_tokens, store_sums
 from .math import exp
 from .simd import (
     add,
@@ -33,6 +32,7 @@ from .simd import (
     where_greater,
     write_f32,
 )
+from .simd_level import TOKENS, fma_tokens, load_sums, no_sums, rescale_tokens, store_sums
 
 POSITIONS = 64
 QUERIES = 8
@@ -50,7 +50,9 @@ def score_block(q, keys, tile, head_dim, scores):  # type: ignore[no-untyped-def
         total = no_sums()
         for d in range(head_dim):
             k = first + 16 * keys.itemsize * d
-            total = fma_tokens(total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim)
+            total = fma_tokens(
+                total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim
+            )
         store_sums(scores + 128 * TOKENS * pair, total)
 
 
@@ -61,7 +63,9 @@ def softmax_row(scores, state, block, lowest, highest):  # type: ignore[no-untyp
     for i in range(4):
         p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
         position = count_up(np.float32(block + 16 * i))
-        v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), load_f32(p))
+        v = where_greater(
+            splat(np.float32(lowest)), position, splat(np.float32(NEVER)), load_f32(p)
+        )
         v = where_greater(position, splat(np.float32(highest)), splat(np.float32(NEVER)), v)
         store_f32(p, v)
         best = where_greater(v, best, v, best)
@@ -72,7 +76,9 @@ def softmax_row(scores, state, block, lowest, highest):  # type: ignore[no-untyp
     for i in range(4):
         p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
         v = load_f32(p)
-        weight = where_greater(v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0)))
+        weight = where_greater(
+            v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0))
+        )
         store_f32(p, weight)
         total = add(total, weight)
     store_f32(state + SUM, total)
@@ -90,7 +96,11 @@ def weigh_block(scores, values, first, width, factors, outputs):  # type: ignore
             v = first + values.itemsize * (j * width + d)
             weight = scores + 128 * TOKENS * (j // 32) + 4 * (j % 32)
             total = fma_tokens(
-                total, load_as_f32(values, v), load_as_f32(values, v + 16 * values.itemsize), weight, 128
+                total,
+                load_as_f32(values, v),
+                load_as_f32(values, v + 16 * values.itemsize),
+                weight,
+                128,
             )
         store_sums(place, total)
 
@@ -106,7 +116,23 @@ def gather_rows(q, scale, head, group, query, rows, head_dim, out):  # type: ign
 
 
 @kernel
-def attend_item(q, keys, values, position, window, scale, head, query, queries, group, out, rows_q, state, outputs, scores):  # type: ignore[no-untyped-def]
+def attend_item(
+    q,
+    keys,
+    values,
+    position,
+    window,
+    scale,
+    head,
+    query,
+    queries,
+    group,
+    out,
+    rows_q,
+    state,
+    outputs,
+    scores,
+):  # type: ignore[no-untyped-def]
     """All queries and query heads of one item."""
     head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
     rows = -(-queries * group // TOKENS) * TOKENS
@@ -138,7 +164,12 @@ def attend_item(q, keys, values, position, window, scale, head, query, queries, 
         total = reduce_add(load_f32(state + STATE * row + SUM))
         for d in range(head_dim):
             # Outputs of TOKENS rows lie together, 32 dimensions at a time: see load_sums.
-            p = outputs + 4 * ((row // TOKENS) * TOKENS * width + (d // 32) * 32 * TOKENS + (row % TOKENS) * 32 + d % 32)
+            p = outputs + 4 * (
+                (row // TOKENS) * TOKENS * width
+                + (d // 32) * 32 * TOKENS
+                + (row % TOKENS) * 32
+                + d % 32
+            )
             out[t, h * head_dim + d] = read_f32(p) / total
 
 
@@ -146,10 +177,11 @@ def attend_item(q, keys, values, position, window, scale, head, query, queries, 
 def attend(q, keys, values, position, window, scale, group, out, counter, scratch):  # type: ignore[no-untyped-def]
     """Attend from rows at `position`, `position` + 1, ... to everything cached so far.
 
-    Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16), values (kv_heads,
-            capacity, width) f32, or f16 as u16; width = head_dim rounded up to 32; capacity a multiple of 64; position p is
-            in slot p % capacity | out (>= m, >= heads * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8.
-    A row at position p sees positions p - window + 1 .. p.
+    Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16),
+            values (kv_heads, capacity, width) f32, or f16 as u16; width = head_dim rounded up to
+            32; capacity a multiple of 64; position p is in slot p % capacity | out (>= m, >= heads
+            * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8. A row at position p
+            sees positions p - window + 1 .. p.
     """
     m, head_dim, width = q.shape[0], keys.shape[2], values.shape[2]
     chunks = -(-m // QUERIES)

@@ -1,14 +1,15 @@
 """Weights to tiles: the fast twins of the quantize functions in `quant`, for the converter.
 
-A strip of 16 rows is transposed first, so that a lane is a row; from there on a block is 32 vectors, and the scales of 16
-rows are searched at once. Equal to the NumPy definitions byte for byte: the same operations in the same order.
+A strip of 16 rows is transposed first, so that a lane is a row; from there on a block is 32
+vectors, and the scales of 16 rows are searched at once. Equal to the NumPy definitions byte for
+byte: the same operations in the same order.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from ..quant import bf16, q4, q8
+from ..quant import q4, q8
 from .jit import kernel, parallel_kernel, prange
 from .simd import (
     absolute,
@@ -33,11 +34,9 @@ from .simd import (
     splat_i32,
     staircase,
     store_f16,
-    store_f32,
     store_i32,
     to_i32,
     where_greater,
-    where_greater_i32,
 )
 
 Q4_BYTES, Q8_BYTES = q4.TILE_BYTES, q8.TILE_BYTES
@@ -82,7 +81,9 @@ def encode_q8(x, out):  # type: ignore[no-untyped-def]
     for g in range(8):
         word = splat_i32(0)
         for c in range(4):
-            word = either(word, shift_left(q8_code(load_f32(x + 256 * g + 64 * c), factor), splat_i32(8 * c)))
+            word = either(
+                word, shift_left(q8_code(load_f32(x + 256 * g + 64 * c), factor), splat_i32(8 * c))
+            )
         store_i32(out + 64 * g, word)
 
 
@@ -149,8 +150,8 @@ def largest_bits(x):  # type: ignore[no-untyped-def]
 def encode(bits, tile_bytes, out, largest):  # type: ignore[no-untyped-def]
     """Encode rows of weights as tiles of the format whose tiles have `tile_bytes` bytes.
 
-    Shapes: bits (n, k): float32, or bfloat16 as u16 | out (tiles, blocks, tile_bytes) u8 | largest (tiles,) i32: float32 bits
-            of each tile's largest magnitude.
+    Shapes: bits (n, k): float32, or bfloat16 as u16 | out (tiles, blocks, tile_bytes) u8 | largest
+            (tiles,) i32: float32 bits of each tile's largest magnitude.
     """
     n, k = bits.shape
     first, size = address(bits), bits.itemsize
@@ -163,7 +164,9 @@ def encode(bits, tile_bytes, out, largest):  # type: ignore[no-untyped-def]
                 block[:] = 0
             for row in range(rows):
                 for c in range(columns):
-                    block[c, row] = read_as_f32(bits, first + (16 * tile + row) * bits.strides[0] + (32 * b + c) * size)
+                    block[c, row] = read_as_f32(
+                        bits, first + (16 * tile + row) * bits.strides[0] + (32 * b + c) * size
+                    )
             place = address(out) + (tile * out.shape[1] + b) * tile_bytes
             if tile_bytes == Q4_BYTES:
                 encode_q4(x, place)

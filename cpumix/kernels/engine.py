@@ -1,7 +1,7 @@
 """What the model calls: every operation of the forward pass, on this process's level and threads.
 
-Two classes with the same methods: `SimdEngine`, and `GenericEngine` for processors without a known level, which also runs
-with the JIT switched off. `create` picks one.
+Two classes with the same methods: `SimdEngine`, and `GenericEngine` for processors without a known
+level, which also runs with the JIT switched off. `create` picks one.
 """
 
 from __future__ import annotations
@@ -71,13 +71,31 @@ class Engine(Protocol):
     def rotate(self, x: Rows, heads: int, cos: Floats, sin: Floats, count: int) -> None:
         """Rotary position embedding, in place."""
 
-    def attend(self, q: Rows, count: int, keys: NDArray[np.generic], values: NDArray[np.generic], a: Attention, out: Rows) -> None:
+    def attend(
+        self,
+        q: Rows,
+        count: int,
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
+        a: Attention,
+        out: Rows,
+    ) -> None:
         """Attention of `count` queries over the cache; see `attention.attend` for the layout."""
 
-    def route(self, x: Rows, router: Floats, experts: int, count: int, chosen: NDArray[np.int32], share: Floats) -> None:
+    def route(
+        self,
+        x: Rows,
+        router: Floats,
+        experts: int,
+        count: int,
+        chosen: NDArray[np.int32],
+        share: Floats,
+    ) -> None:
         """Choose each row's experts and their weights."""
 
-    def combine(self, x: Rows, outputs: Rows, places: NDArray[np.int64], share: Floats, count: int) -> None:
+    def combine(
+        self, x: Rows, outputs: Rows, places: NDArray[np.int64], share: Floats, count: int
+    ) -> None:
         """Add the experts' weighted outputs to the stream."""
 
     def accumulate(self, x: Rows, update: Rows, count: int) -> None:
@@ -93,7 +111,9 @@ class _SharedEngine:
     def rotate(self, x: Rows, heads: int, cos: Floats, sin: Floats, count: int) -> None:
         plain.rotate(x.values, heads, cos, sin, count)
 
-    def combine(self, x: Rows, outputs: Rows, places: NDArray[np.int64], share: Floats, count: int) -> None:
+    def combine(
+        self, x: Rows, outputs: Rows, places: NDArray[np.int64], share: Floats, count: int
+    ) -> None:
         plain.combine(x.values[:, : x.columns], outputs.values, places, share, count)
 
     def accumulate(self, x: Rows, update: Rows, count: int) -> None:
@@ -124,16 +144,41 @@ class SimdEngine(_SharedEngine):
         self._counter[0] = 0
         self._products.multiply(jobs, items, self._counter, self._scratch)
 
-    def attend(self, q: Rows, count: int, keys: NDArray[np.generic], values: NDArray[np.generic], a: Attention, out: Rows) -> None:
+    def attend(
+        self,
+        q: Rows,
+        count: int,
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
+        a: Attention,
+        out: Rows,
+    ) -> None:
         needed = self._attention.scratch_bytes(a.group, values.shape[2])
         if self._scratch.shape[1] < needed:
             self._scratch = np.zeros((self.threads, needed), np.uint8)
         self._counter[0] = 0
         self._attention.attend(
-            q.values[:count], keys, values, a.position, a.window, a.scale, a.group, out.values, self._counter, self._scratch
+            q.values[:count],
+            keys,
+            values,
+            a.position,
+            a.window,
+            a.scale,
+            a.group,
+            out.values,
+            self._counter,
+            self._scratch,
         )
 
-    def route(self, x: Rows, router: Floats, experts: int, count: int, chosen: NDArray[np.int32], share: Floats) -> None:
+    def route(
+        self,
+        x: Rows,
+        router: Floats,
+        experts: int,
+        count: int,
+        chosen: NDArray[np.int32],
+        share: Floats,
+    ) -> None:
         self._rowwise.route(x.values, router, experts, count, chosen, share)
 
 
@@ -165,17 +210,42 @@ class GenericEngine(_SharedEngine):
         rows = slice(p.first, p.first + p.count)
         tiles, blocks, _ = weight.tiles.shape
         if weight.takes_codes:
-            scales = np.ascontiguousarray(weight.tiles[..., -32:]).view(np.float16).astype(np.float32)
-            self._generic.multiply_int(weight.tiles, scales, p.x.codes[rows], p.x.scale[rows], p.count, out)
+            scales = (
+                np.ascontiguousarray(weight.tiles[..., -32:]).view(np.float16).astype(np.float32)
+            )
+            self._generic.multiply_int(
+                weight.tiles, scales, p.x.codes[rows], p.x.scale[rows], p.count, out
+            )
         else:
             wide = bf16.dequantize(weight.tiles, 16 * tiles, 32 * blocks)
             self._generic.multiply_float(wide, p.x.values[rows], p.count, out)
 
-    def attend(self, q: Rows, count: int, keys: NDArray[np.generic], values: NDArray[np.generic], a: Attention, out: Rows) -> None:
-        wide = [c.view(np.float16).astype(np.float32) if c.dtype == np.uint16 else c for c in (keys, values)]
-        self._generic.attend(q.values[:count], *wide, a.position, a.window, a.scale, a.group, out.values)
+    def attend(
+        self,
+        q: Rows,
+        count: int,
+        keys: NDArray[np.generic],
+        values: NDArray[np.generic],
+        a: Attention,
+        out: Rows,
+    ) -> None:
+        wide = [
+            c.view(np.float16).astype(np.float32) if c.dtype == np.uint16 else c
+            for c in (keys, values)
+        ]
+        self._generic.attend(
+            q.values[:count], *wide, a.position, a.window, a.scale, a.group, out.values
+        )
 
-    def route(self, x: Rows, router: Floats, experts: int, count: int, chosen: NDArray[np.int32], share: Floats) -> None:
+    def route(
+        self,
+        x: Rows,
+        router: Floats,
+        experts: int,
+        count: int,
+        chosen: NDArray[np.int32],
+        share: Floats,
+    ) -> None:
         self._generic.route(x.values, router, experts, count, chosen, share)
 
 

@@ -29,7 +29,8 @@ def tile_code(tile, column, row):  # type: ignore[no-untyped-def]
 def multiply_int(tiles, scales, codes, scale, rows, out):  # type: ignore[no-untyped-def]
     """Multiply q8 or q4 tiles by quantized rows.
 
-    Shapes: tiles (t, b, bytes) u8 | scales (t, b, 16) f32 | codes (>= rows, >= 32 b) i8 | scale (>= rows, >= b) f32
+    Shapes: tiles (t, b, bytes) u8 | scales (t, b, 16) f32 | codes (>= rows, >= 32 b) i8 | scale (>=
+            rows, >= b) f32
             | out (>= rows, >= 16 t) f32.
     """
     for t in prange(tiles.shape[0]):
@@ -97,7 +98,7 @@ def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-d
 
 @parallel_kernel
 def silu_multiply(first, second, rows, columns, out):  # type: ignore[no-untyped-def]
-    """out = silu(first) * second, element by element."""
+    """Out = silu(first) * second, element by element."""
     for row in prange(rows):
         for i in range(columns):
             g = first[row, i]

@@ -1,8 +1,9 @@
 """Instruction-set levels: which this processor has, and which one the kernels are compiled for.
 
-A level is a row in `LEVELS`, best last. `CPUMIX_ISA=NAME` forces a lower one, for tests and for bug reports; LLVM is then
-told to compile for a processor that stops at that level, so that what is tested is what such a machine would run.
-The level is chosen once per process, when the kernels are first imported: they are compiled for one level only.
+A level is a row in `LEVELS`, best last. `CPUMIX_ISA=NAME` forces a lower one, for tests and for bug
+reports; LLVM is then told to compile for a processor that stops at that level, so that what is
+tested is what such a machine would run. The level is chosen once per process, when the kernels are
+first imported: they are compiled for one level only.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ def choose(forced: str | None, features: frozenset[str]) -> Level:
                 )
             return level
     names = ", ".join(level.name for level in usable)
-    raise UnsupportedCpu(f'{VARIABLE}="{forced}": no such level. Unset {VARIABLE}, or use one of: {names}.')
+    raise UnsupportedCpu(
+        f'{VARIABLE}="{forced}": no such level. Unset {VARIABLE}, or use one of: {names}.'
+    )
 
 
 @lru_cache(maxsize=1)

@@ -1,11 +1,13 @@
 """The two decorators that make kernels, and where their machine code is kept.
 
-Numba's own disk cache does not see an edit in another file: an edited callee keeps giving the old answer. So the folder is
-named by a hash of everything that the machine code depends on: the sources of the kernels and of the formats' constants,
-numba, llvmlite, Python, the processor and the level.
+Numba's own disk cache does not see an edit in another file: an edited callee keeps giving the old
+answer. So the folder is
+named by a hash of everything that the machine code depends on: the sources of the kernels and of
+the formats' constants, numba, llvmlite, Python, the processor and the level.
 
-Options: `nogil`, so that I/O threads run meanwhile; no `fastmath`, so that sums keep their order, NaN survives, and the same
-bits come out for every number of threads; `error_model="numpy"`, so that a division compiles to a division.
+Options: `nogil`, so that I/O threads run meanwhile; no `fastmath`, so that sums keep their order,
+NaN survives, and the same bits come out for every number of threads; `error_model="numpy"`, so that
+a division compiles to a division.
 """
 
 from __future__ import annotations
@@ -81,7 +83,8 @@ def is_cold() -> bool:
 
 def _compile(function: F, **options: Any) -> F:
     folder = cache_folder()
-    # Numba reads the folder from its global configuration, once, while decorating; other people's functions keep theirs.
+    # Numba reads the folder from its global configuration, once, while decorating; other people's
+    # functions keep theirs.
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder or before)
     try:

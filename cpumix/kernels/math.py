@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from .jit import kernel
-from .simd import add, add_i32, as_f32, div, fma, mul, rint, shift_left, splat, splat_i32, sub, to_i32, where_greater
+from .simd import (
+    add,
+    add_i32,
+    as_f32,
+    div,
+    fma,
+    mul,
+    rint,
+    shift_left,
+    splat,
+    splat_i32,
+    sub,
+    to_i32,
+    where_greater,
+)
 
 LOG2_E = 1.4426950408889634
 LN2_HIGH, LN2_LOW = 0.693359375, -2.12194440e-4  # ln 2 in two parts: n x the first is exact
@@ -32,5 +46,5 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 @kernel
 def silu(x):  # type: ignore[no-untyped-def]
-    """x / (1 + e^-x)."""
+    """X / (1 + e^-x)."""
     return div(x, add(splat(1.0), exp(sub(splat(0.0), x))))

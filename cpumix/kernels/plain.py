@@ -11,7 +11,8 @@ from .jit import kernel, parallel_kernel, prange
 def choose_experts(logits, experts, chosen, share):  # type: ignore[no-untyped-def]
     """Pick the top-k of `logits` and give them softmax weights among themselves.
 
-    Softmax over the chosen equals softmax over all, renormalised. Equal scores go to the lower index.
+    Softmax over the chosen equals softmax over all, renormalised. Equal scores go to the lower
+    index.
     """
     top_k = chosen.shape[0]
     for slot in range(top_k):
@@ -51,7 +52,8 @@ def rotate(x, heads, cos, sin, rows):  # type: ignore[no-untyped-def]
 def combine(x, experts, places, share, rows):  # type: ignore[no-untyped-def]
     """Add the chosen experts' outputs, weighted, to the residual stream.
 
-    Shapes: x (>= rows, width) f32 | experts (.., >= width) f32 | places (rows, top_k) i64: where each row's outputs lie
+    Shapes: x (>= rows, width) f32 | experts (.., >= width) f32 | places (rows, top_k) i64: where
+            each row's outputs lie
             | share (>= rows, top_k) f32.
     """
     for row in prange(rows):

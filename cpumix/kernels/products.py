@@ -1,15 +1,17 @@
 """Products of weight matrices in tiles with rows of activations: where nearly all of the time goes.
 
-`multiply` runs a list of products in one parallel region. Its unit of work is a pair of tiles (32 output columns), taken
-from a shared counter, so that a thread that the operating system holds up does not make the others wait. An item's
-arithmetic does not depend on who runs it or on how many rows there are: results are the same, bit for bit, for every
-number of threads, and a row of a batch equals the same row alone.
+`multiply` runs a list of products in one parallel region. Its unit of work is a pair of tiles (32
+output columns), taken from a shared counter, so that a thread that the operating system holds up
+does not make the others wait. An item's
+arithmetic does not depend on who runs it or on how many rows there are: results are the same, bit
+for bit, for every number of threads, and a row of a batch equals the same row alone.
 
-Few rows (decode) stream the tiles through registers, at the speed of memory. Many rows (prefill) unpack 512 columns of two
-tiles at a time to a panel of bytes that stays in the first-level cache, and run all rows over it.
+Few rows (decode) stream the tiles through registers, at the speed of memory. Many rows (prefill)
+unpack 512 columns of two tiles at a time to a panel of bytes that stays in the first-level cache,
+and run all rows over it.
 
-The two tiles of a pair are neighbours of one matrix, or the same tile of two matrices (w1 and w3): then the pair's output
-is silu(first) x second, and the intermediate values never reach memory.
+The two tiles of a pair are neighbours of one matrix, or the same tile of two matrices (w1 and w3):
+then the pair's output is silu(first) x second, and the intermediate values never reach memory.
 """
 
 from __future__ import annotations
@@ -25,21 +27,6 @@ from ..quant.tiles import BLOCK
 from . import simd_amx as amx
 from .isa import active
 from .jit import kernel, parallel_kernel, prange
-from .simd_level import (
-    TOKENS,
-    UNSIGNED,
-    code_book,
-    dot4,
-    dot4_tokens,
-    fma_tokens,
-    load_sums,
-    lookup,
-    panel_codes,
-    scale_tokens,
-    start_dots,
-    store_sums,
-    weights,
-)
 from .math import silu
 from .rows import address_of
 from .simd import (
@@ -63,6 +50,21 @@ from .simd import (
     store_i32,
     to_f32,
 )
+from .simd_level import (
+    TOKENS,
+    UNSIGNED,
+    code_book,
+    dot4,
+    dot4_tokens,
+    fma_tokens,
+    load_sums,
+    lookup,
+    panel_codes,
+    scale_tokens,
+    start_dots,
+    store_sums,
+    weights,
+)
 
 if TYPE_CHECKING:
     from .engine import Product
@@ -71,14 +73,30 @@ Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 AMX = active().name == "amx"
 
 # A product's fields in the job table, int64 each; addresses and strides in bytes.
-W0, W1, PAIRS, TILES, BLOCKS, TILE_BYTES, X, X_STRIDE, SCALE, START, ROWS, OUT, OUT_STRIDE, FIRST_ITEM = range(14)
+(
+    W0,
+    W1,
+    PAIRS,
+    TILES,
+    BLOCKS,
+    TILE_BYTES,
+    X,
+    X_STRIDE,
+    SCALE,
+    START,
+    ROWS,
+    OUT,
+    OUT_STRIDE,
+    FIRST_ITEM,
+) = range(14)
 FIELDS = 14
 
 FEW_ROWS = 4  # unpacking a panel costs about as much as three rows
 CHUNK = 16  # blocks in a panel: 2 tiles x 16 x (512 + 64) bytes = 18 KiB, in a 32 KiB first-level cache with the rows
 PANEL_BLOCK = 2 * (512 + 64)
 MOST_ROWS = 512
-# One thread's memory: the panel, AMX's sums, and the totals of two tiles for every row (and the last group's padding).
+# One thread's memory: the panel, AMX's sums, and the totals of two tiles for every row (and the
+# last group's padding).
 PANEL, SUMS, TOTALS = 0, CHUNK * PANEL_BLOCK, CHUNK * PANEL_BLOCK + amx.SUMS_BYTES
 SCRATCH_BYTES = TOTALS + (MOST_ROWS + 16) * 128
 
@@ -201,12 +219,26 @@ def chunk_rows(tile_bytes, w0, w1, blocks, x, x_stride, scale, start, rows, scra
     if AMX:
         for row in range(0, rows, 16):
             amx.panel_rows(
-                panel, blocks, x + row * x_stride, x_stride, scale + row * x_stride // 8, totals + 128 * row, scratch + SUMS
+                panel,
+                blocks,
+                x + row * x_stride,
+                x_stride,
+                scale + row * x_stride // 8,
+                totals + 128 * row,
+                scratch + SUMS,
             )
         return
     for row in range(0, rows, TOKENS):
         offset = row * (x_stride // 8)
-        panel_rows(panel, blocks, x + row * x_stride, x_stride, scale + offset, start + offset, totals + 128 * row)
+        panel_rows(
+            panel,
+            blocks,
+            x + row * x_stride,
+            x_stride,
+            scale + offset,
+            start + offset,
+            totals + 128 * row,
+        )
 
 
 @kernel
@@ -222,7 +254,11 @@ def store_pair(job, first, second, out0, out1):  # type: ignore[no-untyped-def]
 @kernel
 def pair_many(job, w0, w1, out0, out1, scratch):  # type: ignore[no-untyped-def]
     """Two tiles times many rows, 512 columns at a time."""
-    tile_bytes, rows, blocks = read_i64(job + 8 * TILE_BYTES), read_i64(job + 8 * ROWS), read_i64(job + 8 * BLOCKS)
+    tile_bytes, rows, blocks = (
+        read_i64(job + 8 * TILE_BYTES),
+        read_i64(job + 8 * ROWS),
+        read_i64(job + 8 * BLOCKS),
+    )
     x, x_stride = read_i64(job + 8 * X), read_i64(job + 8 * X_STRIDE)
     scale, start = read_i64(job + 8 * SCALE), read_i64(job + 8 * START)
     block_bytes = 4 * BLOCK if tile_bytes == BF16_BYTES else BLOCK
@@ -261,19 +297,25 @@ def run_item(job, pair, scratch):  # type: ignore[no-untyped-def]
     if w1 != 0:
         first, second = pair, pair
     else:
-        first, second = 2 * pair, min(2 * pair + 1, read_i64(job + 8 * TILES) - 1)  # an odd last tile pairs with itself
+        first, second = (
+            2 * pair,
+            min(2 * pair + 1, read_i64(job + 8 * TILES) - 1),
+        )  # an odd last tile pairs with itself
         w1 = w0
     if read_i64(job + 8 * ROWS) < FEW_ROWS:
         pair_few(job, w0 + first * tile, w1 + second * tile, out + 64 * first, out + 64 * second)
     else:
-        pair_many(job, w0 + first * tile, w1 + second * tile, out + 64 * first, out + 64 * second, scratch)
+        pair_many(
+            job, w0 + first * tile, w1 + second * tile, out + 64 * first, out + 64 * second, scratch
+        )
 
 
 @parallel_kernel
 def multiply(jobs, items, counter, scratch):  # type: ignore[no-untyped-def]
     """Run all products of a job table, pair by pair of tiles.
 
-    Shapes: jobs (products, FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all products
+    Shapes: jobs (products, FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
+            products
             | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
     """
     grain = max(1, items // (16 * scratch.shape[0]))
@@ -294,7 +336,9 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
     table, items = np.zeros((len(products), FIELDS), np.int64), 0
     for job, p in zip(table, products, strict=True):
         tiles, blocks, tile_bytes = p.weight.tiles.shape
-        rows, scales = (p.x.codes, p.x.scale.strides[0]) if p.weight.takes_codes else (p.x.values, 0)
+        rows, scales = (
+            (p.x.codes, p.x.scale.strides[0]) if p.weight.takes_codes else (p.x.values, 0)
+        )
         second = address_of(p.second.tiles) if p.second is not None else 0
         pairs = tiles if second else -(-tiles // 2)
         job[:] = (

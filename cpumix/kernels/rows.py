@@ -19,7 +19,8 @@ def address_of(array: NDArray[np.generic]) -> int:
 class Rows:
     """A buffer of up to `capacity` rows of `columns` values, zero from `columns` on.
 
-    values (capacity + 16, stride) f32 | codes i8 like values | scale f32, start i32 (capacity + 16, stride / 32)
+    values (capacity + 16, stride) f32 | codes i8 like values | scale f32, start i32 (capacity + 16,
+    stride / 32)
     """
 
     def __init__(self, capacity: int, columns: int) -> None:

@@ -13,8 +13,8 @@ from .simd import (
     absolute,
     add_i32,
     address,
-    fma,
     broadcast_f32,
+    fma,
     load_f32,
     mul,
     reduce_add,
@@ -35,10 +35,15 @@ SMALLEST_PEAK = 2.0**-100
 def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
     """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight.
 
-    Shapes: x, out (>= rows, width) f32, width a multiple of 16 and zero from `columns` on | weight (width,) f32.
+    Shapes: x, out (>= rows, width) f32, width a multiple of 16 and zero from `columns` on | weight
+            (width,) f32.
     """
     for row in prange(rows):
-        p, q, w = address(x) + row * x.strides[0], address(out) + row * out.strides[0], address(weight)
+        p, q, w = (
+            address(x) + row * x.strides[0],
+            address(out) + row * out.strides[0],
+            address(weight),
+        )
         squares = splat(np.float32(0))
         for i in range(0, 4 * weight.shape[0], 64):
             v = load_f32(p + i)
@@ -67,7 +72,8 @@ def quantize_block(x, codes):  # type: ignore[no-untyped-def]
 def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-untyped-def]
     """Quantize rows of x to 8 bits, as `quant.activations` defines.
 
-    Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | scale f32, start i32 (>= rows, >= blocks).
+    Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | scale f32, start i32 (>= rows, >=
+            blocks).
     """
     for row in prange(rows):
         p, q = address(x) + row * x.strides[0], address(codes) + row * codes.strides[0]
@@ -81,8 +87,10 @@ def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-unty
 def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-def]
     """Score every expert for every row, and keep the best `chosen.shape[1]`.
 
-    Shapes: x (>= rows, >= k) f32 | router (k, width) f32, one expert a column, width a multiple of 16
-            | chosen (>= rows, top_k) i32, share f32: indices and softmax weights, best first; equal scores: lower index.
+    Shapes: x (>= rows, >= k) f32 | router (k, width) f32, one expert a column, width a multiple of
+            16
+            | chosen (>= rows, top_k) i32, share f32: indices and softmax weights, best first; equal
+            scores: lower index.
     """
     for row in prange(rows):
         logits = np.empty(router.shape[1], np.float32)
@@ -93,5 +101,3 @@ def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-d
                 total = fma(broadcast_f32(p + 4 * i), load_f32(w + i * router.strides[0]), total)
             store_f32(address(logits) + 4 * lane, total)
         choose_experts(logits, experts, chosen[row], share[row])
-
-

@@ -1,10 +1,12 @@
 """SIMD vectors as Numba types, and one function per instruction, so that kernels read like plain Python.
 
-A vector has 16 lanes whatever the machine: LLVM splits it into two or four registers where registers are narrower. A
-`Stack` is a fixed number of vectors that the compiler keeps in registers, such as one accumulator per token. Here is what
-every instruction set offers; the few instructions that differ by level are in `simd_x86` and are picked in `simd_level`.
+A vector has 16 lanes whatever the machine: LLVM splits it into two or four registers where
+registers are narrower. A `Stack` is a fixed number of vectors that the compiler keeps in registers,
+such as one accumulator per token. Here is what every instruction set offers; the few instructions
+that differ by level are in `simd_x86` and are picked in `simd_level`.
 
-Memory is named by its address, a plain int; nothing is checked. Kernels are called by wrappers that have checked.
+Memory is named by its address, a plain int; nothing is checked. Kernels are called by wrappers that
+have checked.
 Needs the JIT: nothing here runs under NUMBA_DISABLE_JIT.
 """
 
@@ -110,7 +112,8 @@ def multiply_add(builder: Builder, x: Value, y: Value, z: Value) -> Value:
     return builder.call(external(builder, "llvm.fma.v16f32", VF, [VF] * 3), [x, y, z])
 
 
-# Addresses --------------------------------------------------------------------------------------------------------------
+# Addresses
+# --------------------------------------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -130,7 +133,8 @@ def fetch_add(b: Builder, p: Value, n: Value) -> Value:
     return b.atomic_rmw("add", at(b, p, I64), n, "monotonic")
 
 
-# Memory to lanes and back -----------------------------------------------------------------------------------------------
+# Memory to lanes and back
+# -----------------------------------------------------------------------------------------------
 
 
 @instruction(types.int64, pointer)
@@ -249,36 +253,37 @@ def splat_i32(b: Builder, x: Value) -> Value:
     return spread(b, x)
 
 
-# Arithmetic -------------------------------------------------------------------------------------------------------------
+# Arithmetic
+# -------------------------------------------------------------------------------------------------------------
 
 
 @instruction(f32x16, f32x16, f32x16)
 def add(b: Builder, x: Value, y: Value) -> Value:
-    """x + y."""
+    """X + y."""
     return b.fadd(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def sub(b: Builder, x: Value, y: Value) -> Value:
-    """x - y."""
+    """X - y."""
     return b.fsub(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def mul(b: Builder, x: Value, y: Value) -> Value:
-    """x * y."""
+    """X * y."""
     return b.fmul(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def div(b: Builder, x: Value, y: Value) -> Value:
-    """x / y."""
+    """X / y."""
     return b.fdiv(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16, f32x16)
 def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
-    """x * y + z, rounded once."""
+    """X * y + z, rounded once."""
     return multiply_add(b, x, y, z)
 
 
@@ -320,13 +325,13 @@ def to_i32(b: Builder, v: Value) -> Value:
 
 @instruction(i32x16, i32x16, i32x16)
 def add_i32(b: Builder, x: Value, y: Value) -> Value:
-    """x + y."""
+    """X + y."""
     return b.add(x, y)
 
 
 @instruction(i32x16, i32x16, i32x16)
 def either(b: Builder, x: Value, y: Value) -> Value:
-    """x | y."""
+    """X | y."""
     return b.or_(x, y)
 
 
@@ -344,13 +349,13 @@ def reduce_max_i32(b: Builder, v: Value) -> Value:
 
 @instruction(i32x16, i32x16, i32x16)
 def shift_left(b: Builder, x: Value, bits: Value) -> Value:
-    """x << bits, lane by lane."""
+    """X << bits, lane by lane."""
     return b.shl(x, bits)
 
 
 @instruction(i32x16, i32x16, i32x16)
 def shift_right(b: Builder, x: Value, bits: Value) -> Value:
-    """x >> bits, lane by lane, zeros coming in."""
+    """X >> bits, lane by lane, zeros coming in."""
     return b.lshr(x, bits)
 
 
@@ -382,7 +387,8 @@ def as_i32(b: Builder, v: Value) -> Value:
     return b.bitcast(v, VI)
 
 
-# Bytes and halves within lanes ------------------------------------------------------------------------------------------
+# Bytes and halves within lanes
+# ------------------------------------------------------------------------------------------
 
 
 @instruction(i32x16, i32x16)
@@ -409,7 +415,8 @@ def high_bf16(b: Builder, v: Value) -> Value:
     return b.bitcast(b.and_(v, constant(0xFFFF0000)), VF)
 
 
-# Reductions in lane order, so that the result is the same on every machine ----------------------------------------------
+# Reductions in lane order, so that the result is the same on every machine
+# ----------------------------------------------
 
 
 @instruction(types.float32, f32x16)

@@ -1,8 +1,8 @@
 """AMX: matrix units that multiply 16 rows of activations by 16 rows of weights in one instruction.
 
-A panel's block is already the shape that `tdpbssd` wants for its second operand: 8 rows of 16 x 4 bytes. The sums of one
-block go through memory to be scaled, since every block has scales of its own. Registers tmm0-1 hold sums, 2 the
-activations, 3-4 the weights.
+A panel's block is already the shape that `tdpbssd` wants for its second operand: 8 rows of 16 x 4
+bytes. The sums of one block go through memory to be scaled, since every block has scales of its
+own. Registers tmm0-1 hold sums, 2 the activations, 3-4 the weights.
 """
 
 from __future__ import annotations
@@ -14,8 +14,25 @@ import numpy as np
 from numba.core import types
 
 from .jit import kernel
-from .simd import I8, I64, F32, VF, VI, Builder, Stack, Value, at, external, f32x16, instruction, ir, load_f32, multiply_add
-from .simd import pointer, spread
+from .simd import (
+    F32,
+    I8,
+    I64,
+    VF,
+    VI,
+    Builder,
+    Stack,
+    Value,
+    at,
+    external,
+    f32x16,
+    instruction,
+    ir,
+    load_f32,
+    multiply_add,
+    pointer,
+    spread,
+)
 
 SUMS_BYTES = 16 * 2 * 16 * 64  # of 16 blocks
 PANEL_BLOCK = 2 * (512 + 64)
@@ -49,7 +66,12 @@ def configure(b: Builder) -> None:
     shapes = b.module.globals.get(name)
     if shapes is None:
         shapes = ir.GlobalVariable(b.module, data.type, name)
-        shapes.initializer, shapes.global_constant, shapes.linkage, shapes.align = data, True, "internal", 64
+        shapes.initializer, shapes.global_constant, shapes.linkage, shapes.align = (
+            data,
+            True,
+            "internal",
+            64,
+        )
     b.call(external(b, "llvm.x86.ldtilecfg", VOID, [POINTER]), [b.bitcast(shapes, POINTER)])
 
 
@@ -60,7 +82,10 @@ def release(b: Builder) -> None:
 
 
 def _load(b: Builder, tile: int, p: Value, stride: Value) -> None:
-    b.call(external(b, "llvm.x86.tileloadd64", VOID, [I8, POINTER, I64]), [I8(tile), at(b, p, I8), stride])
+    b.call(
+        external(b, "llvm.x86.tileloadd64", VOID, [I8, POINTER, I64]),
+        [I8(tile), at(b, p, I8), stride],
+    )
 
 
 @instruction(types.void, pointer, types.int64, pointer, pointer)
@@ -92,7 +117,9 @@ def store_totals(b: Builder, p: Value, totals: Value) -> None:
 
 
 @instruction(sums16, sums16, pointer, f32x16, pointer, types.int64)
-def scale_rows(b: Builder, totals: Value, sums: Value, w: Value, scale: Value, stride: Value) -> Value:
+def scale_rows(
+    b: Builder, totals: Value, sums: Value, w: Value, scale: Value, stride: Value
+) -> Value:
     """Add each row's integer sums x its activation scale x the weights' scales to its totals."""
     for i in range(ROWS):
         value = spread(b, b.load(at(b, b.add(scale, b.mul(stride, I64(i))), F32), align=4))

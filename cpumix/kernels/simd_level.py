@@ -6,15 +6,31 @@ A new instruction set is a file of emitters beside `simd_x86` and a row in `TABL
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from numba.core import types
 
 from ..quant.q4 import CODE_BOOK
 from . import simd_x86 as x86
 from .isa import active
-from .simd import Builder, Stack, Value, at, f32x16, i32x16, instruction, multiply_add, pointer, spread
-from .simd import F32, I32, I64, VF, VI, ir
+from .simd import (
+    F32,
+    I32,
+    I64,
+    VF,
+    VI,
+    Builder,
+    Stack,
+    Value,
+    at,
+    f32x16,
+    i32x16,
+    instruction,
+    ir,
+    multiply_add,
+    pointer,
+    spread,
+)
 
 
 class Instructions(NamedTuple):
@@ -102,13 +118,17 @@ def dot4_tokens(b: Builder, acc: Value, w0: Value, w1: Value, x: Value, stride: 
 
 
 @instruction(sums, sums, dots, f32x16, f32x16, pointer, types.int64)
-def scale_tokens(b: Builder, total: Value, acc: Value, w0: Value, w1: Value, scale: Value, stride: Value) -> Value:
+def scale_tokens(
+    b: Builder, total: Value, acc: Value, w0: Value, w1: Value, scale: Value, stride: Value
+) -> Value:
     """Add each token's integer sums x its activation scale x the weights' scales to the totals."""
     for t in range(TOKENS):
         value = spread(b, b.load(at(b, row(b, scale, stride, t), F32), align=4))
         for slot, w in ((t, w0), (TOKENS + t, w1)):
             scaled = b.fmul(b.sitofp(b.extract_value(acc, slot), VF), value)
-            total = b.insert_value(total, multiply_add(b, scaled, w, b.extract_value(total, slot)), slot)
+            total = b.insert_value(
+                total, multiply_add(b, scaled, w, b.extract_value(total, slot)), slot
+            )
     return total
 
 
@@ -128,7 +148,11 @@ def store_sums(b: Builder, p: Value, total: Value) -> None:
     """Store what `load_sums` loads."""
     for t in range(TOKENS):
         for side in (0, 1):
-            b.store(b.extract_value(total, side * TOKENS + t), at(b, b.add(p, I64(64 * (2 * t + side))), VF), align=4)
+            b.store(
+                b.extract_value(total, side * TOKENS + t),
+                at(b, b.add(p, I64(64 * (2 * t + side))), VF),
+                align=4,
+            )
 
 
 @instruction(sums, sums, f32x16, f32x16, pointer, types.int64)
@@ -137,7 +161,9 @@ def fma_tokens(b: Builder, total: Value, w0: Value, w1: Value, x: Value, stride:
     for t in range(TOKENS):
         value = spread(b, b.load(at(b, row(b, x, stride, t), F32), align=4))
         for slot, w in ((t, w0), (TOKENS + t, w1)):
-            total = b.insert_value(total, multiply_add(b, value, w, b.extract_value(total, slot)), slot)
+            total = b.insert_value(
+                total, multiply_add(b, value, w, b.extract_value(total, slot)), slot
+            )
     return total
 
 

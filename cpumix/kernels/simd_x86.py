@@ -1,8 +1,9 @@
 """The x86 instructions that differ by level: sums of byte products, and look-ups in a 16-byte table.
 
-`dot4` adds to each int32 lane the products of its four weight bytes with four activation bytes. The VNNI levels take
-weights as unsigned bytes (code + 128, as stored; the accumulator starts at -128 x the activations' sum); the others take
-signed ones, because `vpmaddubsw` saturates on 255 x 127 + 255 x 127.
+`dot4` adds to each int32 lane the products of its four weight bytes with four activation bytes. The
+VNNI levels take weights as unsigned bytes (code + 128, as stored; the accumulator starts at -128 x
+the activations' sum); the others take signed ones, because `vpmaddubsw` saturates on 255 x 127 +
+255 x 127.
 """
 
 from __future__ import annotations
@@ -62,27 +63,39 @@ def dot4_avxvnni(b: Builder, acc: Value, w: Value, x: Value) -> Value:
 
 
 def dot4_avx512(b: Builder, acc: Value, w: Value, x: Value) -> Value:
-    """vpmaddubsw of |w| and x with w's sign, then vpmaddwd by ones; 512 bits."""
+    """Vpmaddubsw of |w| and x with w's sign, then vpmaddwd by ones; 512 bits."""
     bytes_w, bytes_x = b.bitcast(w, VB), b.bitcast(x, VB)
     zero = ir.Constant(VB, [0] * 64)
     negative = b.icmp_signed("<", bytes_w, zero)
     magnitude = b.select(negative, b.sub(zero, bytes_w), bytes_w)
     signed = b.select(negative, b.sub(zero, bytes_x), bytes_x)
-    pairs = b.call(external(b, "llvm.x86.avx512.pmaddubs.w.512", VS32, [VB, VB]), [magnitude, signed])
+    pairs = b.call(
+        external(b, "llvm.x86.avx512.pmaddubs.w.512", VS32, [VB, VB]), [magnitude, signed]
+    )
     ones = ir.Constant(VS32, [1] * 32)
-    return b.add(acc, b.call(external(b, "llvm.x86.avx512.pmaddw.d.512", VI, [VS32, VS32]), [pairs, ones]))
+    return b.add(
+        acc, b.call(external(b, "llvm.x86.avx512.pmaddw.d.512", VI, [VS32, VS32]), [pairs, ones])
+    )
 
 
 def dot4_avx2(b: Builder, acc: Value, w: Value, x: Value) -> Value:
-    """vpmaddubsw of |w| and x with w's sign, then vpmaddwd by ones; twice 256 bits."""
+    """Vpmaddubsw of |w| and x with w's sign, then vpmaddwd by ones; twice 256 bits."""
 
     def emit(b: Builder, acc: Value, w: Value, x: Value) -> Value:
         bytes_w, bytes_x = b.bitcast(w, VB32), b.bitcast(x, VB32)
-        magnitude = b.call(external(b, "llvm.abs.v32i8", VB32, [VB32, ir.IntType(1)]), [bytes_w, ir.IntType(1)(0)])
-        signed = b.call(external(b, "llvm.x86.avx2.psign.b", VB32, [VB32, VB32]), [bytes_x, bytes_w])
-        pairs = b.call(external(b, "llvm.x86.avx2.pmadd.ub.sw", VS16, [VB32, VB32]), [magnitude, signed])
+        magnitude = b.call(
+            external(b, "llvm.abs.v32i8", VB32, [VB32, ir.IntType(1)]), [bytes_w, ir.IntType(1)(0)]
+        )
+        signed = b.call(
+            external(b, "llvm.x86.avx2.psign.b", VB32, [VB32, VB32]), [bytes_x, bytes_w]
+        )
+        pairs = b.call(
+            external(b, "llvm.x86.avx2.pmadd.ub.sw", VS16, [VB32, VB32]), [magnitude, signed]
+        )
         ones = ir.Constant(VS16, [1] * 16)
-        return b.add(acc, b.call(external(b, "llvm.x86.avx2.pmadd.wd", VI8, [VS16, VS16]), [pairs, ones]))
+        return b.add(
+            acc, b.call(external(b, "llvm.x86.avx2.pmadd.wd", VI8, [VS16, VS16]), [pairs, ones])
+        )
 
     return by_halves(emit, b, acc, w, x)
 
@@ -90,7 +103,8 @@ def dot4_avx2(b: Builder, acc: Value, w: Value, x: Value) -> Value:
 def lookup_512(b: Builder, table: Value, index: Value) -> Value:
     """vpshufb: look every byte of `index` (0..15) up in the 16-byte table that each quarter of `table` holds."""
     found = b.call(
-        external(b, "llvm.x86.avx512.pshuf.b.512", VB, [VB, VB]), [b.bitcast(table, VB), b.bitcast(index, VB)]
+        external(b, "llvm.x86.avx512.pshuf.b.512", VB, [VB, VB]),
+        [b.bitcast(table, VB), b.bitcast(index, VB)],
     )
     return b.bitcast(found, VI)
 

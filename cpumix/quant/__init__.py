@@ -1,6 +1,7 @@
 """What each weight format means, in NumPy: the definitions that the kernels are tested against.
 
-A format is one file plus a row in `FORMATS`. `precision` says which format each tensor of a model takes.
+A format is one file plus a row in `FORMATS`. `precision` says which format each tensor of a model
+takes.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from . import bf16, q4, q8
 from .tiles import BLOCK, ROWS, tile_counts
 
-__all__ = ["FORMATS", "FLOAT32", "QuantFormat", "nbytes"]
+__all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes"]
 
 FLOAT32 = "f32"  # plain row-major float32, for norms and routers; has no tiles
 

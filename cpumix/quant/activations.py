@@ -1,7 +1,8 @@
 """8-bit activations: what the integer kernels multiply the weights by.
 
 Blocks of 32 columns share one float32 scale = largest magnitude / 127; codes are signed, -127..127.
-`start` is what an accumulator begins with when the weights come as code + 128: -128 x the sum of the block's codes.
+`start` is what an accumulator begins with when the weights come as code + 128: -128 x the sum of
+the block's codes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def quantize(x: NDArray[np.float32]) -> Activations:
     blocks.reshape(m, -1)[:, :k] = x
     peak = np.abs(blocks).max(-1)
     scale = peak * np.float32(1 / 127)
-    ratio = np.divide(np.float32(127), peak, out=np.zeros_like(peak), where=peak > np.float32(2.0**-100))
+    ratio = np.divide(
+        np.float32(127), peak, out=np.zeros_like(peak), where=peak > np.float32(2.0**-100)
+    )
     codes = np.rint(blocks * ratio[..., None]).astype(np.int8)
     start = -ZERO * codes.sum(-1, dtype=np.int32)
     return Activations(codes.reshape(m, -1), scale, start)

@@ -1,6 +1,7 @@
 """bfloat16 weights: the upper half of a float32, rounded to nearest even; 16 bits per weight.
 
-Tile of 16 rows x 32 columns, 1024 bytes: 16 groups of 2 columns, each 16 rows x (2 x 2 bytes) = 64 bytes. No scales.
+Tile of 16 rows x 32 columns, 1024 bytes: 16 groups of 2 columns, each 16 rows x (2 x 2 bytes) = 64
+bytes. No scales.
 """
 
 from __future__ import annotations
@@ -36,4 +37,6 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     """Return the (n, k) float32 matrix that the tiles hold."""
     count, blocks, _ = tiles.shape
     pairs = np.ascontiguousarray(tiles).view(np.uint16).reshape(count, blocks, BLOCK // 2, ROWS, 2)
-    return from_blocks(to_float32(pairs.transpose(0, 3, 1, 2, 4).reshape(count, ROWS, blocks, BLOCK)), n, k)
+    return from_blocks(
+        to_float32(pairs.transpose(0, 3, 1, 2, 4).reshape(count, ROWS, blocks, BLOCK)), n, k
+    )

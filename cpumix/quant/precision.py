@@ -1,7 +1,8 @@
 """The precisions that a user can choose, and the format that each gives to each tensor.
 
-Experts are 96.6 % of Mixtral 8x7B and bear 4 bits well; attention, embeddings and the head do not, and cost little, so
-int4 keeps them at 8 bits. Norms and routers always stay float32: a wrong expert is worse than a noisy one.
+Experts are 96.6 % of Mixtral 8x7B and bear 4 bits well; attention, embeddings and the head do not,
+and cost little, so int4 keeps them at 8 bits. Norms and routers always stay float32: a wrong expert
+is worse than a noisy one.
 """
 
 from __future__ import annotations

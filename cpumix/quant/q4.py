@@ -1,10 +1,11 @@
 """4-bit weights: a nibble indexes a 16-value code book; blocks of 32 columns share one float16 scale; 4.5 bits per weight.
 
-A weight is scale x CODE_BOOK[nibble]. The values are those of GGUF's IQ4_NL, denser near zero where weights are, which
-costs nothing over evenly spaced ones because a SIMD table look-up is needed to widen nibbles anyway. The scale is searched
-for the least squared error per block: relative RMS error 0.0734 on Gaussian weights against 0.0860 of GGUF's Q4_0.
-Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = column group 2g, high nibbles = group
-2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
+A weight is scale x CODE_BOOK[nibble]. The values are those of GGUF's IQ4_NL, denser near zero where
+weights are, which costs nothing over evenly spaced ones because a SIMD table look-up is needed to
+widen nibbles anyway. The scale is searched
+for the least squared error per block: relative RMS error 0.0734 on Gaussian weights against 0.0860
+of GGUF's Q4_0. Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = column
+group 2g, high nibbles = group 2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
 """
 
 from __future__ import annotations
@@ -13,26 +14,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .q8 import inverse
-from .tiles import BLOCK, GROUPS, ROWS, deinterleave, from_blocks, interleave, pack_scales, to_blocks, unpack_scales
+from .tiles import (
+    BLOCK,
+    GROUPS,
+    ROWS,
+    deinterleave,
+    from_blocks,
+    interleave,
+    pack_scales,
+    to_blocks,
+    unpack_scales,
+)
 
 CODE_BYTES = ROWS * BLOCK // 2
 TILE_BYTES = CODE_BYTES + 2 * ROWS
-CODE_BOOK = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8)
+CODE_BOOK = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
+)
 MIDPOINTS = ((CODE_BOOK[1:].astype(np.float32) + CODE_BOOK[:-1]) / 2).astype(np.float32)
 
-# What the block's largest weight may map to: each is tried as a start of the search. 16 values of both signs come within
-# 0.2 % of the error of 78 values (Gaussian 0.0734 against 0.0732, Student t(5) 0.0853 against 0.0852).
+# What the block's largest weight may map to: each is tried as a start of the search. 16 values of
+# both signs come within 0.2 % of the error of 78 values (Gaussian 0.0734 against 0.0732, Student
+# t(5) 0.0853 against 0.0852).
 PEAK_TARGETS = np.array(
-    [-150, -140, -132, -125, -118, -110, -102, -94, 133, 125, 119, 113, 107, 101, 95, 88], np.float32
+    [-150, -140, -132, -125, -118, -110, -102, -94, 133, 125, 119, 113, 107, 101, 95, 88],
+    np.float32,
 )
-SMALLEST_PEAK = np.float32(2.0**-60)  # below this every float16 scale is 0, and 1 / peak might overflow
+SMALLEST_PEAK = np.float32(
+    2.0**-60
+)  # below this every float16 scale is 0, and 1 / peak might overflow
 
 
 def search_scale(x: NDArray[np.float32]) -> NDArray[np.float16]:
     """Return the float16 scale of each block x (..., 32) with the least squared error among the candidates.
 
-    For each target: look the codes up, take the least-squares scale for those codes, keep the candidate that explains
-    most of the block's energy. Sums run over the columns in order, so that the kernel's equal them bit for bit.
+    For each target: look the codes up, take the least-squares scale for those codes, keep the
+    candidate that explains most of the block's energy. Sums run over the columns in order, so that
+    the kernel's equal them bit for bit.
     """
     index = np.abs(x).argmax(-1)[..., None]
     peak = np.take_along_axis(x, index, -1)[..., 0]

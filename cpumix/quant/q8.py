@@ -1,8 +1,9 @@
 """8-bit weights: blocks of 32 columns share one float16 scale; 8.5 bits per weight.
 
-A weight is scale x (code - 128), code in 1..255: unsigned, because `vpdpbusd` multiplies unsigned by signed bytes.
-The numbers are those of GGUF's Q8_0 (scale = largest magnitude / 127), in another order, so both convert losslessly.
-Tile of 16 rows x 32 columns, 544 bytes: 8 groups of 64 bytes (see `tiles`), then 16 float16 scales.
+A weight is scale x (code - 128), code in 1..255: unsigned, because `vpdpbusd` multiplies unsigned
+by signed bytes. The numbers are those of GGUF's Q8_0 (scale = largest magnitude / 127), in another
+order, so both convert losslessly. Tile of 16 rows x 32 columns, 544 bytes: 8 groups of 64 bytes
+(see `tiles`), then 16 float16 scales.
 """
 
 from __future__ import annotations
@@ -10,7 +11,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .tiles import BLOCK, GROUPS, ROWS, deinterleave, from_blocks, interleave, pack_scales, to_blocks, unpack_scales
+from .tiles import (
+    BLOCK,
+    GROUPS,
+    ROWS,
+    deinterleave,
+    from_blocks,
+    interleave,
+    pack_scales,
+    to_blocks,
+    unpack_scales,
+)
 
 CODE_BYTES = ROWS * BLOCK
 TILE_BYTES = CODE_BYTES + 2 * ROWS
@@ -31,7 +42,9 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     """Return the (n, k) float32 matrix that the tiles hold."""
     count, blocks, _ = tiles.shape
     code = deinterleave(tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4))
-    return from_blocks((code.astype(np.float32) - ZERO) * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k)
+    return from_blocks(
+        (code.astype(np.float32) - ZERO) * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k
+    )
 
 
 def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:

@@ -1,8 +1,8 @@
 """Interleave matrix rows into tiles of 16 rows x 32 columns, and back.
 
-A tile holds 32 columns as 8 groups of 4; a group is 16 rows x 4 bytes = 64 bytes, so that one 64-byte load gives every
-SIMD lane (= row) four consecutive columns and nothing is ever summed across lanes. Every 8-bit format shares this order;
-rows and columns are zero-padded to 16 and 32.
+A tile holds 32 columns as 8 groups of 4; a group is 16 rows x 4 bytes = 64 bytes, so that one
+64-byte load gives every SIMD lane (= row) four consecutive columns and nothing is ever summed
+across lanes. Every 8-bit format shares this order; rows and columns are zero-padded to 16 and 32.
 """
 
 from __future__ import annotations
