@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cpumix import kv_cache
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.quant.precision import PRECISIONS
@@ -21,7 +22,6 @@ from cpumix.store.layout import ALIGNMENT, build_entries
 from cpumix.units import MIB, format_size, parse_size
 
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
-KV_BYTES = {"f16": 2, "f32": 4}  # of one number in the KV cache
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
 BASELINE_BYTES = 200 * MIB  # interpreter, NumPy, Numba with LLVM, compiled kernels
 
@@ -101,8 +101,9 @@ def make_plan(
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise ConfigError(f'precision: expected one of {known}, found "{precision}".')
-    if kv not in KV_BYTES:
-        raise ConfigError(f'KV cache: expected one of {", ".join(KV_BYTES)}, found "{kv}".')
+    if kv not in kv_cache.FORMATS:
+        known = ", ".join(kv_cache.FORMATS)
+        raise ConfigError(f'KV cache: expected one of {known}, found "{kv}".')
     if not 1 <= context <= config.max_position_embeddings:
         raise ConfigError(
             f"context: expected 1 to {config.max_position_embeddings} tokens, which is what the "
@@ -126,7 +127,7 @@ def make_plan(
         expert_bytes=experts,
         layer_active_bytes=layer_active,
         token_bytes=dense + config.num_hidden_layers * layer_active,
-        kv_bytes=kv_bytes(config, context, kv),
+        kv_bytes=kv_cache.nbytes(config, context, PREFILL_TOKENS, kv),
         buffer_bytes=BASELINE_BYTES + buffer_bytes(config, context),
     )
 
@@ -153,12 +154,6 @@ def plan(
     if precision == "auto":
         return choose_precision(config, ram_bytes, context, kv)
     return make_plan(config, precision, context, ram_bytes, kv)
-
-
-def kv_bytes(config: ModelConfig, context: int, kv: str) -> int:
-    """Return the bytes of keys and values; a sliding window never keeps more than itself."""
-    positions = min(context, config.sliding_window or context)
-    return 2 * config.num_hidden_layers * positions * config.kv_size * KV_BYTES[kv]
 
 
 def buffer_bytes(config: ModelConfig, context: int) -> int:

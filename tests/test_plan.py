@@ -9,7 +9,7 @@ import pytest
 import cpumix
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.plan import buffer_bytes, choose_precision, kv_bytes, make_plan
+from cpumix.plan import buffer_bytes, choose_precision, make_plan
 
 GIB = 2**30
 MIXTRAL_8X7B = {
@@ -93,23 +93,26 @@ def test_plan_says_no_below_its_minimum(mixtral):
     assert replace(plan, ram_bytes=enough - 4).verdict == "no"
 
 
+def kv_bytes(config: ModelConfig, context: int, kv: str = "f16") -> int:
+    return make_plan(config, "int4", context, GIB, kv).kv_bytes
+
+
 def test_kv_cache_of_mixtral(mixtral):
-    assert kv_bytes(mixtral, 4096, "f16") == GIB // 2  # 128 KiB a token
-    assert kv_bytes(mixtral, 32768, "f16") == 4 * GIB
+    assert kv_bytes(mixtral, 4096) == GIB // 2  # 128 KiB a token
+    assert kv_bytes(mixtral, 32768) == 4 * GIB
     assert kv_bytes(mixtral, 4096, "f32") == GIB
 
 
 def test_kv_cache_honours_heads_and_head_dim(mixtral):
-    wide = replace(mixtral, head_dim=256)
-    grouped = replace(mixtral, num_key_value_heads=2)
-    assert kv_bytes(wide, 4096, "f16") == GIB
-    assert kv_bytes(grouped, 4096, "f16") == GIB // 8
+    assert kv_bytes(replace(mixtral, head_dim=256), 4096) == GIB
+    assert kv_bytes(replace(mixtral, num_key_value_heads=2), 4096) == GIB // 8
 
 
 def test_kv_cache_stops_growing_at_the_sliding_window(mixtral):
     rolling = replace(mixtral, sliding_window=4096)
-    assert kv_bytes(rolling, 32768, "f16") == kv_bytes(rolling, 4096, "f16")
-    assert kv_bytes(rolling, 1000, "f16") == kv_bytes(mixtral, 1000, "f16")
+    assert kv_bytes(rolling, 32768) == kv_bytes(rolling, 8192)
+    assert kv_bytes(rolling, 32768) < GIB  # the window and one batch, not 4 GiB
+    assert kv_bytes(rolling, 1024) == kv_bytes(mixtral, 1024)
 
 
 def test_buffers_stop_growing_at_a_prefill_batch(mixtral):

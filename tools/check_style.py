@@ -25,7 +25,8 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"units"},
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
-    {"plan", "experts", "kv_cache", "tokenizer", "chat_template", "sampler"},
+    {"experts", "kv_cache", "tokenizer", "chat_template", "sampler"},
+    {"plan"},  # adds up the sizes of the rest
     {"model"},
     {"generate", "convert", "evaluate", "bench"},
     {"__init__"},  # the public names, which the command line and other programs use
