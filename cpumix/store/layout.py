@@ -38,7 +38,6 @@ import json
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,8 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.errors import ConvertError
-from cpumix.quant import FLOAT32, FORMATS
+from cpumix.quant import FLOAT32
+from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.precision import tensor_format
 
 from . import gguf
@@ -86,20 +86,15 @@ def build_entries(config: ModelConfig, precision: str) -> list[TensorEntry]:
     for name, shape in shapes.items():
         if ".expert." not in name:
             kind = tensor_format(precision, name)
-            entries.append(TensorEntry(name, kind, shape, _nbytes(kind, shape)))
+            entries.append(TensorEntry(name, kind, shape, tensor_bytes(kind, shape)))
     for layer in range(config.num_hidden_layers):
         for e in range(config.num_local_experts):
             name = expert_name(layer, e)
             kind = tensor_format(precision, f"{name}.w1")
-            nbytes = sum(_nbytes(kind, shapes[f"{name}.{part}"]) for part in EXPERT_PARTS)
+            nbytes = sum(tensor_bytes(kind, shapes[f"{name}.{part}"]) for part in EXPERT_PARTS)
             shape = (3, config.intermediate_size, config.hidden_size)
             entries.append(TensorEntry(name, kind, shape, nbytes))
     return entries
-
-
-def _nbytes(kind: str, shape: tuple[int, ...]) -> int:
-    """Bytes of a matrix or vector, in Python's integers: a hostile shape must not overflow."""
-    return 4 * prod(shape) if kind == FLOAT32 else FORMATS[kind].nbytes(shape[0], shape[1])
 
 
 def build_metadata(
