@@ -87,7 +87,7 @@ class ModelFile:
         try:
             self.config = ModelConfig.from_json(self._value("cpumix.config", str))
         except ConfigError as e:
-            raise FormatError(f'"{self.path}": {e}') from e
+            raise FormatError(f'"{self.path}": the configuration inside cannot be used: {e}') from e
         self.files = {
             key.removeprefix(layout.FILE_PREFIX): bytes(self._array(key, np.uint8))
             for key in header.metadata
