@@ -106,7 +106,7 @@ def config_with(**changes: object) -> Callable[[dict[str, Any]], None]:
         (with_("general.alignment", 8192), r"general.alignment: expected 16384, found 8192"),
         (
             config_with(head_dim=0),
-            r"the configuration inside cannot be used: .* head_dim: expected a positive whole number",
+            r"the configuration inside cannot be used: .* head_dim: expected a positive",
         ),
         (config_with(num_hidden_layers=10**9), r"expected 3000000000 experts in all layers, found"),
         (config_with(num_hidden_layers=1), r'tensor "blk.1.*": expected no such tensor, found one'),
