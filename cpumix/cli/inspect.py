@@ -24,29 +24,29 @@ def command(model: Path, as_json: bool) -> None:
 
     with ModelFile(model) as file:
         config = json.loads(file.config.to_json())
-        tensor_bytes: Counter[str] = Counter()
-        tensor_counts: Counter[str] = Counter()
-        for tensor in file.tensors.values():
-            tensor_bytes[tensor.format] += tensor.nbytes
-            tensor_counts[tensor.format] += 1
+        counts = Counter(tensor.format for tensor in file.tensors.values())
+        sizes = {
+            name: sum(t.nbytes for t in file.tensors.values() if t.format == name)
+            for name in counts
+        }
+        side_files = {name: len(data) for name, data in file.files.items()}
+        precision, file_bytes = file.precision, file.mapped_bytes
+    if as_json:
         facts = {
             "path": str(model),
-            "precision": file.precision,
-            "file_bytes": file.mapped_bytes,
-            "formats": {
-                name: {"tensors": tensor_counts[name], "bytes": size}
-                for name, size in tensor_bytes.most_common()
-            },
-            "files": {name: len(data) for name, data in file.files.items()},
+            "precision": precision,
+            "file_bytes": file_bytes,
+            "formats": {n: {"tensors": counts[n], "bytes": size} for n, size in sizes.items()},
+            "files": side_files,
             "config": config,
         }
-    if as_json:
         click.echo(json.dumps(facts))
         return
-    click.echo(f"{model}: {facts['precision']}, {format_size(file.mapped_bytes)}")
-    for name, size in tensor_bytes.most_common():
-        click.echo(f"  {name:<5} {tensor_counts[name]:>6} tensors  {format_size(size):>10}")
-    for name, data in file.files.items():
-        click.echo(f"  {name}: {format_size(len(data))}")
+    click.echo(f"{model}: {precision}, {format_size(file_bytes)}")
+    for name, size in sizes.items():
+        click.echo(f"  {format_size(size):>10}  {counts[name]} tensors in {name}")
+    for name, size in side_files.items():
+        click.echo(f"  {format_size(size):>10}  {name}")
+    width = max(map(len, config))
     for name, value in config.items():
-        click.echo(f"  {name}: {value}")
+        click.echo(f"  {name:<{width}}  {value}")

@@ -18,6 +18,7 @@ COMMANDS = {
     "convert": "cpumix.cli.convert",
     "inspect": "cpumix.cli.inspect",
     "run": "cpumix.cli.run",
+    "verify": "cpumix.cli.verify",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
