@@ -6,7 +6,7 @@ shards), the largest slice of the real model that is still convenient on a small
 
     python tools/make_checkpoint.py --out full2
 
-The same options and seed give the same bytes on every machine. Weights are Gaussian, norms are one.
+The same options, seed and NumPy give the same bytes. Weights are Gaussian, norms are one.
 They are cut at random places from one block of 16 Mi numbers, half of the cuts negated, so writing
 takes no longer than the copy. The tokenizer is copied from `--tokenizer FILE`, or made up: bytes,
 letters, and words of letters, enough of them to fill the vocabulary.
