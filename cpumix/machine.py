@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -44,6 +45,19 @@ def machine_info(root: Path = Path("/")) -> MachineInfo:
         physical_cores=_physical_cores(root),
         page_size=mmap.PAGESIZE,
     )
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process has had at once, mapped pages included."""
+    for line in _read(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmHWM:"):  # in KiB; getrusage would count the parent's peak at the fork
+            return int(line.split()[1]) * 1024
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others KiB
 
 
 def _physical_cores(root: Path) -> int:

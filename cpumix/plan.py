@@ -11,6 +11,7 @@ when the router picks them, as long as the minimum is within 75 %. Beyond, the a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from cpumix import kv_cache
@@ -19,7 +20,7 @@ from cpumix.errors import ConfigError
 from cpumix.quant.precision import PRECISIONS
 from cpumix.store.gguf import align
 from cpumix.store.layout import ALIGNMENT, build_entries
-from cpumix.units import MIB, format_size, parse_size
+from cpumix.units import GIB, MIB, format_size, parse_size
 
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
@@ -32,6 +33,7 @@ class MemoryPlan:
 
     precision: str
     context: int
+    kv: str  # format of the KV cache
     ram_bytes: int
     file_bytes: int  # the tensors of the model file; its header adds the tokenizer
     dense_bytes: int
@@ -50,6 +52,12 @@ class MemoryPlan:
     def minimum_bytes(self) -> int:
         """The least that runs at all, however slowly."""
         return self.dense_bytes + self.layer_active_bytes + self.kv_bytes + self.buffer_bytes
+
+    @property
+    def required_bytes(self) -> int:
+        """The smallest memory whose verdict is not "no", rounded up to what one can write."""
+        unit = GIB / 10 if self.minimum_bytes >= GIB else MIB
+        return math.ceil(math.ceil(self.minimum_bytes / CEILING / unit) * unit)
 
     @property
     def share(self) -> float:
@@ -91,16 +99,19 @@ class MemoryPlan:
 
 
 def make_plan(
-    config: ModelConfig, precision: str, context: int, ram_bytes: int, kv: str = "f16"
+    config: ModelConfig, precision: str, context: int, ram_bytes: int, kv: str = "auto"
 ) -> MemoryPlan:
     """Plan a model at one precision.
 
-    `kv` is the format of the KV cache, "f16" or "f32". Raises ConfigError when `precision`, `kv`
-    or `context` is not one that the model can have.
+    `kv` is the format of the KV cache: "f16", "f32", or "auto", which is "f32" for bf16 weights
+    (who wants exact numbers wants them throughout) and "f16" for the others. Raises ConfigError
+    when `precision`, `kv` or `context` is not one that the model can have.
     """
     if precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise ConfigError(f'precision: expected one of {known}, found "{precision}".')
+    if kv == "auto":
+        kv = "f32" if precision == "bf16" else "f16"
     if kv not in kv_cache.FORMATS:
         known = ", ".join(kv_cache.FORMATS)
         raise ConfigError(f'KV cache: expected one of {known}, found "{kv}".')
@@ -121,6 +132,7 @@ def make_plan(
     return MemoryPlan(
         precision=precision,
         context=context,
+        kv=kv,
         ram_bytes=ram_bytes,
         file_bytes=dense + experts,
         dense_bytes=dense,
@@ -133,7 +145,7 @@ def make_plan(
 
 
 def choose_precision(
-    config: ModelConfig, ram_bytes: int, context: int, kv: str = "f16"
+    config: ModelConfig, ram_bytes: int, context: int, kv: str = "auto"
 ) -> MemoryPlan:
     """Plan the most precise level that stays within 75 % of the memory; else int4, which pages."""
     plans = [make_plan(config, level, context, ram_bytes, kv) for level in ("bf16", "int8", "int4")]
@@ -146,7 +158,7 @@ def plan(
     ram: str | int,
     context: int = 4096,
     precision: str = "auto",
-    kv: str = "f16",
+    kv: str = "auto",
 ) -> MemoryPlan:
     """Plan a model for `ram`, "64G" or bytes; precision "auto" takes the best level that fits."""
     ram_bytes = parse_size(str(ram))
@@ -157,9 +169,14 @@ def plan(
 
 
 def buffer_bytes(config: ModelConfig, context: int) -> int:
-    """Return the bytes of the float32 arrays that a prefill batch holds at once, and the logits."""
-    tokens = min(PREFILL_TOKENS, context)
-    stream = 4 * config.hidden_size  # x, its norm, attention's and the experts' output
-    attention = 2 * config.q_size + 2 * config.kv_size
-    experts = config.num_experts_per_tok * (config.hidden_size + 3 * config.intermediate_size)
-    return 4 * (tokens * (stream + attention + experts) + config.vocab_size)
+    """Return the bytes of the rows of activations that a prefill batch touches, and of the logits.
+
+    Rows are float32, and those that quantized weights read are 8-bit codes too, with a scale and a
+    sum for each 32 of them: 1.25 bytes more.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    q, kv, active = config.q_size, config.kv_size, config.num_experts_per_tok
+    values = 3 * hidden + 2 * q + 2 * kv + active * (2 * hidden + inner)
+    codes = hidden + q + active * (hidden + inner)
+    rows = min(PREFILL_TOKENS, context)
+    return int(rows * (4 * values + 1.25 * codes)) + 4 * config.vocab_size

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpumix import machine
-from cpumix.machine import machine_info
+from cpumix.machine import machine_info, peak_rss_bytes
 
 GIB = 2**30
 
@@ -144,3 +144,16 @@ def test_cores_within_affinity_where_the_topology_is_hidden(big_machine, monkeyp
     monkeypatch.setattr(machine, "_allowed_cpus", lambda: [0, 1])
     monkeypatch.setattr(machine.psutil, "cpu_count", lambda logical=True: None)
     assert machine_info(tmp_path).physical_cores == 2
+
+
+def test_peak_memory_outlives_what_took_it():
+    touched = b"x" * (64 << 20)
+    now = machine.psutil.Process().memory_info().rss
+    del touched
+    assert peak_rss_bytes() >= 0.98 * now  # the kernel counts in batches
+
+
+def test_peak_memory_without_proc(monkeypatch):
+    known = peak_rss_bytes()
+    monkeypatch.setattr(machine, "_read", lambda path: "")
+    assert peak_rss_bytes() >= 0.98 * known

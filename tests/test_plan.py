@@ -9,7 +9,8 @@ import pytest
 import cpumix
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.plan import buffer_bytes, choose_precision, make_plan
+from cpumix.plan import PREFILL_TOKENS, buffer_bytes, choose_precision, make_plan
+from cpumix.units import format_size, parse_size
 
 GIB = 2**30
 MIXTRAL_8X7B = {
@@ -93,8 +94,23 @@ def test_plan_says_no_below_its_minimum(mixtral):
     assert replace(plan, ram_bytes=enough - 4).verdict == "no"
 
 
+@pytest.mark.parametrize("context", [1, 1000, 32768])
+def test_required_memory_is_just_enough_and_can_be_typed(mixtral, context):
+    for config in (mixtral, replace(mixtral, hidden_size=64, intermediate_size=96)):
+        plan = make_plan(config, "int4", context, GIB)
+        typed = parse_size(format_size(plan.required_bytes))
+        assert replace(plan, ram_bytes=typed).verdict != "no"
+        assert replace(plan, ram_bytes=round(typed * 0.9)).verdict == "no"
+
+
 def kv_bytes(config: ModelConfig, context: int, kv: str = "f16") -> int:
     return make_plan(config, "int4", context, GIB, kv).kv_bytes
+
+
+def test_kv_cache_is_as_exact_as_the_weights(mixtral):
+    assert make_plan(mixtral, "bf16", 4096, GIB).kv == "f32"
+    assert make_plan(mixtral, "int8", 4096, GIB).kv == "f16"
+    assert make_plan(mixtral, "bf16", 4096, GIB, "f16").kv == "f16"
 
 
 def test_kv_cache_of_mixtral(mixtral):
@@ -120,13 +136,26 @@ def test_buffers_stop_growing_at_a_prefill_batch(mixtral):
     assert buffer_bytes(mixtral, 512) == buffer_bytes(mixtral, 32768)
 
 
+def test_buffers_are_those_of_the_model(mixtral):
+    from cpumix.model import BATCH, Buffers
+
+    assert BATCH == PREFILL_TOKENS
+    small = replace(mixtral, hidden_size=512, intermediate_size=1792, head_dim=32)
+    buffers = Buffers(small, BATCH)
+    rows = {name: row for name, row in vars(buffers).items() if hasattr(row, "codes")}
+    touched = sum(row.values.nbytes for row in rows.values())
+    for name in ("h", "heads", "routed", "inner"):  # the rows that matrices read
+        touched += rows[name].nbytes - rows[name].values.nbytes
+    assert buffer_bytes(small, 4096) == pytest.approx(touched, rel=0.1)  # spare rows and columns
+
+
 @pytest.mark.parametrize(
     ("precision", "ram_gib", "sentence"),
     [
         ("int4", 64, "fits: 41 % of the memory, up to 70 % is at ease"),
         ("int8", 64, "tight: 74 % of the memory, 75 % is the most"),
-        ("int4", 32, "82 % of the memory; experts come from disk as the router picks them"),
-        ("int4", 2, "no: even paging needs 2.7 GiB, at most 1.5 GiB (75 %) can be used"),
+        ("int4", 32, "81 % of the memory; experts come from disk as the router picks them"),
+        ("int4", 2, "no: even paging needs 2.6 GiB, at most 1.5 GiB (75 %) can be used"),
     ],
 )
 def test_explanation_says_why(mixtral, precision, ram_gib, sentence):
