@@ -1,0 +1,88 @@
+"""A vocabulary in `tokenizer.model`, read by the sentencepiece library."""
+
+from __future__ import annotations
+
+import re
+
+from ..errors import ConfigError
+from .settings import TokenizerSettings
+from .stream import EACH_BYTE, SPACE
+
+# Protobuf messages merge when concatenated: this is normalizer_spec.add_dummy_prefix = false.
+_NO_PREFIX = b"\x1a\x02\x18\x00"
+
+
+class SentencePieceVocabulary:
+    """sentencepiece's own ids, and the tokens that a fine-tune added after them."""
+
+    byte_errors = EACH_BYTE
+    adds_bos = True
+
+    def __init__(self, model: bytes, settings: TokenizerSettings) -> None:
+        """Load a serialized model; raise ConfigError for bytes that are none."""
+        from sentencepiece import SentencePieceProcessor
+
+        try:
+            if not model:
+                raise RuntimeError("no bytes")  # sentencepiece takes them for an empty vocabulary
+            self._model = SentencePieceProcessor(model_proto=model)
+            self._unprefixed = SentencePieceProcessor(model_proto=model + _NO_PREFIX)
+        except RuntimeError as e:
+            raise ConfigError(
+                f"tokenizer.model: expected a sentencepiece model, found {len(model)} bytes that "
+                "are not one. Copy the file from the checkpoint again."
+            ) from e
+        self._base: int = self._model.vocab_size()
+        base = [self._model.id_to_piece(token) for token in range(self._base)]
+        self._added = {
+            token: text
+            for token, text in settings.added.items()
+            if text and (token >= self._base or base[token] != text)
+        }
+        self.size = max([self._base, *(token + 1 for token in self._added)])
+        self.control = {base[t]: t for t in range(self._base) if self._model.is_control(t)}
+        self._words: dict[str, int] = {}
+        for token, text in self._added.items():
+            control = settings.is_control(text, special=text not in settings.words)
+            (self.control if control else self._words)[text] = token
+        longest_first = sorted(self._words, key=len, reverse=True)
+        self._word = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._legacy = settings.legacy
+        self.hides_first_space: bool = self._model.encode("a") != self._unprefixed.encode("a")
+        bos, eos = self._model.bos_id(), self._model.eos_id()  # -1: the model has none
+        self.bos_id: int | None = bos if bos >= 0 else None
+        self.eos_id: int | None = eos if eos >= 0 else None
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a whole token, or None."""
+        for tokens in (self.control, self._words):
+            if token in tokens:
+                return tokens[token]
+        found: int = self._model.piece_to_id(token)  # unknown tokens give the id of "<unk>"
+        return found if self._model.id_to_piece(found) == token else None
+
+    def encode(self, text: str, after_control: bool = False) -> list[int]:
+        """Encode plain text; `after_control` says that a control token stands before it."""
+        ids: list[int] = []
+        for part in self._word.split(text):
+            if part in self._words:
+                ids.append(self._words[part])
+            elif part:
+                # Llama's first tokenizers put a space before each text that follows a control
+                # token; those with "legacy": false only before the first text.
+                legacy = self._legacy and not part.startswith((" ", SPACE))
+                inside = after_control or ids
+                ids += (self._unprefixed if inside and not legacy else self._model).encode(part)
+        return ids
+
+    def piece(self, token: int) -> str | bytes:
+        """Return what an id prints; see `Vocabulary.piece`."""
+        if token in self._added:
+            text = self._added[token]
+            return "" if text in self.control else text
+        if not 0 <= token < self._base or self._model.is_control(token):
+            return ""
+        if self._model.is_unknown(token):
+            return str(self._unprefixed.decode([token]))  # sentencepiece's sign for it, " ⁇ "
+        text = str(self._model.id_to_piece(token))
+        return bytes([int(text[3:5], 16)]) if self._model.is_byte(token) else text  # <0x0A>
