@@ -103,9 +103,14 @@ def parallel_kernel(function: F) -> F:
     return _compile(function, parallel=True)
 
 
+def most_threads() -> int:
+    """Return how many threads numba was started with: the most there can be."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
 def set_threads(count: int) -> int:
-    """Use `count` threads from now on, or as many as numba was started with; return how many that is."""
-    count = min(count, numba.config.NUMBA_NUM_THREADS)
+    """Use `count` threads from now on, at most `most_threads`; return how many that is."""
+    count = min(count, most_threads())
     numba.set_num_threads(count)
     return count
 

@@ -36,3 +36,14 @@ class Rows:
     def nbytes(self) -> int:
         """Bytes that the buffer takes."""
         return self.values.nbytes + self.codes.nbytes + self.scale.nbytes + self.start.nbytes
+
+    def gather(self, source: Rows, index: NDArray[np.int64]) -> None:
+        """Copy the rows with these indices from another buffer of the same width, codes included."""
+        n = len(index)
+        for mine, theirs in (
+            (self.values, source.values),
+            (self.codes, source.codes),
+            (self.scale, source.scale),
+            (self.start, source.start),
+        ):
+            np.take(theirs, index, axis=0, out=mine[:n], mode="clip")

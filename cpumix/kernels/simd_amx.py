@@ -34,7 +34,8 @@ from .simd import (
     spread,
 )
 
-SUMS_BYTES = 16 * 2 * 16 * 64  # of 16 blocks
+STEP = 1  # blocks whose sums are scaled together, while the next ones are multiplied
+SUMS_BYTES = 2 * STEP * 2 * 16 * 64
 PANEL_BLOCK = 2 * (512 + 64)
 ROWS = 16
 
@@ -131,15 +132,19 @@ def scale_rows(
 
 @kernel
 def panel_rows(panel, blocks, x, x_stride, scale, totals, sums):  # type: ignore[no-untyped-def]
-    """Add a panel times 16 rows to their totals."""
+    """Add a panel times 16 rows to their totals, a few blocks at a time so that sums stay near."""
     configure()
     stride = x_stride // 8
-    for b in range(blocks):
-        block_products(x + 32 * b, x_stride, panel + b * PANEL_BLOCK, sums + 2048 * b)
-    for side in range(2):
-        total = load_totals(totals + 64 * side)
-        for b in range(blocks):
-            w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
-            total = scale_rows(total, sums + 2048 * b + 1024 * side, w, scale + 4 * b, stride)
-        store_totals(totals + 64 * side, total)
+    for first in range(0, blocks, STEP):
+        last = min(first + STEP, blocks)
+        for b in range(first, last):
+            place = sums + 2048 * (b % (2 * STEP))
+            block_products(x + 32 * b, x_stride, panel + b * PANEL_BLOCK, place)
+        for side in range(2):
+            total = load_totals(totals + 64 * side)
+            for b in range(first, last):
+                w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
+                place = sums + 2048 * (b % (2 * STEP)) + 1024 * side
+                total = scale_rows(total, place, w, scale + 4 * b, stride)
+            store_totals(totals + 64 * side, total)
     release()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from . import bf16, q4, q8
 from .tiles import BLOCK, ROWS, tile_counts
 
-__all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes"]
+__all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes", "tile_counts"]
 
 FLOAT32 = "f32"  # plain row-major float32, for norms and routers; has no tiles
 
@@ -30,6 +30,8 @@ class QuantFormat:
     """(n, k) float32 -> (tiles, blocks, tile_bytes) uint8."""
     dequantize: Callable[[NDArray[np.uint8], int, int], NDArray[np.float32]]
     """tiles, n, k -> (n, k) float32."""
+    rows: Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
+    """tiles, indices (m,) -> (m, padded k) float32: the rows of an embedding."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -45,9 +47,9 @@ class QuantFormat:
 FORMATS = {
     f.name: f
     for f in (
-        QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize),
-        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize),
-        QuantFormat("q4", q4.TILE_BYTES, q4.quantize, q4.dequantize),
+        QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize, bf16.rows),
+        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize, q8.rows),
+        QuantFormat("q4", q4.TILE_BYTES, q4.quantize, q4.dequantize, q4.rows),
     )
 }
 

@@ -40,3 +40,10 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     return from_blocks(
         to_float32(pairs.transpose(0, 3, 1, 2, 4).reshape(count, ROWS, blocks, BLOCK)), n, k
     )
+
+
+def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the rows with these indices, (len(ids), padded k) float32."""
+    count, blocks, _ = tiles.shape
+    pairs = tiles.view(np.uint16).reshape(count, blocks, BLOCK // 2, ROWS, 2)
+    return to_float32(pairs[ids // ROWS, :, :, ids % ROWS]).reshape(len(ids), blocks * BLOCK)

@@ -94,3 +94,14 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(count, blocks, GROUPS, ROWS, 4)
     value = CODE_BOOK.astype(np.float32)[deinterleave(groups)]
     return from_blocks(value * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k)
+
+
+def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the rows with these indices, (len(ids), padded k) float32."""
+    count, blocks, _ = tiles.shape
+    packed = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
+    nibbles = packed[ids // ROWS, :, :, ids % ROWS]
+    index = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(len(ids), blocks, BLOCK)
+    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
+    value = CODE_BOOK.astype(np.float32)[index]
+    return (value * scale.astype(np.float32)[..., None]).reshape(len(ids), -1)

@@ -51,3 +51,12 @@ def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:
     """Return 1 / scale as float32, and 0 where the scale is 0 (an all-zero block)."""
     wide = scale.astype(np.float32)
     return np.divide(np.float32(1), wide, out=np.zeros_like(wide), where=wide != 0)
+
+
+def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the rows with these indices, (len(ids), padded k) float32."""
+    count, blocks, _ = tiles.shape
+    groups = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4)
+    code = groups[ids // ROWS, :, :, ids % ROWS].reshape(len(ids), blocks, BLOCK)
+    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
+    return ((code.astype(np.float32) - ZERO) * scale.astype(np.float32)[..., None]).reshape(len(ids), -1)

@@ -1,0 +1,34 @@
+"""The door to the encoding kernels: rows of weights in, tiles out, at this process's level."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..quant import FORMATS, bf16, tile_counts
+from .isa import active
+
+
+def encode(rows: NDArray[Any], format_name: str) -> tuple[NDArray[np.uint8], int]:
+    """Encode weights (n, k), float32 or bfloat16 as uint16, as tiles of the named format.
+
+    Returns the tiles (tiles, blocks, tile_bytes) and the largest magnitude's float32 bits, 0x7F800000 or more if a weight
+    is infinite or NaN: then the tiles mean nothing.
+    """
+    target = FORMATS[format_name]
+    if active().name == "generic":
+        wide = bf16.to_float32(rows) if rows.dtype == np.uint16 else rows
+        most = int((np.ascontiguousarray(wide).view(np.uint32) & 0x7FFFFFFF).max())
+        tiles, blocks = tile_counts(*wide.shape)
+        if most >= 0x7F800000:
+            return np.zeros((tiles, blocks, target.tile_bytes), np.uint8), most
+        return target.quantize(wide), most
+    from . import encode as kernels
+
+    tiles, blocks = tile_counts(*rows.shape)
+    out = np.empty((tiles, blocks, target.tile_bytes), np.uint8)
+    largest = np.zeros(tiles, np.int32)
+    kernels.encode(rows, target.tile_bytes, out, largest)
+    return out, int(largest.max())
