@@ -136,8 +136,8 @@ def _refuse_absurd(config: ModelConfig, stored: Mapping[str, StoredTensor], fold
 def _check(place: naming.Place, source: StoredTensor) -> None:
     if source.dtype not in RAW_TYPES:
         raise ConvertError(
-            f'tensor "{place.source_name}": expected dtype {", ".join(RAW_TYPES)}, found '
-            f'{source.dtype} in "{source.path}".'
+            f'tensor "{place.source_name}" has an unsupported dtype: expected '
+            f'{", ".join(RAW_TYPES)}, found {source.dtype} in "{source.path}".'
         )
     if source.shape != place.source_shape:
         raise ConvertError(
