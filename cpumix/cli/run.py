@@ -79,8 +79,6 @@ def _read_prompt(prompt: str) -> str:
         prompt.encode()
     except UnicodeEncodeError as error:  # Python hands over undecodable arguments as surrogates
         raise ConfigError("prompt: expected UTF-8 text, found other bytes.") from error
-    if not prompt.strip():
-        raise ConfigError("prompt: expected some text, found nothing. Give it with -p.")
     return prompt
 
 
