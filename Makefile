@@ -28,7 +28,7 @@ check: lint test
 # Compare logits and greedy text live with transformers; installs torch, about 1 GB.
 oracle: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'
-	$(BIN)/python -m pytest tests/oracle
+	$(BIN)/python tools/record_oracle.py --check
 # Measure decode and prefill on this machine.
 bench: setup
 	$(BIN)/python tools/bench.py

@@ -23,7 +23,7 @@ from cpumix.units import MIB, format_size, parse_size
 
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
-# Interpreter, NumPy, Numba with LLVM, loaded kernels: 146 to 153 MiB on Linux with Python 3.11 (peak
+# Interpreter, NumPy, Numba with LLVM, loaded kernels: 146 to 153 MiB on Linux, Python 3.11 (peak
 # minus all the rest, demo model). The very first run, which compiles, takes 90 MiB more.
 BASELINE_BYTES = 150 * MIB
 
