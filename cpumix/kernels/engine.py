@@ -16,7 +16,7 @@ from ..quant import bf16
 from . import plain
 from .isa import active
 from .jit import set_threads
-from .rows import Rows
+from .rows import Rows, aligned_zeros
 
 Floats = NDArray[np.float32]
 
@@ -131,7 +131,7 @@ class SimdEngine(_SharedEngine):
         if active().name == "amx":
             simd_amx.request_permission()
         self._counter = np.zeros(1, np.int64)
-        self._scratch = np.zeros((self.threads, products.SCRATCH_BYTES), np.uint8)
+        self._scratch = aligned_zeros((self.threads, products.SCRATCH_BYTES), np.uint8)
 
     def norm(self, x: Rows, weight: Floats, eps: float, count: int, out: Rows) -> None:
         self._rowwise.norm(x.values, weight, eps, x.columns, count, out.values)
@@ -155,7 +155,7 @@ class SimdEngine(_SharedEngine):
     ) -> None:
         needed = self._attention.scratch_bytes(a.group, values.shape[2])
         if self._scratch.shape[1] < needed:
-            self._scratch = np.zeros((self.threads, needed), np.uint8)
+            self._scratch = aligned_zeros((self.threads, needed), np.uint8)
         self._counter[0] = 0
         self._attention.attend(
             q.values[:count],

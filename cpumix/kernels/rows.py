@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -9,6 +11,17 @@ BLOCK = 32
 SPARE_ROWS = 16  # the last group of rows of a kernel may read beyond the end; what it computes there is dropped
 # A row stride that is a power of two would put all rows in the same few cache sets.
 SPARE_BLOCKS = 2
+LINE = 64  # bytes of a cache line; a 64-byte load that straddles two costs double
+
+T = TypeVar("T", bound=np.generic)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: type[T]) -> NDArray[T]:
+    """Return zeros that start on a cache line; the pages are touched only when used."""
+    size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + LINE, np.uint8)
+    first = -address_of(raw) % LINE
+    return raw[first : first + size].view(dtype).reshape(shape)
 
 
 def address_of(array: NDArray[np.generic]) -> int:
@@ -26,11 +39,11 @@ class Rows:
     def __init__(self, capacity: int, columns: int) -> None:
         self.columns = columns
         self.blocks = -(-columns // BLOCK)
-        stride = self.blocks + SPARE_BLOCKS
-        self.values = np.zeros((capacity + SPARE_ROWS, BLOCK * stride), np.float32)
-        self.codes = np.zeros((capacity + SPARE_ROWS, BLOCK * stride), np.int8)
-        self.scale = np.zeros((capacity + SPARE_ROWS, stride), np.float32)
-        self.start = np.zeros((capacity + SPARE_ROWS, stride), np.int32)
+        stride = self.blocks + self.blocks % 2 + SPARE_BLOCKS  # even: rows of codes start on cache lines
+        self.values = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.float32)
+        self.codes = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.int8)
+        self.scale = aligned_zeros((capacity + SPARE_ROWS, stride), np.float32)
+        self.start = aligned_zeros((capacity + SPARE_ROWS, stride), np.int32)
 
     @property
     def nbytes(self) -> int:

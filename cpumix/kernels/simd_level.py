@@ -50,7 +50,7 @@ TABLE = {
     "avx2": Instructions(x86.dot4_avx2, x86.lookup_256, x86.make_signed, False, 2),
     "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, x86.keep_unsigned, True, 2),
     "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, x86.make_signed, False, 4),
-    "avx512vnni": Instructions(x86.dot4_avx512vnni, x86.lookup_512, x86.keep_unsigned, True, 4),
+    "avx512vnni": Instructions(x86.dot4_avx512vnni, x86.lookup_512, x86.keep_unsigned, True, 6),
     "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, x86.keep_unsigned, True, 4),
 }
 LEVEL = TABLE[active().name]
