@@ -1,7 +1,7 @@
-"""Checkpoints as people have them: Hugging Face folders, read tensor by tensor under our names.
+"""Reads the checkpoints that people have; each tensor comes with its canonical name.
 
-`files` reads from the disk, `safetensors` understands one shard's header and `shards` a folder of
-them, `naming` is the table of names, and `huggingface` puts all of it together.
+`open_checkpoint` checks everything that headers can show before it returns: a conversion that
+starts does not fail later over a name, a shape or a missing file.
 """
 
 from .huggingface import Checkpoint, open_checkpoint

@@ -1,24 +1,20 @@
-"""Opens a Hugging Face folder: everything that headers can tell is checked before the first weight.
-
-A tensor that is missing, unknown, or of a shape or dtype we do not run is refused by the name it
-has in the checkpoint. The weights themselves (NaN, infinity) are looked at while converting.
-"""
+"""Opens a folder as Hugging Face's transformers saves it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from cpumix.config import ModelConfig
+from cpumix.config.values import token_ids
 from cpumix.errors import ConvertError
 
-from . import naming
-from .files import parse_object, read_file, read_json
+from .files import read_file, read_into, read_json, unreadable
+from .names import EMBEDDING, HEAD, choose_naming, is_idle, is_stacked, source_name
 from .safetensors import StoredTensor
 from .shards import read_shards
-from .tensor import RAW_TYPES, SourceTensor
+from .tensor import DTYPES, SourceTensor
 
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 SIDE_FILES = (
@@ -30,126 +26,156 @@ SIDE_FILES = (
     "chat_template.json",
     "generation_config.json",
 )
-ABSURD = 64  # times as many weights in the config as there are bytes
+_COMPARED_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An open checkpoint: `tensors` has exactly the names, shapes and order of the config's."""
+    """A checkpoint whose every name, shape, dtype and size has been checked."""
 
     config: ModelConfig
     tensors: dict[str, SourceTensor]
+    """By canonical name, in the order of `ModelConfig.tensor_shapes`."""
     files: dict[str, bytes]
-    """The tokenizer and what else travels with the weights, by file name."""
-
-    @property
-    def source_bytes(self) -> int:
-        """Bytes of all weights, as they will be read."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
+    """Side files by name, such as "tokenizer.model"."""
+    source_bytes: int
+    """Of the weights."""
 
 
-def open_checkpoint(folder: Path | str) -> Checkpoint:
-    """Open the folder of a Hugging Face checkpoint, reading headers and small files only.
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read a checkpoint's side files and headers, and check that it is whole.
 
-    Raises ConvertError for a damaged or incomplete checkpoint, ConfigError for a model that
+    Raises ConvertError for what is missing, damaged or superfluous, ConfigError for a model that
     cpumix does not run.
     """
-    folder = Path(folder)
-    stored = read_shards(folder)
-    config = _read_config(folder)
-    files = {name: read_file(folder / name) for name in SIDE_FILES if (folder / name).exists()}
-    if not files.keys() & set(TOKENIZERS):
-        raise ConvertError(
-            f'tokenizer missing: expected {" or ".join(TOKENIZERS)} in "{folder}". '
-            "Download it from where the weights come from."
-        )
-    if "generation_config.json" in files:
-        config = _with_eos(config, files["generation_config.json"], folder)
-    return Checkpoint(config, _match_tensors(config, stored, folder), files)
-
-
-def _read_config(folder: Path) -> ModelConfig:
-    path = folder / "config.json"
-    if not path.exists():
-        raise ConvertError(
-            f'no config.json beside the weights in "{folder}". '
-            "Download it from where they come from."
-        )
-    return ModelConfig.from_huggingface(read_json(path), str(path))
-
-
-def _with_eos(config: ModelConfig, generation_config: bytes, folder: Path) -> ModelConfig:
-    """Add the end tokens of generation_config.json, where chat models name theirs."""
-    where = str(folder / "generation_config.json")
-    eos: Any = parse_object(generation_config, where).get("eos_token_id")
-    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
-    for token in ids:
-        if type(token) is not int or not 0 <= token < config.vocab_size:
-            raise ConvertError(
-                f"eos_token_id: expected tokens of the vocabulary of {config.vocab_size}, found "
-                f'{token!r} in "{where}".'
-            )
-    return replace(config, eos_token_ids=tuple(dict.fromkeys([*config.eos_token_ids, *ids])))
-
-
-def _match_tensors(
-    config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path
-) -> dict[str, SourceTensor]:
-    """Find each of the model's tensors in the shards, and account for each of the shards'."""
-    _refuse_absurd(config, stored, folder)
-    table = naming.detect(stored, config.is_moe)
-    tensors, used = {}, set()
-    for name, shape in config.tensor_shapes().items():
-        place = naming.place(table, name, shape, config.num_local_experts)
-        source = stored.get(place.source_name)
-        if source is None:
-            raise ConvertError(
-                f'tensor "{place.source_name}" is missing: expected it in a shard in "{folder}".'
-            )
-        _check(place, source)
-        used.add(place.source_name)
-        offset = source.offset + place.skip * RAW_TYPES[source.dtype].itemsize
-        tensors[name] = SourceTensor(
-            name, place.source_name, source.path, offset, shape, source.dtype
-        )
-    for name in sorted(stored.keys() - used):
-        if not _is_ignored(name, config):
-            raise ConvertError(
-                f'tensor "{name}" is unknown: {config.architecture} has none of this name. '
-                f'It lies in "{stored[name].path}".'
-            )
-    return tensors
-
-
-def _refuse_absurd(config: ModelConfig, stored: Mapping[str, StoredTensor], folder: Path) -> None:
-    """Stop before the names of a billion layers are listed; else a missing tensor gets its name."""
-    matrices = 3 * config.num_hidden_layers * config.num_local_experts
-    expected = matrices * config.intermediate_size * config.hidden_size
-    found = sum(tensor.nbytes for tensor in stored.values())
-    if expected > ABSURD * found:
-        raise ConvertError(
-            f"config.json describes {expected} weights in experts alone, but the shards have only "
-            f'{found} bytes. Download config.json and all shards of one model into "{folder}".'
-        )
-
-
-def _check(place: naming.Place, source: StoredTensor) -> None:
-    if source.dtype not in RAW_TYPES:
-        raise ConvertError(
-            f'tensor "{place.source_name}" has an unsupported dtype: expected '
-            f'{", ".join(RAW_TYPES)}, found {source.dtype} in "{source.path}".'
-        )
-    if source.shape != place.source_shape:
-        raise ConvertError(
-            f'tensor "{place.source_name}": expected shape {place.source_shape} from config.json, '
-            f'found {source.shape} in "{source.path}".'
-        )
-
-
-def _is_ignored(name: str, config: ModelConfig) -> bool:
-    """Tell whether the model means the same without a tensor."""
-    return (
-        naming.BOOKKEEPING.fullmatch(name) is not None
-        or (config.tie_word_embeddings and name == naming.SHARED["output.weight"])
-        or (not config.is_moe and naming.ROUTER.fullmatch(name) is not None)  # one has no choice
+    _check_folder(folder)
+    config = ModelConfig.from_huggingface(
+        read_json(folder / "config.json"), f'"{folder / "config.json"}"'
     )
+    files = {name: read_file(folder / name) for name in SIDE_FILES if (folder / name).exists()}
+    if not any(name in files for name in TOKENIZERS):
+        raise ConvertError(
+            f"tokenizer missing: expected {' or '.join(TOKENIZERS)}, found neither. "
+            f'Download it to "{folder}".'
+        )
+    config = replace(config, eos_token_ids=_eos_token_ids(folder, config))
+    stored = read_shards(folder)
+    config = replace(config, tie_word_embeddings=_settle_head(config, stored))
+    tensors = _match(config, stored, folder)
+    return Checkpoint(config, tensors, files, sum(t.nbytes for t in tensors.values()))
+
+
+def _check_folder(folder: Path) -> None:
+    try:
+        exists, is_folder = folder.exists(), folder.is_dir()
+        has_config = is_folder and (folder / "config.json").exists()
+    except OSError as e:
+        raise unreadable(folder, e) from e
+    if not exists:
+        raise ConvertError(
+            f'checkpoint: expected a folder, found nothing at "{folder}". Check the path.'
+        )
+    if not is_folder:
+        raise ConvertError(
+            "checkpoint: expected a folder with config.json and *.safetensors, "
+            f'found a file at "{folder}". Name the folder around it.'
+        )
+    if not has_config:
+        raise ConvertError(
+            "checkpoint: expected config.json beside the weights, "
+            f'found none in "{folder}". Name the folder of a Hugging Face checkpoint.'
+        )
+
+
+def _eos_token_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
+    """Return what ends a text: what generation_config.json says, else what config.json says."""
+    path = folder / "generation_config.json"
+    found = read_json(path).get("eos_token_id") if path.exists() else None
+    if found is None:
+        return config.eos_token_ids
+    return token_ids(found, "eos_token_id", f'"{path}"', config.vocab_size)
+
+
+def _settle_head(config: ModelConfig, stored: dict[str, StoredTensor]) -> bool:
+    """Return whether the head is the embedding, and leave only one of the two if so.
+
+    As in transformers, tie_word_embeddings holds unless both are there with different values, and
+    either of them may be the one that was saved.
+    """
+    if not config.tie_word_embeddings:
+        return False
+    if HEAD in stored:
+        if EMBEDDING in stored and not _same_bytes(stored[EMBEDDING], stored[HEAD]):
+            return False
+        stored.setdefault(EMBEDDING, stored.pop(HEAD))
+    return True
+
+
+def _same_bytes(a: StoredTensor, b: StoredTensor) -> bool:
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    for start in range(0, a.nbytes, _COMPARED_BYTES):
+        length = min(_COMPARED_BYTES, a.nbytes - start)
+        pieces = bytearray(length), bytearray(length)
+        for tensor, piece in zip((a, b), pieces, strict=True):
+            read_into(tensor.path, tensor.offset + start, memoryview(piece))
+        if pieces[0] != pieces[1]:
+            return False
+    return True
+
+
+def _match(
+    config: ModelConfig, stored: dict[str, StoredTensor], folder: Path
+) -> dict[str, SourceTensor]:
+    """Return every tensor that a model needs, in order. Raises ConvertError for the first fault."""
+    naming = choose_naming(stored, config.architecture)
+    shapes = config.tensor_shapes()
+    wanted: dict[str, list[str]] = {}  # source name to the canonical ones of its parts, in order
+    for name in shapes:
+        wanted.setdefault(source_name(name, naming), []).append(name)
+    for source, tensor in stored.items():
+        if source not in wanted and not is_idle(source, naming, config.is_moe):
+            raise ConvertError(
+                f'tensor "{source}": a name unknown to a {config.architecture} of '
+                f"{config.num_hidden_layers} layers and {config.num_local_experts} experts. "
+                f'Compare config.json with the shard "{tensor.path}".'
+            )
+    missing = [source for source in wanted if source not in stored]
+    if missing:
+        raise ConvertError(
+            f'tensor "{missing[0]}": expected it in a shard, found it in none'
+            + (f", nor {len(missing) - 1} others. " if len(missing) > 1 else ". ")
+            + f'Download all shards to "{folder}".'
+        )
+    found = {}
+    for source, names in wanted.items():
+        for part in _split(source, stored[source], names, shapes[names[0]], config):
+            found[part.name] = part
+    return {name: found[name] for name in shapes}
+
+
+def _split(
+    source: str,
+    stored: StoredTensor,
+    names: list[str],
+    shape: tuple[int, ...],
+    config: ModelConfig,
+) -> Iterator[SourceTensor]:
+    """Yield the parts of a stored tensor, all of one shape, one after the other."""
+    expected = shape
+    if is_stacked(source):
+        experts = config.num_local_experts
+        expected = (experts, len(names) // experts * shape[0], shape[1])
+    if stored.shape != expected:
+        raise ConvertError(
+            f'tensor "{source}": expected shape {expected} by config.json, found {stored.shape}. '
+            f'Shard "{stored.path}".'
+        )
+    if stored.dtype not in DTYPES:
+        raise ConvertError(
+            f'tensor "{source}": expected dtype {" or ".join(DTYPES)}, found {stored.dtype}. '
+            f'Convert a checkpoint that is not quantized. Shard "{stored.path}".'
+        )
+    step = stored.nbytes // len(names)
+    for i, name in enumerate(names):
+        yield SourceTensor(name, source, stored.path, stored.offset + i * step, shape, stored.dtype)

@@ -1,36 +1,42 @@
-"""The safetensors header of one shard, trusted only after every number in it has been checked.
+"""Reads the header of a safetensors file, and trusts nothing in it.
 
-    offset   content
-    0        header size N, uint64, little-endian
-    8        N bytes of JSON: name -> {"dtype", "shape", "data_offsets": [begin, end]}
-    8 + N    the data; offsets count from here, and tensors follow each other without gaps
+    offset  bytes  content
+         0      8  N, the length of the header, uint64, little-endian
+         8      N  JSON object: tensor name to {"dtype", "shape", "data_offsets": [begin, end]};
+                   "__metadata__" may hold strings for people
+     8 + N      .  the data: offsets count from here, row-major, little-endian
 
-"__metadata__" is not a tensor. The whole format: https://github.com/huggingface/safetensors
+Tensors cover the data from the first byte to the last, in any order, without holes or overlaps;
+the file ends with the last of them. Source: https://github.com/huggingface/safetensors, "Format".
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections import Counter
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeGuard
 
 from cpumix.errors import ConvertError
 
-from .files import POINTER_START, cannot_read, parse_object, refuse_pointer
+from .files import refuse_pointer, unreadable
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the format's own library
+MAX_HEADER_BYTES = 100_000_000  # what the format's own library allows
 MAX_DIMENSIONS = 8
-ITEM_BYTES = {
-    **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
-    **dict.fromkeys(("F32", "I32", "U32"), 4),
-    **dict.fromkeys(("F64", "I64", "U64"), 8),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2"), 1),
+DTYPE_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
 
 
-class StoredTensor(NamedTuple):
-    """Where a shard keeps a tensor; `offset` counts from the start of the file, in bytes."""
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as its file describes it; `offset` counts bytes from the start of the file."""
 
     path: Path
     dtype: str
@@ -40,85 +46,102 @@ class StoredTensor(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return a shard's tensors by name, in the order of their data.
+    """Return the tensors of a safetensors file by name.
 
-    Raises ConvertError unless the header is sound and the file has exactly the size it promises.
+    Raises ConvertError when it is not one, is damaged, or is not as long as its header says.
     """
     try:
-        with open(path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            start = stream.read(len(POINTER_START))
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            start = file.read(64)
             refuse_pointer(path, start)
-            if size < 8:
-                raise ConvertError(
-                    f'"{path}": too short for a safetensors shard: expected 8 bytes or more, found '
-                    f"{size}. Download it again."
-                )
             length = int.from_bytes(start[:8], "little")
-            if length > MAX_HEADER_BYTES:
+            if len(start) < 8 or length > MAX_HEADER_BYTES:
                 raise ConvertError(
-                    f'"{path}": not a safetensors shard: expected a header of at most '
-                    f"{MAX_HEADER_BYTES} bytes, found a size of {length}. Download it again."
+                    f'"{path}": not a safetensors file: expected the length of a header in the '
+                    f"first 8 bytes, found {start[:8]!r}. Download it again."
                 )
-            if 8 + length > size:
-                raise _truncated(path, 8 + length, size)
-            stream.seek(8)
-            text = stream.read(length)
+            _check_size(path, 8 + length, size, "at least ")
+            file.seek(8)
+            text = file.read(length)
     except OSError as e:
-        raise cannot_read(path, e) from e
-    header = parse_object(text, str(path))
-    header.pop("__metadata__", None)
-    tensors = [(name, _stored(path, name, entry, 8 + length)) for name, entry in header.items()]
-    tensors.sort(key=lambda item: (item[1].offset, item[1].nbytes))
-    end = 8 + length
-    for name, tensor in tensors:
-        if tensor.offset != end:
-            raise ConvertError(
-                f'tensor "{name}" overlaps another one or leaves a gap: expected it at byte {end}, '
-                f'found {tensor.offset}. Download "{path}" again.'
+        raise unreadable(path, e) from e
+    entries = _parse(path, text)
+    data = 8 + length
+    tensors = {name: _tensor(path, name, entry, data) for name, entry in entries.items()}
+    end, before = data, "the header"
+    for name, t in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if t.offset != end:
+            raise _damaged(
+                path,
+                f'tensor "{name}": expected it at byte {end}, where {before} ends, '
+                f"found it at byte {t.offset}",
             )
-        end += tensor.nbytes
-    if size < end:
-        raise _truncated(path, end, size)
-    if size > end:
+        end, before = end + t.nbytes, f'tensor "{name}"'
+    _check_size(path, end, size)
+    return tensors
+
+
+def _check_size(path: Path, expected: int, size: int, least: str = "") -> None:
+    if size < expected:
         raise ConvertError(
-            f'"{path}": bytes after the last tensor: expected {end} bytes, found {size}. '
+            f'"{path}": the shard is truncated: expected {least}{expected} bytes, found {size}. '
             "Download it again."
         )
-    return dict(tensors)
+    if size > expected and not least:
+        raise _damaged(path, f"expected the file to end at byte {expected}, found {size} bytes")
 
 
-def _stored(path: Path, name: str, entry: Any, data_start: int) -> StoredTensor:
-    """Check one entry of a header by itself."""
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            uses = Counter(name for name, _ in pairs)
+            twice = next(name for name, n in uses.items() if n > 1)
+            raise _damaged(path, f'expected "{twice}" once in the header, found it twice')
+        return found
+
     try:
-        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-        numbers = [*shape, begin, end]
-    except (TypeError, KeyError, ValueError):
-        numbers = [None]
-    if not all(type(number) is int for number in numbers) or not isinstance(dtype, str):
-        raise ConvertError(
-            f'tensor "{name}": expected a header entry of dtype, shape and two data_offsets, found '
-            f'{str(entry)[:100]}. Download "{path}" again.'
-        )
-    if (
-        len(shape) > MAX_DIMENSIONS
-        or not 0 <= begin <= end
-        or not all(0 <= n < 1 << 63 for n in numbers)
-    ):
-        raise ConvertError(
-            f'tensor "{name}": expected sizes and offsets that a file can have, found shape '
-            f'{str(shape)[:100]} at [{begin}, {end}]. Download "{path}" again.'
-        )
-    item = ITEM_BYTES.get(dtype)  # others are refused if they are needed
-    if item is not None and prod(shape) * item != end - begin:
-        raise ConvertError(
-            f'tensor "{name}": its data_offsets span {end - begin} bytes, expected '
-            f'{prod(shape) * item} for {dtype} of shape {tuple(shape)}. Download "{path}" again.'
-        )
-    return StoredTensor(path, dtype, tuple(shape), data_start + begin, end - begin)
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as e:
+        raise _damaged(path, f"expected a header of JSON, found other bytes ({e})") from e
+    if not isinstance(entries, dict):
+        raise _damaged(path, f"expected a JSON object as header, found a {type(entries).__name__}")
+    entries.pop("__metadata__", None)
+    return entries
 
 
-def _truncated(path: Path, expected: int, found: int) -> ConvertError:
-    return ConvertError(
-        f'"{path}": truncated shard: expected {expected} bytes, found {found}. Download it again.'
+def _tensor(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
+    dtype, shape, offsets = (
+        (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+        if isinstance(entry, dict)
+        else (None, None, None)
     )
+    if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets)):
+        raise _damaged(
+            path, f'tensor "{name}": expected a dtype, a shape and two offsets, found others'
+        )
+    if len(shape) > MAX_DIMENSIONS or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _damaged(
+            path,
+            f'tensor "{name}": expected an offset where it begins and a later one where it ends, '
+            f"and at most {MAX_DIMENSIONS} dimensions, found {offsets[:3]} and {len(shape)}",
+        )
+    begin, end = offsets
+    nbytes = prod(shape) * DTYPE_BYTES[dtype] if dtype in DTYPE_BYTES else end - begin
+    if nbytes != end - begin:
+        raise _damaged(
+            path,
+            f'tensor "{name}": expected {nbytes} bytes for shape {tuple(shape)} of {dtype}, '
+            f"found offsets for {end - begin}",
+        )
+    return StoredTensor(path, dtype, tuple(shape), data + begin, nbytes)
+
+
+def _are_counts(values: Any) -> TypeGuard[list[int]]:
+    # By type(), because True is an int too; below 2^48, so that no product takes long.
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 48 for n in values)
+
+
+def _damaged(path: Path, what: str) -> ConvertError:
+    return ConvertError(f'"{path}": {what}. The shard is damaged: download it again.')

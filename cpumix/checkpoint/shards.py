@@ -1,114 +1,94 @@
-"""Which of a folder's files hold the weights, and which tensor lies in which of them."""
+"""Finds a checkpoint's shards, by its index or without one, and what tensors they hold."""
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from cpumix.errors import ConvertError
 
-from .files import cannot_read, read_json
+from .files import read_json
 from .safetensors import StoredTensor, read_header
 
 INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
-OTHER_WEIGHTS = (".bin", ".pth", ".pt", ".gguf")
-SHARD_NUMBER = re.compile(r"(.*)-\d{5}-of-(\d{5})\.safetensors")
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
+_OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "consolidated*", "*.gguf")
 
 
 def read_shards(folder: Path) -> dict[str, StoredTensor]:
-    """Return all tensors of a checkpoint by their names in it, from the shards' headers alone.
-
-    Raises ConvertError if there are no shards, if one is damaged or missing, or if two have the
-    same tensor.
-    """
-    names = _list_folder(folder)
-    weight_map = _weight_map(folder) if INDEX in names else {}
-    shards = sorted(set(weight_map.values())) or _without_index(folder, names)
+    """Return every tensor in a folder's shards by its name there. Raises ConvertError."""
+    index = _read_index(folder)
+    paths = sorted({folder / shard for shard in index.values()}) or _find(folder)
     tensors: dict[str, StoredTensor] = {}
-    for shard in shards:
-        if shard not in names:
-            raise ConvertError(
-                f'shard "{shard}" is missing although the index names it. '
-                f'Download it into "{folder}".'
-            )
-        for name, tensor in read_header(folder / shard).items():
+    for path in paths:
+        for name, stored in read_header(path).items():
             if name in tensors:
                 raise ConvertError(
-                    f'tensor "{name}" lies in two shards, "{tensors[name].path.name}" and '
-                    f'"{shard}". Keep the shards of one model only in "{folder}".'
+                    f'tensor "{name}": expected it in one shard, found it in two, '
+                    f'"{tensors[name].path}" and "{path}". Keep the shards of one checkpoint.'
                 )
-            tensors[name] = tensor
-    for name, shard in weight_map.items():
-        if name not in tensors or tensors[name].path.name != shard:
+            tensors[name] = stored
+    for name, shard in index.items():
+        if name not in tensors or tensors[name].path != folder / shard:
             raise ConvertError(
-                f'tensor "{name}" is not in the shard that the index names for it, "{shard}". '
-                f'Download the index and the shards of one version into "{folder}".'
+                f'tensor "{name}": the index expects it in shard "{shard}", which has none of '
+                f'that name. Download both again. Index "{folder / INDEX}".'
             )
     return tensors
 
 
-def _list_folder(folder: Path) -> set[str]:
-    if os.path.isfile(folder):
+def _read_index(folder: Path) -> dict[str, str]:
+    """Return which shard the index promises for each tensor; nothing without an index."""
+    path = folder / INDEX
+    if not path.exists():
+        return {}
+    found = read_json(path).get("weight_map")
+    if not isinstance(found, dict) or not found:
         raise ConvertError(
-            f'expected the folder of a Hugging Face checkpoint, found a file: "{folder}". '
-            "Give the folder that it lies in."
+            f'"{path}": expected a weight_map of tensors to shards, found none. Download it again.'
         )
-    if not os.path.lexists(folder):
-        raise ConvertError(f'this checkpoint folder does not exist: "{folder}".')
-    try:
-        return set(os.listdir(folder))
-    except OSError as e:
-        raise cannot_read(folder, e) from e
-
-
-def _weight_map(folder: Path) -> dict[str, str]:
-    """Return tensor name -> shard name as the index has it."""
-    weight_map = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ConvertError(
-            f'"{folder / INDEX}": expected a "weight_map" with the shard of each tensor, found '
-            "none. Download it again."
-        )
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or re.search(r"[/\\\0]", shard) or shard in ("", ".", ".."):
+    for shard in sorted({str(value) for value in found.values()}):
+        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
             raise ConvertError(
-                f'"{folder / INDEX}": expected plain names of shards beside it, found {shard!r}. '
-                "Download it again."
+                f'"{path}": expected names of *.safetensors files beside the index, '
+                f'found "{shard}". Download it again.'
             )
-    return weight_map
+        if not (folder / shard).is_file():
+            raise ConvertError(
+                f'shard "{shard}": the index names it, but it is absent. Download it to "{folder}".'
+            )
+    return found
 
 
-def _without_index(folder: Path, names: set[str]) -> list[str]:
-    """Choose the shards of a folder that has no index, and see that their numbers are complete."""
-    if SINGLE in names:
-        return [SINGLE]
-    # Mistral ships its own naming of the same weights beside, as consolidated.*.
-    shards = sorted(
-        n for n in names if n.endswith(".safetensors") and not n.startswith("consolidated.")
+def _find(folder: Path) -> list[Path]:
+    """Return the shards of a folder without an index."""
+    single = folder / "model.safetensors"
+    if single.exists():
+        return [single]
+    paths = sorted(
+        path
+        for path in folder.glob("*.safetensors")
+        # Mistral's own names, LoRA, and what macOS leaves beside each file on a foreign disk.
+        if not path.name.startswith(("consolidated", "adapter", "._"))
     )
-    if not shards:
-        raise _no_shards(folder, names)
-    series = {(m[1], m[2]): m[0] for n in shards if (m := SHARD_NUMBER.fullmatch(n))}
-    for (prefix, count), shard in series.items():
-        for number in range(1, int(count) + 1):
-            absent = f"{prefix}-{number:05d}-of-{count}.safetensors"
-            if absent not in names:
-                raise ConvertError(
-                    f'shard "{absent}" is missing beside "{shard}". Download it into "{folder}".'
-                )
-    return shards
-
-
-def _no_shards(folder: Path, names: set[str]) -> ConvertError:
-    others = sorted(n for n in names if n.startswith("consolidated.") or n.endswith(OTHER_WEIGHTS))
-    if others:
-        return ConvertError(
-            f'expected weights as safetensors in Hugging Face naming, found "{others[0]}". '
-            f'Download the *.safetensors shards into "{folder}".'
+    if not paths:
+        others = sorted(path.name for kind in _OTHER_FORMATS for path in folder.glob(kind))
+        if others:
+            raise ConvertError(
+                f"weights: expected *.safetensors with Hugging Face's names, found only others, "
+                f'such as "{others[0]}". Get the safetensors version for "{folder}".'
+            )
+        raise ConvertError(
+            f'weights: expected *.safetensors, found none in "{folder}". Download them there.'
         )
-    return ConvertError(
-        "not a checkpoint: expected a Hugging Face folder with config.json and *.safetensors, "
-        f'found no shards in "{folder}".'
-    )
+    for path in paths:
+        if match := _NUMBERED.fullmatch(path.name):
+            stem, _, last = match.groups()
+            for number in range(1, int(last) + 1):
+                name = f"{stem}-{number:05}-of-{last}.safetensors"
+                if not (folder / name).exists():
+                    raise ConvertError(
+                        f'shard "{name}": the name of "{path.name}" promises it, but it is '
+                        f'absent. Download it to "{folder}".'
+                    )
+    return paths

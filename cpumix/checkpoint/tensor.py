@@ -1,4 +1,4 @@
-"""One tensor of a checkpoint, read when asked for and a few rows at a time if it is large."""
+"""A tensor of a checkpoint: where it lies, and its values as they are stored."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import read_range
+from .files import read_into
 
-# BF16 has no type in NumPy: its bits are the upper half of a float32's.
-RAW_TYPES: dict[str, np.dtype[Any]] = {
+# How the values of each dtype come to NumPy, which has no bfloat16: as its bits.
+DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
@@ -22,37 +22,32 @@ RAW_TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor, or one expert's slice of a fused one: contiguous, `offset` bytes into `path`."""
+    """A tensor under its canonical name, or the slice of a fused tensor that has that name."""
 
     name: str
-    """Ours, such as "blk.0.expert.3.w1"."""
     source_name: str
-    """The checkpoint's."""
+    """The whole tensor's name in the checkpoint; errors say this one."""
     path: Path
     offset: int
+    """In bytes from the start of the file."""
     shape: tuple[int, ...]
+    """(rows, columns), or (rows,) of a norm."""
     dtype: str
-    """"BF16", "F16" or "F32"."""
+    """A key of `DTYPES`."""
 
     @property
     def nbytes(self) -> int:
-        """Size in the checkpoint."""
-        return prod(self.shape) * RAW_TYPES[self.dtype].itemsize
+        """Size in the checkpoint, in bytes."""
+        return prod(self.shape) * DTYPES[self.dtype].itemsize
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows as they are stored: uint16 bits for BF16, else float16 or float32.
+        """Return rows start..stop as uint16 (the bits of BF16), float16 or float32.
 
-        A norm's rows are its numbers. Any thread may read at any time. Raises ConvertError if the
-        shard cannot be read or has become shorter.
+        Any number of threads may read at once. Raises ConvertError when the file has changed.
         """
-        out = np.empty((stop - start, *self.shape[1:]), RAW_TYPES[self.dtype])
-        self.read_into(start, stop, out)
-        return out
-
-    def read_into(self, start: int, stop: int, out: NDArray[Any]) -> None:
-        """Fill a contiguous array of `read_rows`' shape and type."""
-        assert 0 <= start <= stop <= self.shape[0]
-        assert out.shape == (stop - start, *self.shape[1:])
-        assert out.dtype == RAW_TYPES[self.dtype] and out.flags.c_contiguous
-        row_bytes = self.nbytes // self.shape[0]
-        read_range(self.path, self.offset + start * row_bytes, out.reshape(-1).view(np.uint8).data)
+        assert 0 <= start <= stop <= self.shape[0], (start, stop, self.shape)
+        rows = np.empty((stop - start, *self.shape[1:]), DTYPES[self.dtype])
+        if rows.size:
+            at = self.offset + start * (self.nbytes // self.shape[0])
+            read_into(self.path, at, rows.reshape(-1).view(np.uint8).data)
+        return rows
