@@ -38,7 +38,7 @@ ram = click.option(
     "--ram",
     metavar="SIZE",
     callback=_to_bytes,
-    help="Memory to plan for, such as 64G (1G = 1GB = 1GiB). Default: what this machine has.",
+    help="Memory to plan with, such as 64G (1G = 1GB = 1GiB). Default: this machine's.",
 )
 force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
