@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import pytest
+import sentencepiece
+import tokenizers
+
+from cpumix.errors import ConfigError
+from cpumix.tokenizer import Tokenizer
+
+DATA = Path(__file__).parent / "data" / "tokenizer"
+GOLDENS = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))
+RECORDED = [(name, program) for name in GOLDENS if "." in name for program in GOLDENS[name]]
+NAMES = sorted({name for name, _ in RECORDED})
+MARKS = {
+    "added_tokens_decoder": {
+        "32000": {"content": "<|im_end|>", "special": True},
+        "32001": {"content": "<|im_start|>", "special": False},
+        "32002": {"content": "<think>", "special": False},
+    }
+}
+
+
+def load(name: str, config: object = None, **files: object) -> Tokenizer:
+    """Build a tokenizer of the test data; other files are given as name="what JSON they hold"."""
+    contents = {"tokenizer." + name.split(".")[1]: (DATA / name).read_bytes()}
+    for key, value in {"tokenizer_config": config, **files}.items():
+        if value is not None:
+            contents[f"{key}.json"] = json.dumps(value).encode()
+    return Tokenizer.from_files(contents)
+
+
+def random_ids(size: int, seed: int) -> list[list[int]]:
+    """Ids as no model would make them, half of them from the start, where the byte tokens are."""
+    draw = random.Random(seed)
+    return [
+        [draw.randrange(draw.choice([size, min(size, 400)])) for _ in range(draw.randrange(1, 24))]
+        for _ in range(300)
+    ]
+
+
+@pytest.mark.parametrize(("name", "program"), RECORDED)
+def test_hard_text_gives_the_ids_of_other_programs(name: str, program: str) -> None:
+    tokenizer, golden = load(name), GOLDENS[name][program]
+    for text, ids, decoded in zip(GOLDENS["texts"], golden["ids"], golden["decoded"], strict=True):
+        assert tokenizer.encode(text, bos=False) == ids, text
+        assert tokenizer.decode(ids) == decoded, text
+
+
+@pytest.mark.parametrize(("name", "program"), RECORDED)
+def test_long_text_gives_the_ids_of_other_programs(name: str, program: str) -> None:
+    ids = load(name).encode("\n".join(GOLDENS["texts"] * 100), bos=False)
+    assert [len(ids), crc32(" ".join(map(str, ids)).encode())] == GOLDENS[name][program]["long"]
+
+
+def test_converted_sentencepiece_gives_the_same_ids_and_text() -> None:
+    original, converted = GOLDENS["small.model"], GOLDENS["small.json"]
+    assert original["sentencepiece"] == converted["transformers"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bos_comes_once_and_only_if_asked(name: str) -> None:
+    tokenizer = load(name)
+    plain = tokenizer.encode("a text", bos=False)
+    assert tokenizer.bos_id is not None
+    assert tokenizer.bos_id not in plain
+    assert tokenizer.encode("a text") == [tokenizer.bos_id, *plain]
+    assert tokenizer.encode("") == [tokenizer.bos_id]
+    assert load(name, {"add_bos_token": False}).encode("a text") == plain
+    assert load(name, {"add_bos_token": True}).encode("a text") == [tokenizer.bos_id, *plain]
+
+
+def test_bos_of_the_configuration_wins() -> None:
+    tokenizer = load("byte-level.json", {"bos_token": "<|end_of_text|>"})
+    assert tokenizer.encode("a") == tokenizer.encode("a", bos=False)  # the file adds another one
+    tokenizer = load("small.model", {"bos_token": {"content": "</s>"}})
+    assert tokenizer.encode("a")[0] == tokenizer.bos_id == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_control_strings_in_a_text_stay_text(name: str) -> None:
+    tokenizer = load(name, MARKS if name == "mixtral.model" else None)
+    text = "<s>a</s> <|im_start|> <|im_end|><unk><|begin_of_text|><|eot_id|> <|tool|>b"
+    ids = tokenizer.encode(text, bos=False)
+    assert tokenizer.decode(ids) == text
+    assert all(tokenizer.stream(continuing=True).put(token) for token in ids)
+
+
+def test_added_tokens_have_their_ids() -> None:
+    tokenizer = load("mixtral.model", MARKS)
+    assert tokenizer.vocab_size == 32003
+    assert tokenizer.decode([5365, 32000, 32001, 32002, 5365]) == "hi<think>hi"
+    assert tokenizer.encode("a<think>b", bos=False) == [264, 32002, 287]  # not special: a word
+    later = load("mixtral.model", MARKS | {"legacy": False})
+    assert later.encode("a<think>b", bos=False) == [264, 32002, 28726]
+    older = load("mixtral.model", added_tokens={"<|im_end|>": 32000, "<|im_start|>": 32001})
+    assert older.vocab_size == 32002
+    assert load("mixtral.model").vocab_size == 32000
+    assert load("small.json").vocab_size == 602
+
+
+def test_added_token_may_rename_a_placeholder() -> None:
+    tokenizer = load("mixtral.model", {"added_tokens_decoder": {"31999": {"content": "<end>"}}})
+    assert tokenizer.vocab_size == 32000
+    assert tokenizer.decode([31999, 12014]) == "hi"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "expected"),
+    [
+        (None, None, (2,)),
+        (None, {"eos_token_id": 5}, (5,)),
+        (None, {"eos_token_id": [2, 32000]}, (2, 32000)),
+        ({"eos_token": "<|im_end|>"}, None, (32000,)),
+        ({"eos_token": {"content": "<|im_end|>"}}, {"eos_token_id": 2}, (2, 32000)),
+        ({"eos_token": "</s>"}, {"eos_token_id": [2]}, (2,)),
+        ({"eos_token": "no such token"}, {"eos_token_id": None}, (2,)),
+    ],
+)
+def test_eos_ids_are_all_that_the_files_name(
+    config: dict[str, Any] | None, generation: object, expected: tuple[int, ...]
+) -> None:
+    config = MARKS | (config or {})
+    assert load("mixtral.model", config, generation_config=generation).eos_ids == expected
+
+
+def test_eos_of_a_tokenizer_json_is_the_configured_one() -> None:
+    assert load("byte-level.json").eos_ids == ()
+    tokenizer = load("byte-level.json", special_tokens_map={"eos_token": "<|eot_id|>"})
+    assert [tokenizer.decode([token]) for token in tokenizer.eos_ids] == [""]
+
+
+@pytest.mark.parametrize("name", ["mixtral.model", "small.model"])
+def test_decode_equals_sentencepiece_for_any_ids(name: str) -> None:
+    tokenizer = load(name)
+    oracle = sentencepiece.SentencePieceProcessor(model_file=str(DATA / name))
+    for ids in random_ids(tokenizer.vocab_size, seed=1):
+        assert tokenizer.decode(ids) == oracle.decode(ids), ids
+
+
+@pytest.mark.parametrize("name", ["byte-level.json", "small.json", "small-first.json"])
+def test_decode_equals_tokenizers_for_any_ids(name: str) -> None:
+    tokenizer = load(name, {"eos_token": "<|tool|>"})
+    oracle = tokenizers.Tokenizer.from_file(str(DATA / name))
+    oracle.add_special_tokens(["<|tool|>"] if name == "byte-level.json" else [])
+    for ids in random_ids(tokenizer.vocab_size, seed=2):
+        expected = oracle.decode(ids)
+        if name == "byte-level.json" or "\ufffd" not in expected:
+            assert tokenizer.decode(ids) == expected, ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stream_equals_decode_for_any_ids(name: str) -> None:
+    tokenizer = load(name)
+    for ids in random_ids(tokenizer.vocab_size + 5, seed=3):
+        stream = tokenizer.stream()
+        assert "".join([*map(stream.put, ids), stream.finish()]) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_continuing_stream_goes_on_where_the_prompt_ended(name: str) -> None:
+    tokenizer = load(name)
+    prompt = tokenizer.encode("And they")
+    for ids in random_ids(tokenizer.vocab_size, seed=4):
+        stream = tokenizer.stream(continuing=True)
+        text = "".join([*map(stream.put, ids), stream.finish()])
+        assert tokenizer.decode([*prompt, *ids]) == "And they" + text
+
+
+def test_first_space_is_shown_only_when_continuing() -> None:
+    tokenizer = load("mixtral.model")
+    the, *_ = tokenizer.encode("the", bos=False)
+    assert tokenizer.stream(continuing=True).put(the) == " the"
+    stream = tokenizer.stream()
+    assert [stream.put(token) for token in (1, the, the)] == ["", "the", " the"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stream_holds_back_incomplete_characters(name: str) -> None:
+    tokenizer = load(name)
+    ids = tokenizer.encode("a𩸽b", bos=False)  # a rare character: four bytes, no token of its own
+    stream = tokenizer.stream()
+    pieces = [stream.put(token) for token in ids]
+    assert [piece for piece in pieces if piece] == ["a", "𩸽", "b"]
+    assert "".join(pieces[1:4]) == ""
+    assert stream.finish() == ""
+
+
+def test_stream_that_ends_inside_a_character_says_so() -> None:
+    emoji = load("mixtral.model").encode("𩸽", bos=False)
+    stream = load("mixtral.model").stream()
+    assert "".join(map(stream.put, emoji[:-1])) == ""
+    assert stream.finish() == "\ufffd" * 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ids_outside_the_vocabulary_print_nothing(name: str) -> None:
+    tokenizer = load(name)
+    assert tokenizer.decode([-1, tokenizer.vocab_size, 10**9]) == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_characters_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"found the half character U\+D83D in place 3"):
+        load(name).encode("ab\ud83d")
+
+
+def test_text_like_the_mark_of_a_continued_text_is_harmless() -> None:
+    tokenizer = load("byte-level.json")
+    assert max(tokenizer.encode("\ufdd0earlier\ufdd1")) < tokenizer.vocab_size
+
+
+def test_vocabulary_missing() -> None:
+    with pytest.raises(ConfigError, match=r"expected tokenizer\.model or tokenizer\.json"):
+        Tokenizer.from_files({"tokenizer_config.json": b"{}"})
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", (DATA / "small.model").read_bytes()[:-9]])
+def test_damaged_sentencepiece_model(content: bytes) -> None:
+    with pytest.raises(ConfigError, match=f"a sentencepiece model, found {len(content)} bytes"):
+        Tokenizer.from_files({"tokenizer.model": content})
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", (DATA / "small.json").read_bytes()[:-9]])
+def test_damaged_tokenizer_json(content: bytes) -> None:
+    with pytest.raises(ConfigError, match=f"a serialized tokenizer, found {len(content)} bytes"):
+        Tokenizer.from_files({"tokenizer.json": content})
+
+
+@pytest.mark.parametrize("decoder", [None, {"type": "WordPiece", "prefix": "##", "cleanup": True}])
+def test_tokenizer_of_another_kind(decoder: dict[str, Any] | None) -> None:
+    changed = json.loads((DATA / "small.json").read_bytes()) | {"decoder": decoder}
+    found = decoder["type"] if decoder else "none"
+    with pytest.raises(ConfigError, match=f"ByteLevel or ByteFallback, found {found}"):
+        Tokenizer.from_files({"tokenizer.json": json.dumps(changed).encode()})
+
+
+def test_tokenizers_library_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ConfigError, match=r'found none\. Run: pip install "cpumix\[tokenizers\]"'):
+        load("small.json")
+    load("small.model")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "match"),
+    [
+        ("tokenizer_config.json", b"{", "tokenizer_config.json: expected valid JSON, found"),
+        ("generation_config.json", b"[]", "expected a JSON object at the top, found list"),
+        ("added_tokens.json", b'{"<a>": "x"}', "expected a token id from 0 on, found 'x'"),
+        ("generation_config.json", b'{"eos_token_id": -1}', "expected a token id from 0 on"),
+    ],
+)
+def test_damaged_side_file(name: str, content: bytes, match: str) -> None:
+    model = (DATA / "small.model").read_bytes()
+    with pytest.raises(ConfigError, match=match):
+        Tokenizer.from_files({"tokenizer.model": model, name: content})
+
+
+def test_import_loads_no_tokenizer_library() -> None:
+    code = "import sys, cpumix.tokenizer; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
+    assert not {b"sentencepiece", b"tokenizers", b"jinja2"} & set(loaded.split())
