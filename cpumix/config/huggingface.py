@@ -95,7 +95,6 @@ _HARMLESS = frozenset(
     unsloth_version use_bfloat16 use_cache
     """.split()
 )
-_LIMITS = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
 
 _LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 _ROPE_FIELDS = {"rope_theta", "rope_type", "type", "partial_rotary_factor", *_LLAMA3}
@@ -136,8 +135,6 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             )
         made["head_dim"] = hidden // heads
     made["eos_token_ids"] = made.pop("eos_token_id")
-    for name, most in _LIMITS.items():
-        whole(made[name], name, where, most)
     return {"architecture": architecture, **made}
 
 

@@ -10,7 +10,9 @@ from typing import Any
 from cpumix.errors import ConfigError
 
 from .huggingface import ARCHITECTURES, read_fields
-from .values import flag, positive, shown, token_id, token_ids, whole
+from .values import LARGEST, flag, positive, shown, token_id, token_ids, whole
+
+_MOST = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
 
 
 @dataclass(frozen=True)
@@ -98,13 +100,15 @@ class ModelConfig:
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
         """Read what `to_json` wrote. Raises ConfigError for anything else."""
+        where = "model config"
         try:
-            return cls._checked(json.loads(text), "model config")
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
-            raise ConfigError(
-                "model config: expected the fields of ModelConfig as JSON, "
-                f"found other text ({type(e).__name__}: {e})."
-            ) from e
+            values = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise ConfigError(f"{where}: expected JSON, found other text ({e}).") from e
+        _check_names(values, cls, where)
+        if values["rope_scaling"] is not None:
+            _check_names(values["rope_scaling"], RopeScaling, f"{where}: rope_scaling")
+        return cls._checked(values, where)
 
     @classmethod
     def from_huggingface(cls, config: Mapping[str, Any], where: str) -> ModelConfig:
@@ -122,7 +126,7 @@ class ModelConfig:
             name, value = field.name, made[field.name]
             if field.type == "int" or (field.type == "int | None" and value is not None):
                 if name != "bos_token_id":
-                    made[name] = whole(value, name, where)
+                    made[name] = whole(value, name, where, _MOST.get(name, LARGEST))
             elif field.type == "float":
                 made[name] = positive(value, name, where)
         flag(made["tie_word_embeddings"], "tie_word_embeddings", where)
@@ -139,7 +143,7 @@ class ModelConfig:
 
     def _check_together(self, where: str) -> None:
         """Raise ConfigError for values that do not fit one another."""
-        if self.architecture not in ARCHITECTURES:
+        if self.architecture not in list(ARCHITECTURES):  # a list: it may be unhashable
             raise ConfigError(
                 f"{where}: architecture: expected {' or '.join(ARCHITECTURES)}, "
                 f"found {shown(self.architecture)}."
@@ -159,6 +163,20 @@ class ModelConfig:
                 f"{where}: head_dim: expected an even number, whose halves rotate together, "
                 f"found {self.head_dim}."
             )
+
+
+def _check_names(values: Any, kind: type, where: str) -> None:
+    """Raise ConfigError unless a JSON value is an object with exactly the fields of a dataclass."""
+    expected = {field.name for field in fields(kind)}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a JSON object, found {shown(values)}.")
+    if strange := expected ^ values.keys():
+        name = min(strange)
+        missing_or_unknown = "is missing" if name in expected else "is unknown"
+        raise ConfigError(
+            f'{where}: expected the fields of this version of cpumix, but "{name}" '
+            f"{missing_or_unknown}."
+        )
 
 
 def _rope_scaling(values: Mapping[str, Any], where: str) -> RopeScaling:

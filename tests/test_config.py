@@ -1,0 +1,193 @@
+"""A config.json means to cpumix what it means to transformers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cpumix.config import ModelConfig, RopeScaling
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+# What an empty config.json means in transformers 5.23: models/mixtral, mistral and llama,
+# configuration_*.py, and default_theta of configuration_utils.py. head_dim and Llama's
+# num_key_value_heads follow from the heads there.
+SHARED: dict[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "head_dim": 128,
+    "rope_scaling": None,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_ids": (2,),
+}
+DEFAULTS = {
+    "MixtralForCausalLM": SHARED
+    | {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e6,
+        "sliding_window": None,
+    },
+    "MistralForCausalLM": SHARED
+    | {
+        "intermediate_size": 14336,
+        "num_key_value_heads": 8,
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "sliding_window": 4096,
+    },
+    "LlamaForCausalLM": SHARED
+    | {
+        "intermediate_size": 11008,
+        "num_key_value_heads": 32,
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "sliding_window": None,
+    },
+}
+
+
+def read(architecture: str = "Mixtral", **fields: Any) -> ModelConfig:
+    config = {"architectures": [f"{architecture}ForCausalLM"], **fields}
+    return ModelConfig.from_huggingface(config, "config.json")
+
+
+@pytest.mark.parametrize("architecture", DEFAULTS)
+def test_absent_fields_mean_what_transformers_says(architecture):
+    config = ModelConfig.from_huggingface({"architectures": [architecture]}, "config.json")
+    assert config == ModelConfig(architecture=architecture, **DEFAULTS[architecture])
+
+
+@pytest.mark.parametrize(
+    ("kind", "architecture"),
+    [("mixtral", "Mixtral"), ("mistral", "Mistral"), ("llama", "Llama")],
+)
+def test_model_type_stands_in_for_architectures(kind, architecture):
+    config = ModelConfig.from_huggingface({"model_type": kind}, "config.json")
+    assert config == read(architecture) == read(architecture, model_type=kind)
+
+
+def test_every_field_is_taken_as_given():
+    fields = {
+        "vocab_size": 100,
+        "hidden_size": 36,
+        "intermediate_size": 50,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 10,
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "max_position_embeddings": 77,
+        "rms_norm_eps": 0.25,
+        "rope_theta": 123.5,
+        "sliding_window": 9,
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+    }
+    config = read(**fields, eos_token_id=[7, 8])
+    assert {name: getattr(config, name) for name in fields} == fields
+    assert config.eos_token_ids == (7, 8)
+    assert (config.q_size, config.kv_size, config.is_moe) == (60, 20, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"head_dim": None, "hidden_size": 96, "num_attention_heads": 4},
+        {"head_dim": 24, "hidden_size": 97, "num_attention_heads": 4},
+    ],
+)
+def test_head_dim_is_given_or_follows(fields):
+    assert read(**fields, num_key_value_heads=2).head_dim == 24
+
+
+def test_num_experts_is_an_alias_for_mixtral():
+    assert read(num_experts=4).num_local_experts == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "theta"),
+    [
+        ({"rope_theta": 5.0}, 5.0),
+        ({"rope_parameters": {"rope_theta": 6.0, "rope_type": "default"}}, 6.0),
+        ({"rope_theta": 5.0, "rope_parameters": {"rope_theta": 6.0}}, 6.0),  # as transformers
+        ({"rope_scaling": {"type": "default", "rope_theta": 7.0}}, 7.0),
+        ({"rope_theta": None, "rope_scaling": None, "rope_parameters": None}, 1e6),
+    ],
+)
+def test_rope_theta_in_either_place(fields, theta):
+    assert read(**fields).rope_theta == theta
+
+
+@pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("kind", ["rope_type", "type"])
+def test_llama3_scaling_in_either_place(place, kind):
+    values = {key: value for key, value in LLAMA3.items() if key != "rope_type"} | {kind: "llama3"}
+    config = read("Llama", **{place: values | {"rope_theta": 5e5}})
+    assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 8192)
+    assert config.rope_theta == 5e5
+
+
+def test_llama3_length_outside_goes_before_the_one_inside():
+    # standardize_rope_params in transformers' modeling_rope_utils.py
+    config = read("Llama", rope_scaling=LLAMA3, original_max_position_embeddings=99)
+    assert config.rope_scaling.original_max_position_embeddings == 99
+    del (values := dict(LLAMA3))["original_max_position_embeddings"]
+    config = read("Llama", rope_scaling=values, max_position_embeddings=55)
+    assert config.rope_scaling.original_max_position_embeddings == 55
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sliding_window": 16, "layer_types": ["sliding_attention"] * 32},
+        {"sliding_window": None, "layer_types": ["full_attention"] * 32},
+        {"hidden_act": "swish", "pretraining_tp": 1, "attention_bias": False, "pruned_heads": {}},
+        {"quantization_config": None, "some_future_field": None},
+        {"dtype": "bfloat16", "router_aux_loss_coef": 0.02, "transformers_version": "5.23.0"},
+    ],
+)
+def test_fields_that_change_nothing_are_passed_over(fields):
+    config = read(**fields)
+    assert config == replace(read(), sliding_window=config.sliding_window)
+
+
+def test_json_brings_every_field_back():
+    config = read(rope_scaling=LLAMA3, rope_theta=1 / 3, sliding_window=7, eos_token_id=[2, 9])
+    assert ModelConfig.from_json(config.to_json()) == config
+    assert ModelConfig.from_json(read("Llama").to_json()) == read("Llama")
+    assert hash(ModelConfig.from_json(config.to_json())) == hash(config)
+
+
+def test_tensors_are_in_file_order():
+    sizes = {"num_hidden_layers": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    names = list(read(**sizes).tensor_shapes())
+    assert names[0] == "token_embd.weight"
+    assert names[7] == "blk.0.router.weight"
+    experts = [
+        f"blk.{b}.expert.{e}.{w}" for b in (0, 1) for e in (0, 1) for w in ("w1", "w3", "w2")
+    ]
+    assert names[-14:] == ["output_norm.weight", "output.weight", *experts]
+    assert "output.weight" not in read(tie_word_embeddings=True).tensor_shapes()
+    assert "blk.0.router.weight" not in read("Llama").tensor_shapes()
