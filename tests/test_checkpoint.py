@@ -1,204 +1,394 @@
-"""Checkpoints in every shape that people have them: the same weights come out, under our names."""
+"""Whole checkpoints: every naming and form is read, and what is wrong in one is named.
+
+Damaged shards are in test_safetensors.py.
+"""
 
 from __future__ import annotations
 
-import threading
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from checkpoint_folders import (
-    CONFIG,
-    SINGLE,
-    edit_json,
-    read_header,
-    source_tensors,
-    split,
-    write,
-    write_header,
-)
-from tiny_checkpoint import Bits, make_weights, to_f32, write_safetensors
+from checkpoints import LLAMA, MISTRAL, stored_as, write_checkpoint
 
-from cpumix.checkpoint import Checkpoint, open_checkpoint
-from cpumix.checkpoint.shards import INDEX
-from cpumix.errors import ConvertError
+from cpumix.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from cpumix.errors import ConfigError, ConvertError
 
-THREE = [f"model-{i:05d}-of-00003.safetensors" for i in (1, 2, 3)]
-DENSE = {
-    k: v for k, v in CONFIG.items() if k not in ("num_local_experts", "num_experts_per_tok")
-} | {"architectures": ["MistralForCausalLM"]}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EXPERT = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+FUSED = "model.layers.1.mlp.experts.gate_up_proj"
+SHARD_2 = "model-00002-of-00003.safetensors"
 
 
-def assert_holds(checkpoint: Checkpoint, weights: dict[str, Bits]) -> None:
-    """See that a checkpoint has exactly these bfloat16 weights."""
-    assert list(checkpoint.tensors) == list(checkpoint.config.tensor_shapes())
-    assert checkpoint.tensors.keys() == weights.keys()
-    for name, expected in weights.items():
-        tensor = checkpoint.tensors[name]
-        assert (tensor.name, tensor.shape, tensor.dtype) == (name, expected.shape, "BF16")
-        assert tensor.nbytes == expected.nbytes
-        found = tensor.read_rows(0, tensor.shape[0])
-        assert found.dtype == np.uint16
-        np.testing.assert_array_equal(found, expected, err_msg=name)
+def refused(folder: Path, message: str, kind: type[Exception] = ConvertError) -> None:
+    with pytest.raises(kind, match=message):
+        open_checkpoint(folder)
+
+
+def bits(tensor: SourceTensor) -> bytes:
+    return tensor.read_rows(0, tensor.shape[0]).tobytes()
+
+
+def check(folder: Path, weights: dict[str, Any], dtype: str = "BF16") -> Checkpoint:
+    """Compare every tensor of a checkpoint with the weights that it was written from."""
+    checkpoint = open_checkpoint(folder)
+    shapes = checkpoint.config.tensor_shapes()
+    assert list(checkpoint.tensors) == list(shapes)
+    for name, tensor in checkpoint.tensors.items():
+        assert (tensor.name, tensor.shape, tensor.dtype) == (name, shapes[name], dtype)
+        assert bits(tensor) == stored_as(weights[name], dtype).tobytes(), name
+    assert checkpoint.source_bytes == sum(t.nbytes for t in checkpoint.tensors.values())
+    return checkpoint
+
+
+# ---- forms that are read
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["v4", "v5"])
+@pytest.mark.parametrize(("shards", "index"), [(1, False), (3, True), (3, False)])
+def test_mixture_in_any_form(tmp_path: Path, fused: bool, shards: int, index: bool) -> None:
+    weights = write_checkpoint(tmp_path, fused=fused, shards=shards, index=index)
+    check(tmp_path, weights)
+
+
+@pytest.mark.parametrize("config", [MISTRAL, LLAMA], ids=["mistral", "llama"])
+def test_dense_model(tmp_path: Path, config: dict[str, Any]) -> None:
+    check(tmp_path, write_checkpoint(tmp_path, config, vocab_size=35, head_dim=6))
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["v4", "v5"])
+@pytest.mark.parametrize("dtype", ["F16", "F32"])
+def test_other_dtypes(tmp_path: Path, dtype: str, fused: bool) -> None:
+    check(tmp_path, write_checkpoint(tmp_path, dtype=dtype, fused=fused), dtype)
+
+
+def test_fused_experts_have_the_gate_above(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, fused=True)
+    tensors = open_checkpoint(tmp_path).tensors
+    w1, w3 = (tensors[f"blk.1.expert.2.{part}"] for part in ("w1", "w3"))
+    assert w1.source_name == w3.source_name == FUSED
+    assert w3.offset - w1.offset == w1.nbytes == 24 * 16 * 2
+    assert np.array_equal(w3.read_rows(5, 9), weights["blk.1.expert.2.w3"][5:9])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["v4", "v5"])
+def test_mixture_of_one_expert_needs_no_router(tmp_path: Path, fused: bool) -> None:
+    weights = write_checkpoint(tmp_path, fused=fused, num_local_experts=1, num_experts_per_tok=1)
+    assert "blk.0.router.weight" in weights  # as transformers has it, with nothing to choose
+    assert "blk.0.router.weight" not in check(tmp_path, weights).tensors
+
+
+def test_buffers_are_passed_over(tmp_path: Path) -> None:
+    buffer = np.ones(4, np.float64)
+    change = dict.fromkeys(
+        ("model.rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq"), buffer
+    )
+    check(tmp_path, write_checkpoint(tmp_path, change=change))
+
+
+def test_tied_head_need_not_be_there(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, tie_word_embeddings=True)
+    assert "output.weight" not in check(tmp_path, weights).tensors
+
+
+def test_tied_head_that_equals_the_embedding_is_passed_over(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, tie_word_embeddings=True)
+    change = {HEAD: weights["token_embd.weight"]}
+    write_checkpoint(tmp_path, tie_word_embeddings=True, change=change)
+    assert check(tmp_path, weights).config.tie_word_embeddings
+
+
+def test_tied_head_that_differs_is_used_as_transformers_does(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, tie_word_embeddings=True)
+    weights["output.weight"] = weights["token_embd.weight"] ^ np.uint16(1)
+    change = {HEAD: weights["output.weight"]}
+    write_checkpoint(tmp_path, tie_word_embeddings=True, change=change)
+    assert not check(tmp_path, weights).config.tie_word_embeddings
+
+
+def test_tied_head_may_stand_for_the_embedding(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, tie_word_embeddings=True)
+    change = {HEAD: weights["token_embd.weight"], EMBEDDING: None}
+    write_checkpoint(tmp_path, tie_word_embeddings=True, change=change)
+    assert check(tmp_path, weights).config.tie_word_embeddings
+
+
+def test_index_may_name_a_single_file(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path)
+    index = {"weight_map": {EMBEDDING: "model.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    check(tmp_path, weights)
+
+
+def test_other_weights_beside_the_checkpoint_are_passed_over(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path, shards=2, index=False)
+    for name in ("consolidated", "adapter_model", "._model-00001-of-00002"):
+        (tmp_path / f"{name}.safetensors").write_text("something else")
+    check(tmp_path, weights)
+
+
+def test_side_files_come_along(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    names = {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "generation_config.json",
+    }
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "README.md").touch()
+    files = open_checkpoint(tmp_path).files
+    assert files.keys() == names | {"tokenizer.model"}
+    assert files["chat_template.jinja"] == b"{}"
 
 
 @pytest.mark.parametrize(
-    ("config", "options"),
+    ("eos", "ids"), [(7, (7,)), ([5, 6], (5, 6)), (None, (2,)), ("absent", (2,))]
+)
+def test_eos_of_generation_config_wins(tmp_path: Path, eos: object, ids: tuple[int, ...]) -> None:
+    write_checkpoint(tmp_path, eos_token_id=2)
+    config = {} if eos == "absent" else {"eos_token_id": eos}
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    assert open_checkpoint(tmp_path).config.eos_token_ids == ids
+
+
+def test_rows_are_read_by_many_threads(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path)
+    tensor = open_checkpoint(tmp_path).tensors["token_embd.weight"]
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda i: tensor.read_rows(i, i + 1), [*range(32)] * 8))
+    assert np.array_equal(np.concatenate(rows), np.tile(weights["token_embd.weight"], (8, 1)))
+    assert tensor.read_rows(3, 3).shape == (0, 16)
+
+
+# ---- what is wrong with the folder
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "gone", r'expected a folder, found nothing at ".*gone". Check the path\.')
+
+
+def test_file_instead_of_folder_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    refused(
+        tmp_path / "model.safetensors",
+        r"expected a folder with config.json and \*.safetensors, found a file at .* Name the fol",
+    )
+
+
+def test_impossible_path_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / ("x" * 5000), "expected a folder, found nothing at|cannot read this part of")
+
+
+def test_folder_without_config_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "expected config.json beside the weights, found none in")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
     [
-        pytest.param(CONFIG, {}, id="per-expert"),
-        pytest.param(CONFIG, {"fused": True}, id="fused"),
-        pytest.param(DENSE, {}, id="mistral"),
-        pytest.param({**DENSE, "architectures": ["LlamaForCausalLM"]}, {}, id="llama"),
-        pytest.param({**CONFIG, "tie_word_embeddings": True}, {}, id="tied"),
-        pytest.param({**CONFIG, "head_dim": 6, "vocab_size": 21}, {"fused": True}, id="odd"),
+        ("", r'config.json": expected JSON, found other text \('),
+        ("\x80", "expected JSON, found other text"),
+        ("[" * 100_000, "expected JSON, found other text"),
+        ("[]", "expected a JSON object, found a list. Download it again."),
+        (
+            "version https://git-lfs.github.com/spec/v1\noid",
+            "expected the file itself, found a git-lfs pointer to it. Run `git lfs pull`",
+        ),
     ],
 )
-def test_every_naming_gives_the_same_weights(
-    tmp_path: Path, config: dict[str, Any], options: dict[str, Any]
-) -> None:
-    weights = write(tmp_path, config, **options)
-    checkpoint = open_checkpoint(tmp_path)
-    assert_holds(checkpoint, weights)
-    assert checkpoint.source_bytes == sum(w.nbytes for w in weights.values())
+def test_damaged_config_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(text.encode("latin-1"))
+    refused(tmp_path, message)
 
 
-@pytest.mark.parametrize("index", [True, False])
-def test_shards_need_no_index(tmp_path: Path, index: bool) -> None:
-    weights = write(tmp_path)
-    split(tmp_path, THREE, index=index)
-    (tmp_path / "consolidated.safetensors").write_bytes(b"the same in Mistral's own naming")
-    assert_holds(open_checkpoint(str(tmp_path)), weights)
+def test_unknown_field_names_the_file(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, logit_scale=2)
+    refused(tmp_path, r'^".*config.json": logit_scale: a field unknown to cpumix', ConfigError)
 
 
-def test_single_file_may_have_an_index(tmp_path: Path) -> None:
-    weights = write(tmp_path)
-    edit_json(tmp_path / INDEX, weight_map=dict.fromkeys(source_tensors(), SINGLE))
-    assert_holds(open_checkpoint(tmp_path), weights)
+def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.model").unlink()
+    refused(tmp_path, "tokenizer missing: expected tokenizer.model or tokenizer.json, found neith")
 
 
-def test_rows_of_a_fused_expert_are_its_own(tmp_path: Path) -> None:
-    weights = write(tmp_path, fused=True)
-    tensors = open_checkpoint(tmp_path).tensors
-    up, down = tensors["blk.1.expert.2.w3"], tensors["blk.1.expert.2.w2"]
-    assert up.source_name == "model.layers.1.mlp.experts.gate_up_proj"
-    np.testing.assert_array_equal(up.read_rows(5, 9), weights[up.name][5:9])
-    out = np.zeros((2, 12), np.uint16)
-    down.read_into(6, 8, out)
-    np.testing.assert_array_equal(out, weights[down.name][6:8])
-    assert down.read_rows(3, 3).shape == (0, 12)
+def test_tokenizer_that_is_a_pointer_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused(tmp_path, 'tokenizer.model": expected the file itself, found a git-lfs pointer')
 
 
-def test_dtypes_may_differ_between_tensors(tmp_path: Path) -> None:
-    weights = write(tmp_path)
-    header, data = read_header(tmp_path / SINGLE)
-    chunks, end = [], 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            bits = np.frombuffer(data[slice(*entry["data_offsets"])], np.uint16)
-            if "norm" in name:
-                entry["dtype"], chunk = "F32", to_f32(bits).tobytes()
-            elif "gate" in name:
-                entry["dtype"], chunk = "F16", to_f32(bits).astype(np.float16).tobytes()
-            else:
-                chunk = bits.tobytes()
-            chunks.append(chunk)
-            entry["data_offsets"] = [end, end := end + len(chunk)]
-    write_header(tmp_path / SINGLE, header, b"".join(chunks))
-
-    tensors = open_checkpoint(tmp_path).tensors
-    norm, router = tensors["blk.0.ffn_norm.weight"], tensors["blk.1.router.weight"]
-    assert (norm.dtype, router.dtype, tensors["output.weight"].dtype) == ("F32", "F16", "BF16")
-    np.testing.assert_array_equal(norm.read_rows(2, 7), to_f32(weights[norm.name][2:7]))
-    expected = to_f32(weights[router.name]).astype(np.float16)
-    np.testing.assert_array_equal(router.read_rows(0, 3), expected)
-    assert norm.read_rows(0, 1).dtype == np.float32 and router.read_rows(0, 1).dtype == np.float16
+def test_unreadable_file_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "tokenizer.json").mkdir()
+    refused(tmp_path, r'tokenizer.json": cannot read this part of the checkpoint: \w+')
 
 
-def test_tensors_without_meaning_are_passed_over(tmp_path: Path) -> None:
-    tied = {**CONFIG, "tie_word_embeddings": True}
-    weights = write(tmp_path, tied)
-    tensors = source_tensors(tied)
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(2, np.uint16)
-    tensors["model.rotary_emb.inv_freq"] = np.zeros(2, np.uint16)
-    tensors["lm_head.weight"] = np.ones((20, 8), np.uint16)
-    write_safetensors(tmp_path / SINGLE, tensors)
-    assert_holds(open_checkpoint(tmp_path), weights)
+def test_impossible_eos_of_generation_config_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": [2, 99]}')
+    message = 'generation_config.json": eos_token_id: expected a token id below vocab_size 32'
+    refused(tmp_path, message, ConfigError)
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_router_over_one_expert_is_passed_over(tmp_path: Path, fused: bool) -> None:
-    config = {**CONFIG, "num_local_experts": 1, "num_experts_per_tok": 1}
-    weights = make_weights(config, seed=1)
-    write(tmp_path, config)
-    tensors = source_tensors(config, fused=fused)
-    write_safetensors(tmp_path / SINGLE, tensors)
-    routers = [name for name in weights if "router" in name]
-    assert len(routers) == 2 and any("gate.weight" in name for name in tensors)
-    assert_holds(open_checkpoint(tmp_path), {n: w for n, w in weights.items() if n not in routers})
+# ---- what is wrong with the set of shards
 
 
-def test_side_files_are_kept_as_they_are(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / "tokenizer_config.json").write_bytes(b'{"a": "\xc3\xa9"}\r\n')
-    (tmp_path / "chat_template.jinja").write_bytes(b"{{ messages }}")
-    (tmp_path / "README.md").write_bytes(b"not needed")
-    assert open_checkpoint(tmp_path).files == {
-        "tokenizer.model": b"a tokenizer",
-        "tokenizer_config.json": b'{"a": "\xc3\xa9"}\r\n',
-        "chat_template.jinja": b"{{ messages }}",
-    }
-
-
-def test_tokenizer_json_is_enough(tmp_path: Path) -> None:
-    write(tmp_path)
-    (tmp_path / "tokenizer.model").rename(tmp_path / "tokenizer.json")
-    assert list(open_checkpoint(tmp_path).files) == ["tokenizer.json"]
+def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    refused(tmp_path, r'weights: expected \*.safetensors, found none in ".*". Download them there')
 
 
 @pytest.mark.parametrize(
-    ("eos", "expected"), [(2, (2,)), (7, (2, 7)), ([7, 2, 9], (2, 7, 9)), (None, (2,))]
+    "name",
+    ["pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "consolidated.safetensors"],
 )
-def test_generation_config_adds_end_tokens(
-    tmp_path: Path, eos: Any, expected: tuple[int, ...]
+def test_weights_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / name)
+    refused(
+        tmp_path,
+        rf"expected \*.safetensors with Hugging Face's names, found only others, such as \"{name}",
+    )
+
+
+def test_shard_absent_from_its_numbered_row_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, shards=3, index=False)
+    (tmp_path / SHARD_2).unlink()
+    refused(tmp_path, f'shard "{SHARD_2}": the name of ".*" promises it, but it is absent')
+
+
+def test_shard_of_the_index_that_is_absent_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, shards=3)
+    (tmp_path / SHARD_2).unlink()
+    refused(tmp_path, f'shard "{SHARD_2}": the index names it, but it is absent. Download it to')
+
+
+def test_tensor_of_the_index_that_its_shard_lacks_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, shards=3)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["another"] = SHARD_2
+    path.write_text(json.dumps(index))
+    refused(tmp_path, f'tensor "another": the index expects it in shard "{SHARD_2}", which has')
+
+
+@pytest.mark.parametrize("found", [None, {}, [], "x"])
+def test_index_without_map_is_refused(tmp_path: Path, found: object) -> None:
+    write_checkpoint(tmp_path, shards=3)
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": found}))
+    refused(tmp_path, "expected a weight_map of tensors to shards, found none. Download it again")
+
+
+@pytest.mark.parametrize("shard", ["../x.safetensors", "a\\b.safetensors", "/etc/passwd", 3, ["x"]])
+def test_index_that_points_elsewhere_is_refused(tmp_path: Path, shard: object) -> None:
+    write_checkpoint(tmp_path, shards=3)
+    index = {"weight_map": {"a": shard}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(tmp_path, r"expected names of \*.safetensors files beside the index, found \"")
+
+
+def test_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, shards=2, index=False)
+    (tmp_path / "extra.safetensors").write_bytes(
+        (tmp_path / "model-00001-of-00002.safetensors").read_bytes()
+    )
+    refused(tmp_path, f'tensor "{EMBEDDING}": expected it in one shard, found it in two, "')
+
+
+# ---- what is wrong with the set of tensors
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ([EXPERT], f'tensor "{EXPERT}": expected it in a shard, found it in none. Download all'),
+        (
+            [HEAD, "model.norm.weight"],
+            'norm.weight": expected it in .* found it in none, nor 1 oth',
+        ),
+    ],
+)
+def test_missing_tensor_is_named(tmp_path: Path, missing: list[str], message: str) -> None:
+    write_checkpoint(tmp_path, change=dict.fromkeys(missing))
+    refused(tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.q_proj.bias",
+        "model.layers.2.input_layernorm.weight",
+        "model.layers.0.block_sparse_moe.experts.4.w1.weight",
+        "model.layers.0.mlp.gate_proj.weight",
+        "something",
+    ],
+)
+def test_unknown_tensor_is_named(tmp_path: Path, name: str) -> None:
+    write_checkpoint(tmp_path, change={name: np.ones(16, np.float32)})
+    refused(tmp_path, f'"{name}": a name unknown to a MixtralForCausalLM of 2 layers and 4 experts')
+
+
+def test_mixture_in_a_dense_model_is_unknown(tmp_path: Path) -> None:
+    change = {EXPERT: np.ones((24, 16), np.float32)}
+    write_checkpoint(tmp_path, LLAMA, change=change)
+    refused(tmp_path, f'"{EXPERT}": a name unknown to a LlamaForCausalLM of 2 layers and 1 experts')
+
+
+@pytest.mark.parametrize(
+    ("fused", "name", "shape", "expected"),
+    [
+        (False, EXPERT, (16, 24), (24, 16)),
+        (False, EXPERT, (24 * 16,), (24, 16)),
+        (False, EMBEDDING, (33, 16), (32, 16)),
+        (False, HEAD, (31, 16), (32, 16)),
+        (True, FUSED, (4, 24, 16), (4, 48, 16)),
+        (True, FUSED, (3, 48, 16), (4, 48, 16)),
+        (True, "model.layers.0.mlp.experts.down_proj", (4, 24, 16), (4, 16, 24)),
+    ],
+)
+def test_wrong_shape_is_named(
+    tmp_path: Path, fused: bool, name: str, shape: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
-    write(tmp_path)
-    edit_json(tmp_path / "generation_config.json", eos_token_id=eos)
-    assert open_checkpoint(tmp_path).config.eos_token_ids == expected
+    write_checkpoint(tmp_path, fused=fused, change={name: np.ones(shape, np.float32)})
+    message = f'tensor "{name}": expected shape {expected} by config.json, found {shape}. Shard "'
+    refused(tmp_path, re.escape(message))
 
 
-def test_threads_read_at_once(tmp_path: Path) -> None:
-    weights = write(tmp_path, fused=True)
-    tensors = open_checkpoint(tmp_path).tensors
-    wrong: list[str] = []
-
-    def read() -> None:
-        for name, tensor in tensors.items():
-            if not np.array_equal(tensor.read_rows(0, tensor.shape[0]), weights[name]):
-                wrong.append(name)
-
-    threads = [threading.Thread(target=read) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+@pytest.mark.parametrize(("dtype", "name"), [(np.int8, "I8"), (np.float64, "F64")])
+def test_other_dtype_is_named(tmp_path: Path, dtype: Any, name: str) -> None:
+    write_checkpoint(tmp_path, change={EXPERT: np.ones((24, 16), dtype)})
+    refused(tmp_path, f'"{EXPERT}": expected dtype BF16 or F16 or F32, found {name}. Convert a')
 
 
-def test_shard_that_shrinks_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    last = open_checkpoint(tmp_path).tensors["output.weight"]
-    with open(last.path, "r+b") as stream:
-        stream.truncate(last.offset + last.nbytes - 1)
-    message = rf"{SINGLE}\": the file became shorter while it was read: expected \d+ bytes or more"
-    with pytest.raises(ConvertError, match=message):
-        last.read_rows(0, 20)
+# ---- what goes wrong later
 
 
-def test_shard_that_vanishes_while_it_is_read_is_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    tensor = open_checkpoint(tmp_path).tensors["token_embd.weight"]
+def test_shard_that_became_shorter_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    tensor = open_checkpoint(tmp_path).tensors["blk.1.expert.3.w2"]
+    with open(tmp_path / "model.safetensors", "r+b") as file:
+        file.truncate(tensor.offset + 10)
+    with pytest.raises(
+        ConvertError,
+        match=r'model.safetensors": expected 768 bytes at byte \d+, found 10: the file became',
+    ):
+        tensor.read_rows(0, 16)
+
+
+def test_shard_that_disappeared_is_refused(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    tensor = open_checkpoint(tmp_path).tensors["blk.1.expert.3.w2"]
     tensor.path.unlink()
-    message = rf"{SINGLE}\": cannot read this part of the checkpoint: No such file or directory"
-    with pytest.raises(ConvertError, match=message):
-        tensor.read_rows(0, 1)
+    with pytest.raises(ConvertError, match="cannot read this part of the checkpoint: No such file"):
+        tensor.read_rows(0, 16)
