@@ -106,6 +106,12 @@ def test_added_tokens_have_their_ids() -> None:
     assert load("small.json").vocab_size == 602
 
 
+def test_end_of_turn_is_no_word_even_if_declared_one() -> None:
+    declared = {"added_tokens_decoder": {"32000": {"content": "<end>", "special": False}}}
+    assert 32000 in load("mixtral.model", declared).encode("a<end>")
+    assert 32000 not in load("mixtral.model", declared | {"eos_token": "<end>"}).encode("a<end>")
+
+
 def test_added_token_may_rename_a_placeholder() -> None:
     tokenizer = load("mixtral.model", {"added_tokens_decoder": {"31999": {"content": "<end>"}}})
     assert tokenizer.vocab_size == 32000
@@ -154,6 +160,12 @@ def test_decode_equals_tokenizers_for_any_ids(name: str) -> None:
         expected = oracle.decode(ids)
         if name == "byte-level.json" or "\ufffd" not in expected:
             assert tokenizer.decode(ids) == expected, ids
+
+
+def test_first_space_written_as_byte_is_hidden_as_its_library_hides_it() -> None:
+    ids = [0x20 + 3, 0x41 + 3]  # byte tokens follow <unk>, <s> and </s>
+    assert load("small.json").decode(ids) == "A"
+    assert load("small.model").decode(ids) == " A"
 
 
 @pytest.mark.parametrize("name", NAMES)
