@@ -136,6 +136,26 @@ class Model:
         """Tokens that prompt and answer may have together."""
         return self._cache.context
 
+    @property
+    def threads(self) -> int:
+        """Threads that the kernels run on."""
+        return self._engine.threads
+
+    @property
+    def batch(self) -> int:
+        """Tokens of a prompt that go through the model together, at most."""
+        return self._transformer.batch
+
+    def restart(self) -> None:
+        """Forget the conversation."""
+        self._cache.clear()
+
+    def advance(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Take in up to `batch` more tokens; return the logits (vocab_size,) of what follows them."""
+        self._check_ids(ids)
+        self._transformer.forward(ids)
+        return self._transformer.logits(len(ids) - 1, 1)[0]
+
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits (len(ids), vocab_size) of a full causal pass over `ids`."""
         self._check_ids(ids)

@@ -15,8 +15,10 @@ from cpumix import __version__
 from cpumix.errors import CpumixError
 
 COMMANDS = {
+    "bench": "cpumix.cli.bench",
     "convert": "cpumix.cli.convert",
     "inspect": "cpumix.cli.inspect",
+    "perplexity": "cpumix.cli.perplexity",
     "run": "cpumix.cli.run",
     "verify": "cpumix.cli.verify",
 }

@@ -1,0 +1,233 @@
+"""Measures a model beside the machine's own limits, in turns, so that a figure explains itself.
+
+Decode is bound by reading the active weights, prefill by multiplying: each is given as a share of
+what a plain streaming read, or a loop of byte products in registers, reaches in the same minute.
+Medians over alternating rounds, after a warm-up.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .config import ModelConfig
+from .generate import Model
+from .kernels import isa
+from .kernels.jit import CACHE_VARIABLE
+from .machine import processor_name
+from .quant import nbytes
+from .quant.precision import tensor_format
+
+if TYPE_CHECKING:
+    from .kernels.limits import Limits
+
+PROMPT_TOKENS = (16, 64, 128, 512)
+DECODE_TOKENS = 8  # in one timing; each goes through other experts
+CONTEXT = 1024
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work: medians, and the spread of tokens per second."""
+
+    work: str
+    precision: str
+    tokens: int
+    threads: int
+    tok_s: float
+    tok_s_low: float
+    tok_s_high: float
+    gb_s: float
+    gmac_s: float
+    share_of_limit: float | None
+
+
+@dataclass
+class Report:
+    """What `cpumix bench` prints."""
+
+    version: str
+    processor: str
+    isa: str
+    threads: int
+    rounds: int
+    limits: dict[str, float | None] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    start_seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return all fields, as `--json` writes them."""
+        return asdict(self)
+
+    def table(self) -> str:
+        """Return the report as text that people can paste into an issue."""
+        read, int8 = self.limits["read_gb_s"], self.limits["int8_gmac_s"]
+        peak = "" if int8 is None else f", int8 products {int8:.0f} GMAC/s"
+        lines = [
+            f"cpumix {self.version}, {self.processor}, {self.isa}, {self.threads} threads, "
+            f"median of {self.rounds} rounds",
+            f"limits: memory {read:.1f} GB/s{peak}",
+        ]
+        for row in self.rows:
+            lines.append(self._line(row, read, int8))
+        for kind, seconds in self.start_seconds.items():
+            lines.append(f"{kind} start to the first token of the demo model: {seconds:.1f} s")
+        return "\n".join(lines)
+
+    def _line(self, row: Row, read: float | None, int8: float | None) -> str:
+        if row.work == "decode":
+            speed, limit, unit = row.gb_s, read, "GB/s"
+        else:
+            speed, limit, unit = row.gmac_s, int8, "GMAC/s"
+        share = ""
+        if row.share_of_limit is not None and limit is not None:
+            share = f" = {100 * row.share_of_limit:.0f} % of {limit:.1f}"
+        spread = f"{row.tok_s:.1f} tok/s ({row.tok_s_low:.1f}-{row.tok_s_high:.1f})"
+        return (
+            f"{row.precision} {row.work:<7} {row.tokens:>4}  {spread:<28} {speed:.1f} {unit}{share}"
+        )
+
+
+def active_weights(config: ModelConfig, precision: str) -> tuple[int, int]:
+    """Return the weights that one token is multiplied by, and the bytes that they take.
+
+    The chosen experts of every layer, attention, router and head; of the embedding one row, which
+    is not counted.
+    """
+    count = size = 0
+    for name, shape in config.tensor_shapes().items():
+        if name == "token_embd.weight" and not config.tie_word_embeddings:
+            continue
+        parts = name.split(".")
+        if "expert" in parts and int(parts[3]) >= config.num_experts_per_tok:
+            continue
+        weights = shape[0] * (shape[1] if len(shape) == 2 else 1)
+        count, size = count + weights, size + nbytes(tensor_format(precision, name), shape)
+    return count, size
+
+
+class Bench:
+    """Times one loaded model; call `round` as often as wanted, then `rows`."""
+
+    def __init__(self, model: Model, prompts: Iterable[int] = PROMPT_TOKENS) -> None:
+        self._model = model
+        self._prompts = [n for n in prompts if n <= model.batch]
+        self._times: dict[tuple[str, int], list[float]] = {}
+        self._token = 0
+
+    def warm_up(self) -> None:
+        """Compile, and touch the weights."""
+        self._prefill(self._prompts[-1])
+        self._decode()
+
+    def round(self) -> None:
+        """Time every kind of work once."""
+        self._time("decode", 1, self._decode, DECODE_TOKENS)
+        for n in self._prompts:
+            self._time("prefill", n, lambda n=n: self._prefill(n), 1)  # type: ignore[misc]
+
+    def _time(self, work: str, tokens: int, run: Callable[[], None], repeats: int) -> None:
+        began = time.perf_counter()
+        run()
+        self._times.setdefault((work, tokens), []).append((time.perf_counter() - began) / repeats)
+
+    def _ids(self, n: int) -> list[int]:
+        """Return n token ids that have not been used lately, so that routing varies."""
+        self._token = (self._token * 31 + 7) % self._model.config.vocab_size
+        return [(self._token + 97 * i) % self._model.config.vocab_size for i in range(n)]
+
+    def _prefill(self, n: int) -> None:
+        self._model.restart()
+        self._model.advance(self._ids(n))
+
+    def _decode(self) -> None:
+        for token in self._ids(DECODE_TOKENS):
+            self._model.advance([token])
+
+    def rows(self, limits: dict[str, float | None]) -> list[Row]:
+        """Return a row for each kind of work."""
+        precision = self._model.file.precision
+        weights, size = active_weights(self._model.config, precision)
+        rows = []
+        for (work, tokens), times in self._times.items():
+            second = statistics.median(times)
+            gb_s, gmac_s = size / second / 1e9, tokens * weights / second / 1e9
+            limit, reached = (
+                (limits["read_gb_s"], gb_s) if work == "decode" else (limits["int8_gmac_s"], gmac_s)
+            )
+            rows.append(
+                Row(
+                    work,
+                    precision,
+                    tokens,
+                    self._model.threads,
+                    tokens / second,
+                    tokens / max(times),
+                    tokens / min(times),
+                    gb_s,
+                    gmac_s,
+                    None
+                    if limit is None or (work == "prefill" and precision == "bf16")
+                    else reached / limit,
+                )
+            )
+        return rows
+
+
+def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version: str) -> Report:
+    """Measure models, opened one after the other, beside the limits.
+
+    `start` adds the time to the first token of a fresh process, without and with compiled kernels
+    on disk.
+    """
+    report = Report(version, processor_name(), isa.active().name, 0, rounds)
+    reads: list[float] = []
+    products: list[float] = []
+    for open_model in models:
+        with open_model() as model:
+            report.threads = model.threads
+            limits = _limits(model.threads)
+            bench = Bench(model)
+            bench.warm_up()
+            for _ in range(rounds):
+                if limits is not None:
+                    reads.append(limits.read_gb_s())
+                    products.append(limits.int8_gmac_s())
+                bench.round()
+            report.limits = {
+                "read_gb_s": statistics.median(reads) if reads else None,
+                "int8_gmac_s": statistics.median(products) if products else None,
+            }
+            report.rows += bench.rows(report.limits)
+    if start:
+        report.start_seconds = measure_start()
+    return report
+
+
+def _limits(threads: int) -> Limits | None:
+    if isa.active().name == "generic":  # its loops are nobody's limit
+        return None
+    from .kernels.limits import Limits
+
+    return Limits(threads)
+
+
+def measure_start() -> dict[str, float]:
+    """Return the seconds from starting Python to the demo model's first token: "cold" compiles, "warm" does not."""
+    seconds = {}
+    with tempfile.TemporaryDirectory(prefix="cpumix-bench-") as folder:
+        environment = {**os.environ, CACHE_VARIABLE: str(Path(folder))}
+        for kind in ("cold", "warm"):
+            began = time.perf_counter()
+            command = [sys.executable, "-m", "cpumix", "run", "-p", "And", "-n", "1"]
+            subprocess.run(command, env=environment, check=True, capture_output=True)
+            seconds[kind] = time.perf_counter() - began
+    return seconds
