@@ -368,7 +368,10 @@ def test_wrong_shape_is_named(
 @pytest.mark.parametrize(("dtype", "name"), [(np.int8, "I8"), (np.float64, "F64")])
 def test_other_dtype_is_named(tmp_path: Path, dtype: Any, name: str) -> None:
     write_checkpoint(tmp_path, change={EXPERT: np.ones((24, 16), dtype)})
-    refused(tmp_path, f'"{EXPERT}": expected dtype BF16 or F16 or F32, found {name}. Convert a')
+    refused(
+        tmp_path,
+        f'"{EXPERT}": expected dtype BF16 or F16 or F32, found {name}. Convert a checkpoint that',
+    )
 
 
 # ---- what goes wrong later

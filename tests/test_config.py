@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import pytest
@@ -191,3 +192,7 @@ def test_tensors_are_in_file_order():
     assert names[-14:] == ["output_norm.weight", "output.weight", *experts]
     assert "output.weight" not in read(tie_word_embeddings=True).tensor_shapes()
     assert "blk.0.router.weight" not in read("Llama").tensor_shapes()
+
+
+def test_mixtral_8x7b_has_its_46_7_billion_parameters():
+    assert sum(map(prod, read().tensor_shapes().values())) == 46_702_792_704

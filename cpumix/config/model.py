@@ -145,7 +145,7 @@ class ModelConfig:
         """Raise ConfigError for values that do not fit one another."""
         if self.architecture not in list(ARCHITECTURES):  # a list: it may be unhashable
             raise ConfigError(
-                f"{where}: architecture: expected {' or '.join(ARCHITECTURES)}, "
+                f"{where}: architecture: expected one of {', '.join(ARCHITECTURES)}, "
                 f"found {shown(self.architecture)}."
             )
         if self.num_experts_per_tok > self.num_local_experts:
