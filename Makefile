@@ -31,7 +31,7 @@ oracle: setup
 	$(BIN)/python tools/record_oracle.py --check
 # Measure decode and prefill on this machine.
 bench: setup
-	$(BIN)/python tools/bench.py
+	$(BIN)/cpumix bench
 # Forget the environment and every cache in this folder.
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist

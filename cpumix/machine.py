@@ -61,9 +61,9 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, others KiB
 
 
-def processor_name() -> str:
-    """Return the processor's name as its maker writes it, or at least its architecture."""
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
+def processor_name(root: Path = Path("/")) -> str:
+    """Return what the processor calls itself, as for a bug report."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -152,11 +152,3 @@ def _read(path: Path) -> str:
         return path.read_text().strip()
     except OSError:
         return ""
-
-
-def processor_name(root: Path = Path("/")) -> str:
-    """Return what the processor calls itself, as for a bug report."""
-    for line in _read(root / "proc/cpuinfo").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

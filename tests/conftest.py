@@ -34,7 +34,7 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "hidden_act": "silu",
         "hidden_size": 32,
         "intermediate_size": 48,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "model_type": "mixtral",
         "num_attention_heads": 4,
         "num_experts_per_tok": 2,

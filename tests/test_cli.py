@@ -168,7 +168,7 @@ def test_run_reads_the_prompt_from_stdin(invoke, model):
         (
             "-",
             b"caf\xe9!",
-            "prompt: expected UTF-8 text on standard input, found byte 0xe9 at position 3.",
+            "standard input: expected UTF-8 text, found byte 0xe9 at position 3.",
         ),
     ],
 )
@@ -182,8 +182,8 @@ def test_run_with_a_bad_prompt(invoke, model, prompt, stdin, sentence):
 @pytest.mark.parametrize(
     ("redirection", "sentence"),
     [
-        ("<&-", "prompt: standard input is closed. Give the prompt with -p."),
-        ("0> /dev/null", "prompt: standard input cannot be read (Bad file descriptor)."),
+        ("<&-", "standard input: expected text, found it closed."),
+        ("0> /dev/null", "standard input: cannot be read (Bad file descriptor)."),
     ],
 )
 def test_run_with_unreadable_stdin(redirection, sentence):

@@ -83,7 +83,7 @@ def test_empty_prompt(prompt):
     ("options", "sentence"),
     [
         (["--context", "4"], "do not fit into a context of 4"),
-        (["--context", "99999"], "context: expected 1 to 512 tokens, which is what the model was"),
+        (["--context", "99999"], "context: expected 1 to 2048 tokens, which is what the model was"),
         (["--threads", "999"], "threads: expected 1 to "),
         (["--ram", "8M"], "memory: a budget of 8.0 MiB is below the "),
     ],

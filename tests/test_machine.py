@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from cpumix import machine
-from cpumix.machine import machine_info, peak_rss_bytes
+from cpumix.machine import machine_info, peak_rss_bytes, processor_name
 
 GIB = 2**30
 
@@ -157,3 +157,10 @@ def test_peak_memory_without_proc(monkeypatch):
     known = peak_rss_bytes()
     monkeypatch.setattr(machine, "_read", lambda path: "")
     assert peak_rss_bytes() >= 0.98 * known
+
+
+def test_processor_has_a_name(tmp_path):
+    assert processor_name()
+    assert processor_name(tmp_path)  # at least its architecture
+    lay_out(tmp_path, {"proc/cpuinfo": "processor: 0\nmodel name\t: Acme 9000"})
+    assert processor_name(tmp_path) == "Acme 9000"

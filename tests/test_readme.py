@@ -2,8 +2,9 @@
 
 The fenced `sh` blocks are run line by line, in order, in one temporary folder. What a reader would
 bring along is put there first: a folder that a `cpumix convert` line reads is a link to a tiny
-checkpoint, and a model file that no line has made yet is the demo model. `make` lines are checked
-against the Makefile instead of run inside the tests; lines that fetch or install are left out.
+checkpoint, a *.bin file that no line has made yet is the demo model, a *.txt file is some English.
+`make` lines are checked against the Makefile instead of run inside the tests; lines that fetch or
+install are left out. What would take minutes or gigabytes belongs in a `console` block.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def folder(tmp_path_factory, demo_model, checkpoint_folder):
             if word.endswith(".bin") and word not in made:
                 (folder / word).symlink_to(demo_model)
                 made.add(word)
+            if word.endswith(".txt"):
+                (folder / word).write_text("And they returned to the city. " * 100)
     programs = folder / ".programs"
     programs.mkdir()
     for name, arguments in {"cpumix": "-m cpumix", "python": "", "python3": ""}.items():

@@ -26,6 +26,7 @@ source = click.argument("source", type=_FOLDER_OR_FILE)
 target = click.argument("target", type=_FOLDER_OR_FILE)
 model = click.argument("model", type=_FOLDER_OR_FILE)
 optional_model = click.argument("model", type=_FOLDER_OR_FILE, required=False)
+text = click.argument("text", type=_FOLDER_OR_FILE)
 
 precision = click.option(
     "--precision",
@@ -97,4 +98,18 @@ stats_json = click.option(
     type=click.File("w", encoding="utf-8", lazy=False),
     metavar="FILE",
     help="Write the same numbers to FILE as one JSON object.",
+)
+
+against = click.option(
+    "--against", type=_FOLDER_OR_FILE, help="A more precise file of the same model to compare with."
+)
+window = click.option(
+    "--context",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Tokens in a window; the second half is scored.",
+)
+windows = click.option(
+    "--windows", type=click.IntRange(min=1), help="Score so many windows. Default: the whole text."
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import IO
 
@@ -11,6 +10,7 @@ import click
 
 import cpumix
 from cpumix.cli import options
+from cpumix.cli.texts import read_stdin
 from cpumix.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def command(
     MODEL is a file that `cpumix convert` made; without it, the small demo model that comes with
     cpumix answers. A model with a chat template is asked through it, unless --raw is given.
     """
-    text = _read_prompt(prompt)
+    text = read_stdin() if prompt == "-" else _check(prompt)
     _note_first_run()
     with cpumix.load(model, ram=ram, threads=threads, context=context) as loaded:
         generation = loaded.generate(
@@ -72,30 +72,12 @@ def command(
                 stats_json.write("\n")
 
 
-def _read_prompt(prompt: str) -> str:
-    if prompt == "-":
-        prompt = _read_stdin()
+def _check(prompt: str) -> str:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:  # Python hands over undecodable arguments as surrogates
         raise ConfigError("prompt: expected UTF-8 text, found other bytes.") from error
     return prompt
-
-
-def _read_stdin() -> str:
-    if sys.stdin is None:
-        raise ConfigError("prompt: standard input is closed. Give the prompt with -p.")
-    try:
-        return sys.stdin.buffer.read().decode().removesuffix("\n")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"prompt: expected UTF-8 text on standard input, found byte "
-            f"0x{error.object[error.start]:02x} at position {error.start}."
-        ) from error
-    except OSError as error:
-        raise ConfigError(
-            f"prompt: standard input cannot be read ({error.strerror}). Give the prompt with -p."
-        ) from error
 
 
 def _note_first_run() -> None:

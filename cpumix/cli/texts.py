@@ -1,0 +1,38 @@
+"""Read what a command is given as text: from standard input or a file, as UTF-8."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from cpumix.errors import ConfigError
+
+
+def read_stdin() -> str:
+    """Return standard input without its last newline. Raises ConfigError if it is not text."""
+    if sys.stdin is None:
+        raise ConfigError("standard input: expected text, found it closed.")
+    try:
+        data = sys.stdin.buffer.read()
+    except OSError as error:
+        raise ConfigError(f"standard input: cannot be read ({error.strerror}).") from error
+    return _decode(data, "standard input").removesuffix("\n")
+
+
+def read_file(path: Path) -> str:
+    """Return a file's text. Raises ConfigError if it cannot be read, or is not text."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f'text: cannot be read ({error.strerror}): "{path}".') from error
+    return _decode(data, f'text "{path}"')
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{where}: expected UTF-8 text, found byte 0x{data[error.start]:02x} "
+            f"at position {error.start}."
+        ) from error

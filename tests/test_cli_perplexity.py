@@ -1,0 +1,64 @@
+"""`cpumix perplexity` on a tiny model."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from cpumix.cli.main import main
+
+TEXT = "In the beginning God created the heaven and the earth. " * 20
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def models(checkpoint_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for level in ("bf16", "int4"):
+        target = folder / f"{level}.bin"
+        assert invoke("convert", checkpoint_folder, target, "--precision", level).exit_code == 0
+    (folder / "text.txt").write_text(TEXT)
+    return folder
+
+
+def test_score_and_comparison(models):
+    options = ["--context", 64, "--windows", 2, "--against", models / "bf16.bin"]
+    result = invoke("perplexity", models / "int4.bin", models / "text.txt", *options)
+    assert result.exit_code == 0
+    score, *comparison = result.stdout.splitlines()
+    assert score.startswith("perplexity ")
+    assert score.endswith("tokens in 2 windows of 64)")
+    assert [line.split()[0] for line in comparison] == ["other", "ratio", "KL", "same"]
+
+
+def test_json_of_a_model_against_itself(models):
+    bf16 = models / "bf16.bin"
+    options = ["--context", 64, "--against", bf16, "--json"]
+    result = json.loads(invoke("perplexity", bf16, models / "text.txt", *options).stdout)
+    assert result["perplexity"] > 1
+    assert result["context"] == 64
+    assert result["against"]["ratio"] == 1
+    assert result["against"]["kl_divergence"] == 0
+    assert result["against"]["same_top"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "text: cannot be read (No such file or directory): "),
+        (b"caf\xe9", "expected UTF-8 text, found byte 0xe9 at position 3."),
+        (b"Too short.", "text: expected at least 512 tokens, one window"),
+    ],
+)
+def test_bad_text(models, tmp_path, content, sentence):
+    path = tmp_path / "text.txt"
+    if content is not None:
+        path.write_bytes(content)
+    result = invoke("perplexity", models / "bf16.bin", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert sentence in result.stderr
