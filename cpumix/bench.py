@@ -27,7 +27,7 @@ from .quant import nbytes
 from .quant.precision import tensor_format
 
 if TYPE_CHECKING:
-    from .kernels.limits import Limits
+    from .kernels.simd_limits import Limits
 
 PROMPT_TOKENS = (16, 64, 128, 512)
 DECODE_TOKENS = 8  # in one timing; each goes through other experts
@@ -215,7 +215,7 @@ def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version
 def _limits(threads: int) -> Limits | None:
     if isa.active().name == "generic":  # its loops are nobody's limit
         return None
-    from .kernels.limits import Limits
+    from .kernels.simd_limits import Limits
 
     return Limits(threads)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .kernels.engine import Matrix
+from .kernels.operands import Matrix
 from .quant import FORMATS
 from .quant.tiles import tile_counts
 from .store.reader import ModelFile

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 from .experts import ExpertPager, as_matrix
-from .kernels.engine import Attention, Engine, Matrix, Product
+from .kernels.engine import Engine
+from .kernels.operands import Matrix, Past, Product
 from .kernels.rows import Rows
 from .kv_cache import KVCache
 from .quant import FORMATS
@@ -122,8 +123,9 @@ class Transformer:
         self.cache.store(index, b.k.values[:n], b.v.values[:n])
         keys, values = self.cache.layer(index)
         group = c.num_attention_heads // c.num_key_value_heads
-        how = Attention(self.cache.position, self.cache.window, c.head_dim**-0.5, group)
-        engine.attend(b.q, n, keys, values, how, b.heads)
+        scale = c.head_dim**-0.5
+        past = Past(keys, values, self.cache.position, self.cache.window, scale, group)
+        engine.attend(b.q, n, past, b.heads)
         self._quantize(b.heads, n, layer.wo)
         engine.multiply([Product(layer.wo, b.heads, 0, n, b.update.values)])
 
@@ -180,8 +182,11 @@ class Transformer:
             router = np.zeros((self.config.hidden_size, -(-experts // 16) * 16), np.float32)
             router[:, :experts] = data.reshape(experts, -1).T
         return Layer(
-            self._vector(block + "attn_norm.weight"),
-            *(self._matrix(f"{block}attn_{name}.weight") for name in ("q", "k", "v", "output")),
-            self._vector(block + "ffn_norm.weight"),
-            router,
+            attn_norm=self._vector(block + "attn_norm.weight"),
+            wq=self._matrix(block + "attn_q.weight"),
+            wk=self._matrix(block + "attn_k.weight"),
+            wv=self._matrix(block + "attn_v.weight"),
+            wo=self._matrix(block + "attn_output.weight"),
+            ffn_norm=self._vector(block + "ffn_norm.weight"),
+            router=router,
         )

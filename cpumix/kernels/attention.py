@@ -11,11 +11,16 @@ is summed across lanes but the final sum of weights.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
 from .math import exp
 from .simd import (
+    Address,
+    Lanes,
     add,
     address,
     count_up,
@@ -42,7 +47,9 @@ MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
 
 
 @kernel
-def score_block(q, keys, tile, head_dim, scores):  # type: ignore[no-untyped-def]
+def score_block(
+    q: Address, keys: NDArray[Any], tile: Address, head_dim: int, scores: Address
+) -> None:
     """Scores of TOKENS rows (head_dim f32 apart) for 64 positions: 4 key tiles, two at a time."""
     size = 16 * head_dim * keys.itemsize
     for pair in range(2):
@@ -57,7 +64,7 @@ def score_block(q, keys, tile, head_dim, scores):  # type: ignore[no-untyped-def
 
 
 @kernel
-def softmax_row(scores, state, block, lowest, highest):  # type: ignore[no-untyped-def]
+def softmax_row(scores: Address, state: Address, block: int, lowest: int, highest: int) -> Lanes:
     """Turn one row's 64 scores into weights in place, masked to lowest <= position <= highest; update its state."""
     best = splat(np.float32(NEVER))
     for i in range(4):
@@ -87,7 +94,14 @@ def softmax_row(scores, state, block, lowest, highest):  # type: ignore[no-untyp
 
 
 @kernel
-def weigh_block(scores, values, first, width, factors, outputs):  # type: ignore[no-untyped-def]
+def weigh_block(
+    scores: Address,
+    values: NDArray[Any],
+    first: Address,
+    width: int,
+    factors: Address,
+    outputs: Address,
+) -> None:
     """Rescale TOKENS rows' outputs and add 64 weighted values to them, 32 head dimensions at a time."""
     for d in range(0, width, 32):
         place = outputs + 4 * TOKENS * d
@@ -106,7 +120,16 @@ def weigh_block(scores, values, first, width, factors, outputs):  # type: ignore
 
 
 @kernel
-def gather_rows(q, scale, head, group, query, rows, head_dim, out):  # type: ignore[no-untyped-def]
+def gather_rows(
+    q: NDArray[np.float32],
+    scale: Any,
+    head: int,
+    group: int,
+    query: int,
+    rows: int,
+    head_dim: int,
+    out: NDArray[np.float32],
+) -> None:
     """Copy an item's query rows, scaled, next to one another; rows beyond the last repeat it."""
     count = q.shape[0]
     for row in range(rows):
@@ -117,22 +140,22 @@ def gather_rows(q, scale, head, group, query, rows, head_dim, out):  # type: ign
 
 @kernel
 def attend_item(
-    q,
-    keys,
-    values,
-    position,
-    window,
-    scale,
-    head,
-    query,
-    queries,
-    group,
-    out,
-    rows_q,
-    state,
-    outputs,
-    scores,
-):  # type: ignore[no-untyped-def]
+    q: NDArray[np.float32],
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    position: int,
+    window: int,
+    scale: float,
+    head: int,
+    query: int,
+    queries: int,
+    group: int,
+    out: NDArray[np.float32],
+    rows_q: NDArray[np.float32],
+    state: Address,
+    outputs: Address,
+    scores: Address,
+) -> None:
     """All queries and query heads of one item."""
     head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
     rows = -(-queries * group // TOKENS) * TOKENS
@@ -174,7 +197,18 @@ def attend_item(
 
 
 @parallel_kernel
-def attend(q, keys, values, position, window, scale, group, out, counter, scratch):  # type: ignore[no-untyped-def]
+def attend(
+    q: NDArray[np.float32],
+    keys: NDArray[Any],
+    values: NDArray[Any],
+    position: int,
+    window: int,
+    scale: float,
+    group: int,
+    out: NDArray[np.float32],
+    counter: NDArray[np.int64],
+    scratch: NDArray[np.uint8],
+) -> None:
     """Attend from rows at `position`, `position` + 1, ... to everything cached so far.
 
     Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16),

@@ -7,11 +7,16 @@ byte: the same operations in the same order.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..quant import q4, q8
 from .jit import kernel, parallel_kernel, prange
 from .simd import (
+    Address,
+    Lanes,
     absolute,
     add,
     add_i32,
@@ -46,7 +51,7 @@ nearest_index = staircase(i32x16, q4.MIDPOINTS.tolist(), list(range(16)))
 
 
 @kernel
-def magnitudes(x):  # type: ignore[no-untyped-def]
+def magnitudes(x: Address) -> Lanes:
     """The value of largest magnitude in each lane's block of 32, with its sign; the first of equals."""
     peak = load_f32(x)
     for c in range(1, 32):
@@ -56,7 +61,7 @@ def magnitudes(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def inverse(tail):  # type: ignore[no-untyped-def]
+def inverse(tail: Address) -> Lanes:
     """1 / scale of the 16 float16 scales at `tail`, and 0 where a scale is 0."""
     scale = load_f16(tail)
     zero = splat(np.float32(0))
@@ -64,7 +69,7 @@ def inverse(tail):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def q8_code(x, factor):  # type: ignore[no-untyped-def]
+def q8_code(x: Lanes, factor: Lanes) -> Lanes:
     """The stored code, 1..255, of 16 weights."""
     limit = splat(np.float32(127))
     code = rint(mul(x, factor))
@@ -74,7 +79,7 @@ def q8_code(x, factor):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_q8(x, out):  # type: ignore[no-untyped-def]
+def encode_q8(x: Address, out: Address) -> None:
     """Encode a transposed block (32 columns, 16 rows) f32 at x as one 8-bit tile."""
     store_f16(out + 512, mul(absolute(magnitudes(x)), splat(np.float32(1 / 127))))
     factor = inverse(out + 512)
@@ -88,7 +93,7 @@ def encode_q8(x, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def search_scale(x):  # type: ignore[no-untyped-def]
+def search_scale(x: Address) -> Lanes:
     """The scale of least squared error among the candidates, as `quant.q4.search_scale` defines."""
     zero, peak = splat(np.float32(0)), magnitudes(x)
     best, scale = splat(np.float32(-1)), zero
@@ -107,7 +112,7 @@ def search_scale(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_q4(x, out):  # type: ignore[no-untyped-def]
+def encode_q4(x: Address, out: Address) -> None:
     """Encode a transposed block as one 4-bit tile."""
     store_f16(out + 256, search_scale(x))
     factor = inverse(out + 256)
@@ -122,7 +127,7 @@ def encode_q4(x, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def bf16_bits(x):  # type: ignore[no-untyped-def]
+def bf16_bits(x: Lanes) -> Lanes:
     """The upper halves of 16 float32, rounded to nearest even, in the lower half of each lane."""
     bits = as_i32(x)
     odd = shift_right(shift_left(bits, splat_i32(15)), splat_i32(31))
@@ -130,7 +135,7 @@ def bf16_bits(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def encode_bf16(x, out):  # type: ignore[no-untyped-def]
+def encode_bf16(x: Address, out: Address) -> None:
     """Encode a transposed block as one bfloat16 tile."""
     for g in range(16):
         low, high = bf16_bits(load_f32(x + 128 * g)), bf16_bits(load_f32(x + 128 * g + 64))
@@ -138,7 +143,7 @@ def encode_bf16(x, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def largest_bits(x):  # type: ignore[no-untyped-def]
+def largest_bits(x: Address) -> Any:
     """The largest magnitude in a transposed block, as float32 bits: at least 0x7F800000 if any is infinite or NaN."""
     most = splat_i32(0)
     for c in range(32):
@@ -147,7 +152,9 @@ def largest_bits(x):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def encode(bits, tile_bytes, out, largest):  # type: ignore[no-untyped-def]
+def encode(
+    bits: NDArray[Any], tile_bytes: int, out: NDArray[np.uint8], largest: NDArray[np.int32]
+) -> None:
     """Encode rows of weights as tiles of the format whose tiles have `tile_bytes` bytes.
 
     Shapes: bits (n, k): float32, or bfloat16 as u16 | out (tiles, blocks, tile_bytes) u8 | largest

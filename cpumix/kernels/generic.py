@@ -5,7 +5,10 @@ Integer sums equal the other levels' exactly; float sums are the same terms in a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ..quant.q4 import CODE_BOOK
 from .jit import kernel, parallel_kernel, prange
@@ -16,7 +19,7 @@ VALUES = CODE_BOOK.astype(np.int32)
 
 
 @kernel
-def tile_code(tile, column, row):  # type: ignore[no-untyped-def]
+def tile_code(tile: NDArray[np.uint8], column: int, row: int) -> Any:
     """The signed code of one weight of a q8 (544 bytes) or q4 (288 bytes) tile."""
     group, place = column // 4, 4 * row + column % 4
     if tile.shape[0] == 544:
@@ -26,7 +29,14 @@ def tile_code(tile, column, row):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def multiply_int(tiles, scales, codes, scale, rows, out):  # type: ignore[no-untyped-def]
+def multiply_int(
+    tiles: NDArray[np.uint8],
+    scales: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    rows: int,
+    out: NDArray[np.float32],
+) -> None:
     """Multiply q8 or q4 tiles by quantized rows.
 
     Shapes: tiles (t, b, bytes) u8 | scales (t, b, 16) f32 | codes (>= rows, >= 32 b) i8 | scale (>=
@@ -46,7 +56,9 @@ def multiply_int(tiles, scales, codes, scale, rows, out):  # type: ignore[no-unt
 
 
 @parallel_kernel
-def multiply_float(weights, x, rows, out):  # type: ignore[no-untyped-def]
+def multiply_float(
+    weights: NDArray[np.float32], x: NDArray[np.float32], rows: int, out: NDArray[np.float32]
+) -> None:
     """Multiply float32 weights (n, k) by rows of x (>= rows, >= k); out (>= rows, >= n)."""
     for i in prange(weights.shape[0]):
         for row in range(rows):
@@ -57,7 +69,14 @@ def multiply_float(weights, x, rows, out):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
+def norm(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    columns: int,
+    rows: int,
+    out: NDArray[np.float32],
+) -> None:
     """RMSNorm; see `rowwise.norm`."""
     for row in prange(rows):
         squares = np.float32(0)
@@ -69,7 +88,14 @@ def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-untyped-def]
+def quantize_rows(
+    x: NDArray[np.float32],
+    rows: int,
+    blocks: int,
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    start: NDArray[np.int32],
+) -> None:
     """Quantize rows of x to 8 bits; see `rowwise.quantize_rows`."""
     for row in prange(rows):
         for b in range(blocks):
@@ -86,7 +112,14 @@ def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-unty
 
 
 @parallel_kernel
-def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-def]
+def route(
+    x: NDArray[np.float32],
+    router: NDArray[np.float32],
+    experts: int,
+    rows: int,
+    chosen: NDArray[np.int32],
+    share: NDArray[np.float32],
+) -> None:
     """Score every expert for every row and keep the best; see `rowwise.route`."""
     for row in prange(rows):
         logits = np.zeros(router.shape[1], np.float32)
@@ -97,7 +130,13 @@ def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-d
 
 
 @parallel_kernel
-def silu_multiply(first, second, rows, columns, out):  # type: ignore[no-untyped-def]
+def silu_multiply(
+    first: NDArray[np.float32],
+    second: NDArray[np.float32],
+    rows: int,
+    columns: int,
+    out: NDArray[np.float32],
+) -> None:
     """Out = silu(first) * second, element by element."""
     for row in prange(rows):
         for i in range(columns):
@@ -106,7 +145,16 @@ def silu_multiply(first, second, rows, columns, out):  # type: ignore[no-untyped
 
 
 @parallel_kernel
-def attend(q, keys, values, position, window, scale, group, out):  # type: ignore[no-untyped-def]
+def attend(
+    q: NDArray[np.float32],
+    keys: NDArray[np.float32],
+    values: NDArray[np.float32],
+    position: int,
+    window: int,
+    scale: float,
+    group: int,
+    out: NDArray[np.float32],
+) -> None:
     """Attention, one query at a time; keys and values are float32. See `attention.attend`."""
     m, heads, head_dim, capacity = q.shape[0], keys.shape[0] * group, keys.shape[2], values.shape[1]
     for item in prange(m * heads):

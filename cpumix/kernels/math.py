@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .jit import kernel
 from .simd import (
+    Lanes,
     add,
     add_i32,
     as_f32,
@@ -25,7 +26,7 @@ LOWEST, HIGHEST = -87.0, 88.0  # beyond these 2^n leaves the normal float32 rang
 
 
 @kernel
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x: Lanes) -> Lanes:
     """e^x to within 2 units in the last place; 0 below -87, clamped above 88.
 
     Source: Cephes expf's reduction x = n ln 2 + r and its degree-5 polynomial in r.
@@ -45,6 +46,6 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def silu(x):  # type: ignore[no-untyped-def]
+def silu(x: Lanes) -> Lanes:
     """X / (1 + e^-x)."""
     return div(x, add(splat(1.0), exp(sub(splat(0.0), x))))

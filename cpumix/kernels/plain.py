@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
 
 
 @kernel
-def choose_experts(logits, experts, chosen, share):  # type: ignore[no-untyped-def]
+def choose_experts(
+    logits: NDArray[np.float32], experts: int, chosen: NDArray[np.int32], share: NDArray[np.float32]
+) -> None:
     """Pick the top-k of `logits` and give them softmax weights among themselves.
 
     Softmax over the chosen equals softmax over all, renormalised. Equal scores go to the lower
@@ -33,7 +36,13 @@ def choose_experts(logits, experts, chosen, share):  # type: ignore[no-untyped-d
 
 
 @parallel_kernel
-def rotate(x, heads, cos, sin, rows):  # type: ignore[no-untyped-def]
+def rotate(
+    x: NDArray[np.float32],
+    heads: int,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    rows: int,
+) -> None:
     """Apply rotary position embedding in place; element i turns with i + head_dim / 2.
 
     Shapes: x (>= rows, >= heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32.
@@ -49,7 +58,13 @@ def rotate(x, heads, cos, sin, rows):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def combine(x, experts, places, share, rows):  # type: ignore[no-untyped-def]
+def combine(
+    x: NDArray[np.float32],
+    experts: NDArray[np.float32],
+    places: NDArray[np.int64],
+    share: NDArray[np.float32],
+    rows: int,
+) -> None:
     """Add the chosen experts' outputs, weighted, to the residual stream.
 
     Shapes: x (>= rows, width) f32 | experts (.., >= width) f32 | places (rows, top_k) i64: where
@@ -64,7 +79,7 @@ def combine(x, experts, places, share, rows):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def accumulate(x, update, rows):  # type: ignore[no-untyped-def]
+def accumulate(x: NDArray[np.float32], update: NDArray[np.float32], rows: int) -> None:
     """Add update to x, both (>= rows, >= x.shape[1]) f32."""
     for row in prange(rows):
         for i in range(x.shape[1]):

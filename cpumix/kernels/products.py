@@ -30,6 +30,8 @@ from .jit import kernel, parallel_kernel, prange
 from .math import silu
 from .rows import address_of
 from .simd import (
+    Address,
+    Lanes,
     address,
     broadcast_f32,
     broadcast_i32,
@@ -67,7 +69,7 @@ from .simd_level import (
 )
 
 if TYPE_CHECKING:
-    from .engine import Product
+    from .operands import Product
 
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 AMX = active().name == "amx"
@@ -102,7 +104,7 @@ SCRATCH_BYTES = TOTALS + (MOST_ROWS + 16) * 128
 
 
 @kernel
-def row_q8(w, blocks, x, scale, start):  # type: ignore[no-untyped-def]
+def row_q8(w: Address, blocks: int, x: Address, scale: Address, start: Address) -> Lanes:
     """One tile of 8-bit weights times one row: 16 float32 sums."""
     total = splat(0.0)
     for b in range(blocks):
@@ -115,7 +117,7 @@ def row_q8(w, blocks, x, scale, start):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_q4(w, blocks, x, scale, start):  # type: ignore[no-untyped-def]
+def row_q4(w: Address, blocks: int, x: Address, scale: Address, start: Address) -> Lanes:
     """One tile of 4-bit weights times one row: 16 float32 sums."""
     total, table = splat(0.0), code_book()
     for b in range(blocks):
@@ -130,7 +132,7 @@ def row_q4(w, blocks, x, scale, start):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_bf16(w, blocks, x):  # type: ignore[no-untyped-def]
+def row_bf16(w: Address, blocks: int, x: Address) -> Lanes:
     """One tile of bfloat16 weights times one float32 row: 16 float32 sums, in column order."""
     total = splat(0.0)
     for _ in range(blocks):
@@ -143,7 +145,9 @@ def row_bf16(w, blocks, x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def row_tile(tile_bytes, w, blocks, x, scale, start):  # type: ignore[no-untyped-def]
+def row_tile(
+    tile_bytes: int, w: Address, blocks: int, x: Address, scale: Address, start: Address
+) -> Lanes:
     """One tile of any format times one row."""
     if tile_bytes == Q4_BYTES:
         return row_q4(w, blocks, x, scale, start)
@@ -153,7 +157,7 @@ def row_tile(tile_bytes, w, blocks, x, scale, start):  # type: ignore[no-untyped
 
 
 @kernel
-def unpack_q8(w, blocks, panel):  # type: ignore[no-untyped-def]
+def unpack_q8(w: Address, blocks: int, panel: Address) -> None:
     """Copy one tile's blocks to its half of a panel; scales become float32."""
     for _ in range(blocks):
         for g in range(8):
@@ -163,7 +167,7 @@ def unpack_q8(w, blocks, panel):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def unpack_q4(w, blocks, panel):  # type: ignore[no-untyped-def]
+def unpack_q4(w: Address, blocks: int, panel: Address) -> None:
     """Widen one tile's nibbles to bytes in its half of a panel; scales become float32."""
     table = code_book()
     for _ in range(blocks):
@@ -176,7 +180,15 @@ def unpack_q4(w, blocks, panel):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def panel_rows(panel, blocks, x, x_stride, scale, start, totals):  # type: ignore[no-untyped-def]
+def panel_rows(
+    panel: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    scale: Address,
+    start: Address,
+    totals: Address,
+) -> None:
     """Add a panel times TOKENS rows to their totals."""
     scale_stride = x_stride // 8  # a float32 scale (and an int32 start) for every 32 bytes of codes
     total = load_sums(totals)
@@ -192,7 +204,9 @@ def panel_rows(panel, blocks, x, x_stride, scale, start, totals):  # type: ignor
 
 
 @kernel
-def bf16_rows(w0, w1, blocks, x, x_stride, totals):  # type: ignore[no-untyped-def]
+def bf16_rows(
+    w0: Address, w1: Address, blocks: int, x: Address, x_stride: int, totals: Address
+) -> None:
     """Add two bfloat16 tiles times TOKENS float32 rows to their totals, in column order."""
     total = load_sums(totals)
     for g in range(16 * blocks):
@@ -203,7 +217,18 @@ def bf16_rows(w0, w1, blocks, x, x_stride, totals):  # type: ignore[no-untyped-d
 
 
 @kernel
-def chunk_rows(tile_bytes, w0, w1, blocks, x, x_stride, scale, start, rows, scratch):  # type: ignore[no-untyped-def]
+def chunk_rows(
+    tile_bytes: int,
+    w0: Address,
+    w1: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    scale: Address,
+    start: Address,
+    rows: int,
+    scratch: Address,
+) -> None:
     """Add up to CHUNK blocks of two tiles times all rows to the totals."""
     totals, panel = scratch + TOTALS, scratch + PANEL
     if tile_bytes == BF16_BYTES:
@@ -242,7 +267,7 @@ def chunk_rows(tile_bytes, w0, w1, blocks, x, x_stride, scale, start, rows, scra
 
 
 @kernel
-def store_pair(job, first, second, out0, out1):  # type: ignore[no-untyped-def]
+def store_pair(job: Address, first: Lanes, second: Lanes, out0: Address, out1: Address) -> None:
     """Store one row's results of a pair of tiles: both, or silu(w1 x) * w3 x."""
     if read_i64(job + 8 * W1) != 0:
         store_f32(out0, mul(silu(first), second))
@@ -252,7 +277,9 @@ def store_pair(job, first, second, out0, out1):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pair_many(job, w0, w1, out0, out1, scratch):  # type: ignore[no-untyped-def]
+def pair_many(
+    job: Address, w0: Address, w1: Address, out0: Address, out1: Address, scratch: Address
+) -> None:
     """Two tiles times many rows, 512 columns at a time."""
     tile_bytes, rows, blocks = (
         read_i64(job + 8 * TILE_BYTES),
@@ -277,7 +304,7 @@ def pair_many(job, w0, w1, out0, out1, scratch):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def pair_few(job, w0, w1, out0, out1):  # type: ignore[no-untyped-def]
+def pair_few(job: Address, w0: Address, w1: Address, out0: Address, out1: Address) -> None:
     """Two tiles times a few rows."""
     tile_bytes, blocks = read_i64(job + 8 * TILE_BYTES), read_i64(job + 8 * BLOCKS)
     x_stride, stride = read_i64(job + 8 * X_STRIDE), read_i64(job + 8 * OUT_STRIDE)
@@ -290,7 +317,7 @@ def pair_few(job, w0, w1, out0, out1):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def run_item(job, pair, scratch):  # type: ignore[no-untyped-def]
+def run_item(job: Address, pair: int, scratch: Address) -> None:
     """One pair of tiles of one product, all rows."""
     tile = read_i64(job + 8 * TILE_BYTES) * read_i64(job + 8 * BLOCKS)
     w0, w1, out = read_i64(job + 8 * W0), read_i64(job + 8 * W1), read_i64(job + 8 * OUT)
@@ -311,7 +338,9 @@ def run_item(job, pair, scratch):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def multiply(jobs, items, counter, scratch):  # type: ignore[no-untyped-def]
+def multiply(
+    jobs: NDArray[np.int64], items: int, counter: NDArray[np.int64], scratch: NDArray[np.uint8]
+) -> None:
     """Run all products of a job table, pair by pair of tiles.
 
     Shapes: jobs (products, FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
@@ -345,7 +374,7 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
             address_of(p.weight.tiles), second, pairs, tiles, blocks, tile_bytes,
             address_of(rows) + p.first * rows.strides[0], rows.strides[0],
             address_of(p.x.scale) + p.first * scales, address_of(p.x.start) + p.first * scales,
-            p.count, address_of(p.out), p.out.strides[0], items,
+            p.rows, address_of(p.out), p.out.strides[0], items,
         )  # fmt: skip
         items += pairs
     return table, items

@@ -39,7 +39,9 @@ class Rows:
     def __init__(self, capacity: int, columns: int) -> None:
         self.columns = columns
         self.blocks = -(-columns // BLOCK)
-        stride = self.blocks + self.blocks % 2 + SPARE_BLOCKS  # even: rows of codes start on cache lines
+        stride = (
+            self.blocks + self.blocks % 2 + SPARE_BLOCKS
+        )  # even: rows of codes start on cache lines
         self.values = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.float32)
         self.codes = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.int8)
         self.scale = aligned_zeros((capacity + SPARE_ROWS, stride), np.float32)

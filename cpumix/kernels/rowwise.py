@@ -5,11 +5,15 @@ One iteration is one row, so nothing depends on how many rows or threads there a
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
 from .plain import choose_experts
 from .simd import (
+    Address,
     absolute,
     add_i32,
     address,
@@ -32,7 +36,14 @@ SMALLEST_PEAK = 2.0**-100
 
 
 @parallel_kernel
-def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
+def norm(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    columns: int,
+    rows: int,
+    out: NDArray[np.float32],
+) -> None:
     """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight.
 
     Shapes: x, out (>= rows, width) f32, width a multiple of 16 and zero from `columns` on | weight
@@ -55,7 +66,7 @@ def norm(x, weight, eps, columns, rows, out):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def quantize_block(x, codes):  # type: ignore[no-untyped-def]
+def quantize_block(x: Address, codes: Address) -> Any:
     """Quantize 32 float32 at x to signed bytes; return their scale and sum."""
     low, high = load_f32(x), load_f32(x + 64)
     magnitude = absolute(low)
@@ -69,7 +80,14 @@ def quantize_block(x, codes):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-untyped-def]
+def quantize_rows(
+    x: NDArray[np.float32],
+    rows: int,
+    blocks: int,
+    codes: NDArray[np.int8],
+    scale: NDArray[np.float32],
+    start: NDArray[np.int32],
+) -> None:
     """Quantize rows of x to 8 bits, as `quant.activations` defines.
 
     Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | scale f32, start i32 (>= rows, >=
@@ -84,7 +102,14 @@ def quantize_rows(x, rows, blocks, codes, scale, start):  # type: ignore[no-unty
 
 
 @parallel_kernel
-def route(x, router, experts, rows, chosen, share):  # type: ignore[no-untyped-def]
+def route(
+    x: NDArray[np.float32],
+    router: NDArray[np.float32],
+    experts: int,
+    rows: int,
+    chosen: NDArray[np.int32],
+    share: NDArray[np.float32],
+) -> None:
     """Score every expert for every row, and keep the best `chosen.shape[1]`.
 
     Shapes: x (>= rows, >= k) f32 | router (k, width) f32, one expert a column, width a multiple of

@@ -26,11 +26,13 @@ F16, F32 = ir.HalfType(), ir.FloatType()
 VI, VF, VH = (ir.VectorType(t, LANES) for t in (I32, F32, F16))
 VB, VC = ir.VectorType(I8, 4 * LANES), ir.VectorType(I8, LANES)
 
+Address = int  # of memory, in a kernel
+Lanes = Any  # a Vector or Stack, in a kernel
 Builder = Any  # llvmlite.ir.IRBuilder and ir.Value come without type hints
 Value = Any
 
 
-class Vector(types.Type):  # type: ignore[misc]
+class Vector(types.Type):
     """A register of 16 lanes."""
 
     def __init__(self, name: str, llvm: Any) -> None:
@@ -38,7 +40,7 @@ class Vector(types.Type):  # type: ignore[misc]
         self.llvm = llvm
 
 
-class Stack(types.Type):  # type: ignore[misc]
+class Stack(types.Type):
     """`count` vectors, kept in registers."""
 
     def __init__(self, vector: Vector, count: int) -> None:

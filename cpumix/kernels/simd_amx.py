@@ -11,6 +11,7 @@ import ctypes
 import sys
 
 import numpy as np
+from llvmlite import ir
 from numba.core import types
 
 from .jit import kernel
@@ -20,6 +21,7 @@ from .simd import (
     I64,
     VF,
     VI,
+    Address,
     Builder,
     Stack,
     Value,
@@ -27,7 +29,6 @@ from .simd import (
     external,
     f32x16,
     instruction,
-    ir,
     load_f32,
     multiply_add,
     pointer,
@@ -131,7 +132,15 @@ def scale_rows(
 
 
 @kernel
-def panel_rows(panel, blocks, x, x_stride, scale, totals, sums):  # type: ignore[no-untyped-def]
+def panel_rows(
+    panel: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    scale: Address,
+    totals: Address,
+    sums: Address,
+) -> None:
     """Add a panel times 16 rows to their totals, a few blocks at a time so that sums stay near."""
     configure()
     stride = x_stride // 8

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from llvmlite import ir
 from numba.core import types
 
 from ..quant.q4 import CODE_BOOK
@@ -26,7 +27,6 @@ from .simd import (
     f32x16,
     i32x16,
     instruction,
-    ir,
     multiply_add,
     pointer,
     spread,

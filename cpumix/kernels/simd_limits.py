@@ -8,6 +8,8 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from llvmlite import ir
+from numba.core import types
 from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
@@ -15,7 +17,9 @@ from .rows import aligned_zeros
 from .simd import (
     I64,
     VI,
+    Address,
     Builder,
+    Lanes,
     Stack,
     Value,
     address,
@@ -23,12 +27,10 @@ from .simd import (
     either,
     i32x16,
     instruction,
-    ir,
     load_i32,
     pointer,
     splat_i32,
     store_i32,
-    types,
 )
 from .simd_level import LEVEL
 
@@ -62,7 +64,7 @@ def store_chains(b: Builder, p: Value, acc: Value) -> None:
 
 
 @kernel
-def read_strip(p):  # type: ignore[no-untyped-def]
+def read_strip(p: Address) -> Lanes:
     """Read one strip; return something that depends on all of it."""
     a = b = c = d = splat_i32(0)
     for i in range(0, STRIP, 256):
@@ -72,14 +74,14 @@ def read_strip(p):  # type: ignore[no-untyped-def]
 
 
 @parallel_kernel
-def read_all(data, sink):  # type: ignore[no-untyped-def]
+def read_all(data: NDArray[np.uint8], sink: NDArray[np.uint8]) -> None:
     """Read data (bytes, a multiple of STRIP) with all threads; sink (>= strips, 64) u8."""
     for strip in prange(data.shape[0] // STRIP):
         store_i32(address(sink) + 64 * strip, read_strip(address(data) + STRIP * strip))
 
 
 @parallel_kernel
-def multiply_registers(rounds, sink):  # type: ignore[no-untyped-def]
+def multiply_registers(rounds: int, sink: NDArray[np.uint8]) -> None:
     """Run `dot4` on every thread; sink (threads, >= 64 (CHAINS + 2)) u8."""
     for worker in prange(sink.shape[0]):
         p = address(sink) + worker * sink.strides[0]

@@ -1,0 +1,47 @@
+"""The operations of the forward pass on SIMD kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from . import attention, products, rowwise, simd_amx
+from .engine import Chosen, Engine, Floats
+from .isa import active
+from .operands import Past, Product
+from .rows import Rows, aligned_zeros
+
+
+class SimdEngine(Engine):
+    """Owns the memory that kernels scribble in, one piece per thread."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        if active().name == "amx":
+            simd_amx.request_permission()
+        self._counter = np.zeros(1, np.int64)
+        self._scratch = aligned_zeros((self.threads, products.SCRATCH_BYTES), np.uint8)
+
+    def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
+        rowwise.norm(x.values, weight, eps, x.columns, n, out.values)
+
+    def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
+        rowwise.quantize_rows(x.values, n, x.blocks, x.codes, x.scale, x.start)
+
+    def multiply(self, run: Sequence[Product]) -> None:  # noqa: D102
+        jobs, items = products.job_table(run)
+        self._counter[0] = 0
+        products.multiply(jobs, items, self._counter, self._scratch)
+
+    def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:  # noqa: D102
+        needed = attention.scratch_bytes(past.group, past.values.shape[2])
+        if self._scratch.shape[1] < needed:
+            self._scratch = aligned_zeros((self.threads, needed), np.uint8)
+        self._counter[0] = 0
+        attention.attend(q.values[:n], *past, out.values, self._counter, self._scratch)
+
+    def route(  # noqa: D102
+        self, x: Rows, router: Floats, experts: int, n: int, chosen: Chosen, share: Floats
+    ) -> None:
+        rowwise.route(x.values, router, experts, n, chosen, share)

@@ -1,0 +1,48 @@
+"""What kernels work on, as the forward pass names it: weights, products, and a cache to attend to."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .rows import Rows
+
+
+class Matrix(NamedTuple):
+    """A weight matrix as it lies in the file: tiles (tiles, blocks, tile_bytes) u8 of a format."""
+
+    format: str
+    tiles: NDArray[np.uint8]
+
+    @property
+    def takes_codes(self) -> bool:
+        """Whether products want the rows quantized to 8 bits."""
+        return self.format != "bf16"
+
+
+class Product(NamedTuple):
+    """out[:rows] = x[first : first + rows] times weight.
+
+    With a `second` matrix: silu of that, times x times `second`.
+    """
+
+    weight: Matrix
+    x: Rows
+    first: int
+    rows: int
+    out: NDArray[np.float32]
+    second: Matrix | None = None
+
+
+class Past(NamedTuple):
+    """What queries at `position`, `position` + 1, ... attend to; layouts in `attention.attend`."""
+
+    keys: NDArray[Any]
+    values: NDArray[Any]
+    position: int
+    window: int
+    scale: float
+    group: int
+    """Query heads that share one key-value head."""
