@@ -25,7 +25,7 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"units"},
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
-    {"rope", "kv_cache", "experts", "tokenizer", "sampler"},
+    {"rope", "kv_cache", "experts", "tokenizer", "sampler", "stats"},
     {"plan"},  # adds up the sizes of the rest
     {"model"},
     {"generate", "convert", "evaluate", "bench"},
