@@ -1,7 +1,8 @@
 """Turns a checkpoint into a model file, a slice of one tensor at a time.
 
-Three things go on at once: one thread reads the next slice, the kernels encode this one on all cores, one thread writes
-the last one. So memory stays small and constant for a model of any size, and the disk never waits for the processor.
+Three things go on at once: one thread reads the next slice, the kernels encode this one on all
+cores, one thread writes the last one. So memory stays small and constant for a model of any size,
+and the disk never waits for the processor.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def convert(
 ) -> ConvertReport:
     """Write the Hugging Face checkpoint in folder `source` to the model file `target`.
 
-    `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this machine's memory if not
-    given). `progress` is called with the source bytes done and in all. An existing target is replaced only with `force`.
+    `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this
+    machine's memory if not given). `progress` is called with the source bytes done and in all. An
+    existing target is replaced only with `force`.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
@@ -135,7 +137,7 @@ def _read(s: Slice) -> NDArray[Any]:
 
 
 def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
-    """Return a slice's bytes in the model file. Raises ConvertError for weights that are not numbers."""
+    """Return a slice's bytes in the model file; ConvertError for weights that are not numbers."""
     rows = np.atleast_2d(rows)
     if rows.dtype == np.float16:
         rows = rows.astype(np.float32)
@@ -145,15 +147,16 @@ def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
         data: NDArray[Any] = np.ascontiguousarray(wide)
     else:
         data, largest = encode(rows, s.entry.format)
+    what = f'tensor "{s.source.source_name}"'
     if largest >= INFINITE:
         raise ConvertError(
-            f'tensor "{s.source.source_name}": expected finite weights, found NaN or infinity between rows {s.start} and '
+            f"{what}: expected finite weights, found NaN or infinity between rows {s.start} and "
             f'{s.stop - 1}. The checkpoint is damaged: download it again. File "{s.source.path}".'
         )
     magnitude = float(np.uint32(largest).view(np.float32))
     if s.entry.format in FORMATS and s.entry.format != "bf16" and magnitude > LARGEST:
         raise ConvertError(
-            f'tensor "{s.source.source_name}": expected weights up to {LARGEST:.3g}, the most that {s.entry.format} can '
+            f"{what}: expected weights up to {LARGEST:.3g}, the most that {s.entry.format} can "
             f'scale, found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'
         )
     return data

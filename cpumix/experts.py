@@ -1,4 +1,4 @@
-"""Hands out expert weights as views of the mapped file; the operating system pages in what is touched.
+"""Hands out expert weights as views of the mapped file; the system pages in what is touched.
 
 An expert of a layer is one contiguous range of the file, w1 | w3 | w2, so that a cold one is one
 sequential read.

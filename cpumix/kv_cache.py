@@ -34,7 +34,7 @@ def nbytes(config: ModelConfig, context: int, batch: int, kv: str) -> int:
 
 
 class KVCache:
-    """Keys and values of every layer; pages are touched as positions fill, so an unused context costs nothing."""
+    """Keys and values of every layer; memory is touched only as far as positions fill."""
 
     def __init__(self, config: ModelConfig, context: int, batch: int, kv: str) -> None:
         self.context, self.position = context, 0
@@ -62,7 +62,7 @@ class KVCache:
         self.position = 0
 
     def store(self, layer: int, k: NDArray[np.float32], v: NDArray[np.float32]) -> None:
-        """Keep k and v (n, >= kv_heads * head_dim) of the next n positions of a layer; `advance` makes room for more."""
+        """Keep k and v (n, >= kv_heads * head_dim) of a layer's next n positions."""
         n, size = len(k), self._heads * self._head_dim
         slots = np.arange(self.position, self.position + n) % self.capacity
         self._keys[layer][:, slots // 16, :, slots % 16] = k[:, :size].reshape(

@@ -1,7 +1,8 @@
 """The forward pass of a Mixtral (or, with one expert and no router, of a Mistral or Llama).
 
-Letters: T tokens of a batch, D hidden size, Q query columns, K key columns, I intermediate size, E experts, A experts per
-token. Every buffer is allocated once. What a row comes out as does not depend on the batch it came in with.
+Letters: T tokens of a batch, D hidden size, Q query columns, K key columns, I intermediate size,
+E experts, A experts per token. Every buffer is allocated once. What a row comes out as does not
+depend on the batch it came in with.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Transformer:
         self._buffers = Buffers(self.config, self.batch)
 
     def forward(self, ids: Sequence[int]) -> None:
-        """Run the next T <= batch tokens; their normed states (T, D) are then ready for `logits`."""
+        """Run the next T <= batch tokens; their normed states are then ready for `logits`."""
         b, n = self._buffers, len(ids)
         turn = rotation(self._frequencies, self.cache.position, n)
         self._embed(ids)  # b.x [T, D]
@@ -142,7 +143,7 @@ class Transformer:
         return places.reshape(n, active)
 
     def _run_experts(self, index: int, n: int, places: NDArray[np.int64]) -> None:
-        """w2(silu(w1 h) * w3 h) for every pair of token and expert, each expert's tokens together."""
+        """Compute w2(silu(w1 h) * w3 h) for each pair of token and expert, expert by expert."""
         b, active = self._buffers, self.config.num_experts_per_tok
         counts = np.bincount(b.chosen[:n].ravel(), minlength=self.config.num_local_experts)
         firsts = np.cumsum(counts) - counts

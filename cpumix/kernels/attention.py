@@ -65,7 +65,10 @@ def score_block(
 
 @kernel
 def softmax_row(scores: Address, state: Address, block: int, lowest: int, highest: int) -> Lanes:
-    """Turn one row's 64 scores into weights in place, masked to lowest <= position <= highest; update its state."""
+    """Turn one row's 64 scores into weights in place and update its state.
+
+    Only lowest <= position <= highest is seen. Returns the correction of what came before.
+    """
     best = splat(np.float32(NEVER))
     for i in range(4):
         p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
@@ -102,7 +105,7 @@ def weigh_block(
     factors: Address,
     outputs: Address,
 ) -> None:
-    """Rescale TOKENS rows' outputs and add 64 weighted values to them, 32 head dimensions at a time."""
+    """Rescale TOKENS rows' outputs and add 64 weighted values, 32 head dimensions at a time."""
     for d in range(0, width, 32):
         place = outputs + 4 * TOKENS * d
         total = rescale_tokens(load_sums(place), factors, STATE)
@@ -217,7 +220,7 @@ def attend(
             * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8. A row at position p
             sees positions p - window + 1 .. p.
     """
-    m, head_dim, width = q.shape[0], keys.shape[2], values.shape[2]
+    m, head_dim = q.shape[0], keys.shape[2]
     chunks = -(-m // QUERIES)
     items = chunks * keys.shape[0]
     rows = QUERIES * group + TOKENS
@@ -233,8 +236,8 @@ def attend(
                 break
             head, query = item // chunks, item % chunks * QUERIES
             attend_item(
-                q, keys, values, position, window, scale, head, query, min(QUERIES, m - query), group, out, rows_q, state,
-                outputs, scores,
+                q, keys, values, position, window, scale, head, query, min(QUERIES, m - query),
+                group, out, rows_q, state, outputs, scores,
             )  # fmt: skip
 
 

@@ -52,7 +52,7 @@ nearest_index = staircase(i32x16, q4.MIDPOINTS.tolist(), list(range(16)))
 
 @kernel
 def magnitudes(x: Address) -> Lanes:
-    """The value of largest magnitude in each lane's block of 32, with its sign; the first of equals."""
+    """Return each lane's first value of largest magnitude among 32, with its sign."""
     peak = load_f32(x)
     for c in range(1, 32):
         v = load_f32(x + 64 * c)
@@ -70,7 +70,7 @@ def inverse(tail: Address) -> Lanes:
 
 @kernel
 def q8_code(x: Lanes, factor: Lanes) -> Lanes:
-    """The stored code, 1..255, of 16 weights."""
+    """Return the stored code, 1..255, of 16 weights."""
     limit = splat(np.float32(127))
     code = rint(mul(x, factor))
     code = where_greater(code, limit, limit, code)
@@ -94,7 +94,7 @@ def encode_q8(x: Address, out: Address) -> None:
 
 @kernel
 def search_scale(x: Address) -> Lanes:
-    """The scale of least squared error among the candidates, as `quant.q4.search_scale` defines."""
+    """Return the scale of least squared error, as `quant.q4.search_scale` defines."""
     zero, peak = splat(np.float32(0)), magnitudes(x)
     best, scale = splat(np.float32(-1)), zero
     for target in TARGETS:
@@ -128,7 +128,7 @@ def encode_q4(x: Address, out: Address) -> None:
 
 @kernel
 def bf16_bits(x: Lanes) -> Lanes:
-    """The upper halves of 16 float32, rounded to nearest even, in the lower half of each lane."""
+    """Return 16 float32 as bfloat16, ties to even, in the lower half of each lane."""
     bits = as_i32(x)
     odd = shift_right(shift_left(bits, splat_i32(15)), splat_i32(31))
     return shift_right(add_i32(bits, add_i32(odd, splat_i32(0x7FFF))), splat_i32(16))
@@ -144,7 +144,10 @@ def encode_bf16(x: Address, out: Address) -> None:
 
 @kernel
 def largest_bits(x: Address) -> Any:
-    """The largest magnitude in a transposed block, as float32 bits: at least 0x7F800000 if any is infinite or NaN."""
+    """Return a transposed block's largest magnitude as float32 bits.
+
+    They are at least 0x7F800000 if any weight is infinite or NaN.
+    """
     most = splat_i32(0)
     for c in range(32):
         most = max_i32(most, as_i32(absolute(load_f32(x + 64 * c))))

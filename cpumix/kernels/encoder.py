@@ -14,8 +14,8 @@ from .isa import active
 def encode(rows: NDArray[Any], format_name: str) -> tuple[NDArray[np.uint8], int]:
     """Encode weights (n, k), float32 or bfloat16 as uint16, as tiles of the named format.
 
-    Returns the tiles (tiles, blocks, tile_bytes) and the largest magnitude's float32 bits, 0x7F800000 or more if a weight
-    is infinite or NaN: then the tiles mean nothing.
+    Returns the tiles (tiles, blocks, tile_bytes) and the largest magnitude's float32 bits:
+    0x7F800000 or more if a weight is infinite or NaN, and then the tiles mean nothing.
     """
     target = FORMATS[format_name]
     if active().name == "generic":

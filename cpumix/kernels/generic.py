@@ -1,4 +1,4 @@
-"""Kernels for any processor, in plain loops: what the `generic` level runs, with or without the JIT.
+"""Kernels for any processor, in plain loops: the `generic` level, with or without the JIT.
 
 Integer sums equal the other levels' exactly; float sums are the same terms in another order.
 """
@@ -20,7 +20,7 @@ VALUES = CODE_BOOK.astype(np.int32)
 
 @kernel
 def tile_code(tile: NDArray[np.uint8], column: int, row: int) -> Any:
-    """The signed code of one weight of a q8 (544 bytes) or q4 (288 bytes) tile."""
+    """Return the signed code of one weight of a q8 (544 bytes) or q4 (288 bytes) tile."""
     group, place = column // 4, 4 * row + column % 4
     if tile.shape[0] == 544:
         return np.int32(tile[64 * group + place]) - 128

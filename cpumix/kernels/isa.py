@@ -27,7 +27,7 @@ class Level:
     features: tuple[str, ...]
     """LLVM's names of the processor features that the level needs; all must be present."""
     processor: str
-    """LLVM's name of a processor that has this level and nothing above it; used when the level is forced."""
+    """LLVM's name of a processor that has this level and no more; used when it is forced."""
 
 
 LEVELS = (

@@ -76,7 +76,7 @@ def cache_folder() -> Path | None:
 
 
 def is_cold() -> bool:
-    """Tell whether this process will have to compile kernels: nothing of this key is on disk yet."""
+    """Tell whether kernels will have to be compiled: nothing of this key is on disk yet."""
     folder = cache_folder()
     return folder is None or next(folder.rglob("*.nbc"), None) is None
 
@@ -99,7 +99,10 @@ def kernel(function: F) -> F:
 
 
 def parallel_kernel(function: F) -> F:
-    """Compile a function whose `prange` loops run on all threads. It must not raise: that would make the loops serial."""
+    """Compile a function whose `prange` loops run on all threads.
+
+    It must not raise: that would make the loops serial.
+    """
     return _compile(function, parallel=True)
 
 

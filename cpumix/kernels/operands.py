@@ -1,4 +1,4 @@
-"""What kernels work on, as the forward pass names it: weights, products, and a cache to attend to."""
+"""What kernels work on, as the forward pass names it: weights, products, a cache to attend to."""
 
 from __future__ import annotations
 

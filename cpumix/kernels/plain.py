@@ -1,4 +1,4 @@
-"""Kernels that are the same at every level: plain loops that the compiler vectorises well enough."""
+"""Kernels that are the same at every level: plain loops that LLVM vectorises well enough."""
 
 from __future__ import annotations
 

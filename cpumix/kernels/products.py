@@ -94,7 +94,7 @@ AMX = active().name == "amx"
 FIELDS = 14
 
 FEW_ROWS = 4  # unpacking a panel costs about as much as three rows
-CHUNK = 16  # blocks in a panel: 2 tiles x 16 x (512 + 64) bytes = 18 KiB, in a 32 KiB first-level cache with the rows
+CHUNK = 16  # blocks in a panel: 18 KiB, which leaves room for rows in a 32 KiB first-level cache
 PANEL_BLOCK = 2 * (512 + 64)
 MOST_ROWS = 512
 # One thread's memory: the panel, AMX's sums, and the totals of two tiles for every row (and the
@@ -294,8 +294,8 @@ def pair_many(
         store_f32(totals + 64 * i, splat(0.0))
     for b in range(0, blocks, CHUNK):
         chunk_rows(
-            tile_bytes, w0 + b * tile_bytes, w1 + b * tile_bytes, min(CHUNK, blocks - b), x + b * block_bytes, x_stride,
-            scale + 4 * b, start + 4 * b, rows, scratch,
+            tile_bytes, w0 + b * tile_bytes, w1 + b * tile_bytes, min(CHUNK, blocks - b),
+            x + b * block_bytes, x_stride, scale + 4 * b, start + 4 * b, rows, scratch,
         )  # fmt: skip
     stride = read_i64(job + 8 * OUT_STRIDE)
     for row in range(rows):

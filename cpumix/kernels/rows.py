@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 32
-SPARE_ROWS = 16  # the last group of rows of a kernel may read beyond the end; what it computes there is dropped
+SPARE_ROWS = 16  # kernels read rows in groups; what they compute beyond the end is dropped
 # A row stride that is a power of two would put all rows in the same few cache sets.
 SPARE_BLOCKS = 2
 LINE = 64  # bytes of a cache line; a 64-byte load that straddles two costs double
@@ -53,7 +53,7 @@ class Rows:
         return self.values.nbytes + self.codes.nbytes + self.scale.nbytes + self.start.nbytes
 
     def gather(self, source: Rows, index: NDArray[np.int64]) -> None:
-        """Copy the rows with these indices from another buffer of the same width, codes included."""
+        """Copy the rows with these indices from a buffer of the same width, codes included."""
         n = len(index)
         for mine, theirs in (
             (self.values, source.values),

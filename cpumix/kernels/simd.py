@@ -1,4 +1,4 @@
-"""SIMD vectors as Numba types, and one function per instruction, so that kernels read like plain Python.
+"""SIMD vectors as Numba types, and one function per instruction: kernels read like Python.
 
 A vector has 16 lanes whatever the machine: LLVM splits it into two or four registers where
 registers are narrower. A `Stack` is a fixed number of vectors that the compiler keeps in registers,
@@ -72,7 +72,7 @@ _SHAPES: dict[int, Callable[[Any], Any]] = {
 
 
 def instruction(result: Any, *operands: Any) -> Callable[[Callable[..., Value]], Any]:
-    """Turn `emit(builder, *values)` into a function that kernels call, with the given Numba types."""
+    """Turn `emit(builder, *values)` into a function of these Numba types that kernels call."""
 
     def wrap(emit: Callable[..., Value]) -> Any:
         def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
@@ -114,8 +114,7 @@ def multiply_add(builder: Builder, x: Value, y: Value, z: Value) -> Value:
     return builder.call(external(builder, "llvm.fma.v16f32", VF, [VF] * 3), [x, y, z])
 
 
-# Addresses
-# --------------------------------------------------------------------------------------------------------------
+# --- Addresses ---
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -135,8 +134,7 @@ def fetch_add(b: Builder, p: Value, n: Value) -> Value:
     return b.atomic_rmw("add", at(b, p, I64), n, "monotonic")
 
 
-# Memory to lanes and back
-# -----------------------------------------------------------------------------------------------
+# --- Memory to lanes and back ---
 
 
 @instruction(types.int64, pointer)
@@ -255,8 +253,7 @@ def splat_i32(b: Builder, x: Value) -> Value:
     return spread(b, x)
 
 
-# Arithmetic
-# -------------------------------------------------------------------------------------------------------------
+# --- Arithmetic ---
 
 
 @instruction(f32x16, f32x16, f32x16)
@@ -339,7 +336,7 @@ def either(b: Builder, x: Value, y: Value) -> Value:
 
 @instruction(i32x16, i32x16, i32x16)
 def max_i32(b: Builder, x: Value, y: Value) -> Value:
-    """The greater of x and y, signed."""
+    """Return the greater of x and y, signed."""
     return b.select(b.icmp_signed(">", x, y), x, y)
 
 
@@ -362,7 +359,7 @@ def shift_right(b: Builder, x: Value, bits: Value) -> Value:
 
 
 def staircase(result: Any, thresholds: Sequence[float], steps: Sequence[float]) -> Any:
-    """Make the function that returns steps[i] where i is the number of thresholds (ascending) below x."""
+    """Make the function that returns steps[i], i being how many thresholds lie below x."""
     llvm = result.llvm
 
     @instruction(result, f32x16)
@@ -389,36 +386,34 @@ def as_i32(b: Builder, v: Value) -> Value:
     return b.bitcast(v, VI)
 
 
-# Bytes and halves within lanes
-# ------------------------------------------------------------------------------------------
+# --- Bytes and halves within lanes ---
 
 
 @instruction(i32x16, i32x16)
 def low_nibbles(b: Builder, v: Value) -> Value:
-    """The lower half of every byte."""
+    """Return the lower half of every byte."""
     return b.and_(v, constant(0x0F0F0F0F))
 
 
 @instruction(i32x16, i32x16)
 def high_nibbles(b: Builder, v: Value) -> Value:
-    """The upper half of every byte."""
+    """Return the upper half of every byte."""
     return b.and_(b.lshr(v, constant(4)), constant(0x0F0F0F0F))
 
 
 @instruction(f32x16, i32x16)
 def low_bf16(b: Builder, v: Value) -> Value:
-    """The lower bfloat16 of every lane, widened."""
+    """Return the lower bfloat16 of every lane, widened."""
     return b.bitcast(b.shl(v, constant(16)), VF)
 
 
 @instruction(f32x16, i32x16)
 def high_bf16(b: Builder, v: Value) -> Value:
-    """The upper bfloat16 of every lane, widened."""
+    """Return the upper bfloat16 of every lane, widened."""
     return b.bitcast(b.and_(v, constant(0xFFFF0000)), VF)
 
 
-# Reductions in lane order, so that the result is the same on every machine
-# ----------------------------------------------
+# --- Reductions, lane 0 first, so that the result is the same on every machine ---
 
 
 @instruction(types.float32, f32x16)

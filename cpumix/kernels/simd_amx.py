@@ -54,7 +54,7 @@ def _shapes() -> bytes:
 
 
 def request_permission() -> bool:
-    """Ask Linux for the use of the tile registers (arch_prctl ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)."""
+    """Ask Linux for the tile registers: arch_prctl ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA."""
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0)
@@ -92,7 +92,7 @@ def _load(b: Builder, tile: int, p: Value, stride: Value) -> None:
 
 @instruction(types.void, pointer, types.int64, pointer, pointer)
 def block_products(b: Builder, x: Value, stride: Value, panel: Value, sums: Value) -> None:
-    """Multiply 16 rows x 32 columns by both tiles' block; store the int32 sums: 16 rows x 64 bytes, twice."""
+    """Multiply 16 rows x 32 columns by both tiles' block; store 16 x 64 bytes of sums, twice."""
     _load(b, 2, x, stride)
     for side in (0, 1):
         b.call(external(b, "llvm.x86.tilezero", VOID, [I8]), [I8(side)])

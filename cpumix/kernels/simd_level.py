@@ -43,7 +43,7 @@ class Instructions(NamedTuple):
     unsigned: bool
     """Whether dot4 takes code + 128, so that accumulators begin at -128 x the activations' sum."""
     tokens: int
-    """Tokens that one pass of the prefill kernel takes: two tiles' accumulators must stay in registers."""
+    """Rows in one pass of prefill: the sums of two tiles must stay in registers."""
 
 
 TABLE = {
@@ -61,7 +61,7 @@ dots, sums = Stack(i32x16, 2 * TOKENS), Stack(f32x16, 2 * TOKENS)
 
 @instruction(i32x16, i32x16, i32x16, i32x16)
 def dot4(b: Builder, acc: Value, w: Value, x: Value) -> Value:
-    """Add to each lane of acc the products of its four weight bytes with its four activation bytes."""
+    """Add to each lane of acc the products of its four weight and four activation bytes."""
     return LEVEL.dot4(b, acc, w, x)
 
 
@@ -85,7 +85,7 @@ def panel_codes(b: Builder, codes: Value) -> Value:
 
 @instruction(i32x16)
 def code_book(b: Builder) -> Value:
-    """The 16 values of 4-bit weights as `dot4` wants them, once in every quarter."""
+    """Return the 16 values of 4-bit weights as `dot4` wants them, once in every quarter."""
     values = [(int(v) + (128 if UNSIGNED else 0)) & 255 for v in CODE_BOOK]
     words = [sum(values[4 * i + j] << (8 * j) for j in range(4)) for i in range(4)]
     return ir.Constant(VI, words * 4)
@@ -98,7 +98,7 @@ def row(b: Builder, p: Value, stride: Value, index: int) -> Value:
 
 @instruction(dots, pointer, types.int64)
 def start_dots(b: Builder, start: Value, stride: Value) -> Value:
-    """Begin the sums of two tiles x TOKENS tokens: 0, or each token's `start` where weights are unsigned."""
+    """Begin the sums of two tiles x TOKENS rows: 0, or `start` where weights are unsigned."""
     out = ir.Constant(dots.llvm, None)
     if UNSIGNED:
         for t in range(TOKENS):

@@ -43,7 +43,7 @@ chains = Stack(i32x16, CHAINS)
 
 @instruction(chains)
 def no_chains(b: Builder) -> Value:
-    """Sums that are zero."""
+    """Return sums that are zero."""
     return ir.Constant(chains.llvm, None)
 
 

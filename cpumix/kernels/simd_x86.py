@@ -1,4 +1,4 @@
-"""The x86 instructions that differ by level: sums of byte products, and look-ups in a 16-byte table.
+"""The x86 instructions that differ by level: sums of byte products, look-ups in a table.
 
 `dot4` adds to each int32 lane the products of its four weight bytes with four activation bytes. The
 VNNI levels take weights as unsigned bytes (code + 128, as stored; the accumulator starts at -128 x
@@ -101,7 +101,7 @@ def dot4_avx2(b: Builder, acc: Value, w: Value, x: Value) -> Value:
 
 
 def lookup_512(b: Builder, table: Value, index: Value) -> Value:
-    """vpshufb: look every byte of `index` (0..15) up in the 16-byte table that each quarter of `table` holds."""
+    """vpshufb: look every byte of `index` (0..15) up in its quarter's 16-byte table."""
     found = b.call(
         external(b, "llvm.x86.avx512.pshuf.b.512", VB, [VB, VB]),
         [b.bitcast(table, VB), b.bitcast(index, VB)],

@@ -17,7 +17,7 @@ from .tiles import BLOCK
 
 
 class Activations(NamedTuple):
-    """m quantized rows of k columns in B = ceil(k / 32) blocks: codes (m, 32 B) i8, scale (m, B) f32, start (m, B) i32."""
+    """Quantized rows: codes (m, 32 B) i8, scale (m, B) f32, start (m, B) i32; B = ceil(k / 32)."""
 
     codes: NDArray[np.int8]
     scale: NDArray[np.float32]

@@ -3,15 +3,26 @@
 Experts are 96.6 % of Mixtral 8x7B and bear 4 bits well; attention, embeddings and the head do not,
 and cost little, so int4 keeps them at 8 bits. Norms and routers always stay float32: a wrong expert
 is worse than a noisy one.
+
+Between int4 and int8 lie the mixes: "mix-15" is int4 with the experts of 15 layers at 8 bits, those
+layers where that helps most (see `sensitivity`). So memory can be filled to the last layer.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cpumix.errors import ConfigError
+
 from . import FLOAT32
+from .sensitivity import most_sensitive
 
 UNQUANTIZED_SUFFIXES = ("norm.weight", "router.weight")
+RAISED = "q8"  # format of the experts in a mix's raised layers
+
+_MIX = re.compile(r"mix-([1-9][0-9]{0,3})")
 
 
 @dataclass(frozen=True)
@@ -21,6 +32,16 @@ class Precision:
     name: str
     experts: str
     dense: str
+    raised: tuple[int, ...] = ()
+    """Layers whose experts take `RAISED` instead, in ascending order."""
+
+    def format(self, name: str) -> str:
+        """Return the format of a tensor by its canonical name, such as "blk.0.expert.3.w1"."""
+        if name.endswith(UNQUANTIZED_SUFFIXES):
+            return FLOAT32
+        if ".expert." not in name:
+            return self.dense
+        return RAISED if int(name.split(".")[1]) in self.raised else self.experts
 
 
 PRECISIONS = {
@@ -31,11 +52,38 @@ PRECISIONS = {
         Precision("int4", experts="q4", dense="q8"),
     )
 }
+# What weights would take as they are computed with. Nobody stores them so: for comparison only.
+REFERENCE = Precision("float32", experts=FLOAT32, dense=FLOAT32)
 
 
-def tensor_format(precision: str, name: str) -> str:
-    """Return the format of the tensor with this canonical name ("blk.0.expert.3.w1", "blk.0.router.weight", ...)."""
-    if name.endswith(UNQUANTIZED_SUFFIXES):
-        return FLOAT32
-    chosen = PRECISIONS[precision]
-    return chosen.experts if ".expert." in name else chosen.dense
+def find_precision(name: str, layers: int) -> Precision:
+    """Return the precision with this name, for a model of so many layers.
+
+    Raises ConfigError for a name that is none.
+    """
+    if name in PRECISIONS:
+        return PRECISIONS[name]
+    if found := _MIX.fullmatch(name):
+        count = int(found[1])
+        if count < layers:
+            return mix(most_sensitive(layers)[:count])
+    mixes = f' or "mix-1" to "mix-{layers - 1}" (layers whose experts take 8 bits)'
+    known = ", ".join(PRECISIONS) + (mixes if layers > 1 else "")
+    raise ConfigError(f'precision: expected one of {known}, found "{name}".')
+
+
+def mix(raised: Sequence[int]) -> Precision:
+    """Return int4 with the experts of these layers at 8 bits."""
+    base = PRECISIONS["int4"]
+    return Precision(f"mix-{len(raised)}", base.experts, base.dense, tuple(sorted(raised)))
+
+
+def is_mix(name: str) -> bool:
+    """Tell whether a precision's name is that of a mix."""
+    return _MIX.fullmatch(name) is not None
+
+
+def tensor_format(precision: str | Precision, name: str) -> str:
+    """Return the format of the tensor with this canonical name at a precision that is no mix."""
+    chosen = PRECISIONS[precision] if isinstance(precision, str) else precision
+    return chosen.format(name)

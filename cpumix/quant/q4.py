@@ -1,4 +1,4 @@
-"""4-bit weights: a nibble indexes a 16-value code book; blocks of 32 columns share one float16 scale; 4.5 bits per weight.
+"""4-bit weights: a nibble indexes 16 values, blocks of 32 columns share a scale; 4.5 bits each.
 
 A weight is scale x CODE_BOOK[nibble]. The values are those of GGUF's IQ4_NL, denser near zero where
 weights are, which costs nothing over evenly spaced ones because a SIMD table look-up is needed to
@@ -46,7 +46,7 @@ SMALLEST_PEAK = np.float32(
 
 
 def search_scale(x: NDArray[np.float32]) -> NDArray[np.float16]:
-    """Return the float16 scale of each block x (..., 32) with the least squared error among the candidates.
+    """Return each block's float16 scale of least squared error among the candidates; x (..., 32).
 
     For each target: look the codes up, take the least-squares scale for those codes, keep the
     candidate that explains most of the block's energy. Sums run over the columns in order, so that
@@ -73,7 +73,7 @@ def search_scale(x: NDArray[np.float32]) -> NDArray[np.float16]:
 
 
 def encode(scaled: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return the index of the nearest code-book value for weights already divided by their scale."""
+    """Return the index of the nearest code-book value to weights divided by their scale."""
     return np.searchsorted(MIDPOINTS, scaled).astype(np.uint8)
 
 

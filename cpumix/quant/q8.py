@@ -59,4 +59,5 @@ def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32
     groups = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4)
     code = groups[ids // ROWS, :, :, ids % ROWS].reshape(len(ids), blocks, BLOCK)
     scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
-    return ((code.astype(np.float32) - ZERO) * scale.astype(np.float32)[..., None]).reshape(len(ids), -1)
+    value = (code.astype(np.float32) - ZERO) * scale.astype(np.float32)[..., None]
+    return value.reshape(len(ids), -1)

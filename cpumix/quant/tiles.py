@@ -48,7 +48,7 @@ def deinterleave(groups: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def pack_scales(scale: NDArray[np.float16]) -> NDArray[np.uint8]:
-    """Reorder scales (tiles, 16, blocks) to the 32 bytes that end each tile: (tiles, blocks, 32)."""
+    """Reorder scales (tiles, 16, blocks) to the 32 bytes that end a tile: (tiles, blocks, 32)."""
     return np.ascontiguousarray(scale.transpose(0, 2, 1)).view(np.uint8)
 
 
