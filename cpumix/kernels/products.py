@@ -36,22 +36,16 @@ from .simd import (
     broadcast_f32,
     broadcast_i32,
     fetch_add,
-    fma,
-    high_bf16,
-    high_nibbles,
     load_f16,
     load_f32,
     load_i32,
-    low_bf16,
-    low_nibbles,
-    mul,
     read_i64,
     splat,
     splat_i32,
     store_f32,
     store_i32,
-    to_f32,
 )
+from .simd_lanes import fma, high_bf16, high_nibbles, low_bf16, low_nibbles, mul, to_f32
 from .simd_level import (
     TOKENS,
     UNSIGNED,
@@ -161,7 +155,7 @@ def unpack_q8(w: Address, blocks: int, panel: Address) -> None:
     """Copy one tile's blocks to its half of a panel; scales become float32."""
     for _ in range(blocks):
         for g in range(8):
-            store_i32(panel + 128 * g, panel_codes(load_i32(w + 64 * g)))
+            store_i32(panel + 128 * g, panel_codes(weights(load_i32(w + 64 * g))))
         store_f32(panel + 1024, load_f16(w + 512))
         w, panel = w + Q8_BYTES, panel + PANEL_BLOCK
 
