@@ -21,22 +21,17 @@ from .math import exp
 from .simd import (
     Address,
     Lanes,
-    add,
     address,
     count_up,
     fetch_add,
     load_as_f32,
     load_f32,
-    mul,
     read_f32,
-    reduce_add,
-    reduce_max,
     splat,
     store_f32,
-    sub,
-    where_greater,
     write_f32,
 )
+from .simd_lanes import add, mul, reduce_add, reduce_max, sub, where_greater
 from .simd_level import TOKENS, fma_tokens, load_sums, no_sums, rescale_tokens, store_sums
 
 POSITIONS = 64

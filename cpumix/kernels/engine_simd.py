@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from . import attention, products, rowwise, simd_amx
+from . import attention, panels, products, rowwise, simd_amx
 from .engine import Chosen, Engine, Floats
 from .isa import active
 from .operands import Past, Product
@@ -21,7 +21,7 @@ class SimdEngine(Engine):
         if active().name == "amx":
             simd_amx.request_permission()
         self._counter = np.zeros(1, np.int64)
-        self._scratch = aligned_zeros((self.threads, products.SCRATCH_BYTES), np.uint8)
+        self._scratch = aligned_zeros((self.threads, panels.SCRATCH_BYTES), np.uint8)
 
     def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
         rowwise.norm(x.values, weight, eps, x.columns, n, out.values)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .jit import kernel
-from .simd import (
-    Lanes,
+from .simd import Lanes, splat, splat_i32
+from .simd_lanes import (
     add,
     add_i32,
     as_f32,
@@ -13,8 +13,6 @@ from .simd import (
     mul,
     rint,
     shift_left,
-    splat,
-    splat_i32,
     sub,
     to_i32,
     where_greater,

@@ -12,22 +12,16 @@ from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
 from .plain import choose_experts
-from .simd import (
-    Address,
+from .simd import Address, address, broadcast_f32, load_f32, splat, store_f32, store_i8
+from .simd_lanes import (
     absolute,
     add_i32,
-    address,
-    broadcast_f32,
     fma,
-    load_f32,
     mul,
     reduce_add,
     reduce_add_i32,
     reduce_max,
     rint,
-    splat,
-    store_f32,
-    store_i8,
     to_i32,
     where_greater,
 )

@@ -37,7 +37,7 @@ from .simd import (
 
 STEP = 1  # blocks whose sums are scaled together, while the next ones are multiplied
 SUMS_BYTES = 2 * STEP * 2 * 16 * 64
-PANEL_BLOCK = 2 * (512 + 64)
+PANEL_BLOCK = 2 * (512 + 64)  # bytes of a panel's block; see `panels`
 ROWS = 16
 
 sums16 = Stack(f32x16, ROWS)

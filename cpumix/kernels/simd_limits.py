@@ -24,7 +24,6 @@ from .simd import (
     Value,
     address,
     at,
-    either,
     i32x16,
     instruction,
     load_i32,
@@ -32,6 +31,7 @@ from .simd import (
     splat_i32,
     store_i32,
 )
+from .simd_lanes import either
 from .simd_level import LEVEL
 
 CHAINS = 12  # independent sums: more than latency x throughput of any dot4 so far
