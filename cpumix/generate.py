@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
 from .plan import CEILING, make_plan
 from .sampler import Sampler
+from .stats import Stats
 from .store.reader import ModelFile
 from .tokenizer import TextStream, Tokenizer
 from .units import format_size, parse_size
@@ -28,55 +27,27 @@ DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 DEFAULT_CONTEXT = 4096
 
 
-@dataclass
-class Stats:
-    """What a generation took; times in seconds, sizes in bytes."""
-
-    prompt_tokens: int = 0
-    prompt_seconds: float = 0.0
-    generated_tokens: int = 0
-    generate_seconds: float = 0.0
-    time_to_first_token_seconds: float = 0.0
-    peak_rss_bytes: int = 0
-    mapped_bytes: int = 0
-    resident_bytes: int | None = None
-    threads: int = 0
-    isa: str = ""
-
-    def to_dict(self) -> dict[str, int | float | str | None]:
-        """Return the fields by name, as `--stats-json` writes them."""
-        return asdict(self)
-
-    def summary(self) -> str:
-        """Return the lines that `--stats` prints."""
-
-        def rate(tokens: int, seconds: float) -> str:
-            return f"{tokens} tokens in {seconds:.2f} s" + (
-                f", {tokens / seconds:.1f} tok/s" if seconds else ""
-            )
-
-        resident = "unknown" if self.resident_bytes is None else format_size(self.resident_bytes)
-        return "\n".join(
-            (
-                f"prompt      {rate(self.prompt_tokens, self.prompt_seconds)}",
-                f"generation  {rate(self.generated_tokens, self.generate_seconds)}",
-                f"first token after {self.time_to_first_token_seconds:.2f} s",
-                f"memory      {format_size(self.peak_rss_bytes)} at most; of the file's "
-                f"{format_size(self.mapped_bytes)} are {resident} resident",
-                f"processor   {self.threads} threads, {self.isa}",
-            )
-        )
-
-
 class Generation:
-    """Text as it comes: iterate over it once. `stats` and `stop_reason` are complete at the end."""
+    """Text as it comes: iterate over it once. `stop_reason` is set at the end.
+
+    It is "eos" (the model ended its text), "length" (`max_tokens`) or "context" (no room left).
+    """
 
     def __init__(
         self, model: Model, ids: Sequence[int], sampler: Sampler, most: int, stream: TextStream
     ) -> None:
-        self.stats, self.stop_reason = Stats(), ""
+        self.stop_reason = ""
+        self._stats, self._ended = Stats(), False
         self._model, self._stream = model, stream
-        self._tokens = model._run(ids, sampler, most, model.tokenizer.eos_ids, self)
+        ends = {*model.config.eos_token_ids, *model.tokenizer.eos_ids}
+        self._tokens = model._run(ids, sampler, most, ends, self)
+
+    @property
+    def stats(self) -> Stats:
+        """The numbers so far; after the end, or an interruption, those of the whole."""
+        if not self._ended:
+            self._model._measure(self._stats)
+        return self._stats
 
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text; each is whole characters."""
@@ -87,7 +58,8 @@ class Generation:
             if piece := self._stream.finish():
                 yield piece
         finally:
-            self._model._finish(self.stats)
+            self._model._measure(self._stats)
+            self._ended = True
 
 
 class Model:
@@ -106,11 +78,8 @@ class Model:
         try:
             self.config: ModelConfig = self.file.config
             self.tokenizer = Tokenizer.from_files(self.file.files)
-            context = (
-                min(DEFAULT_CONTEXT, self.config.max_position_embeddings)
-                if context is None
-                else context
-            )
+            if context is None:
+                context = min(DEFAULT_CONTEXT, self.config.max_position_embeddings)
             # bfloat16 weights are for those who want exact numbers: then the cache is exact too.
             kv = kv if kv != "auto" else "f32" if self.file.precision == "bf16" else "f16"
             self._check_budget(ram, context, kv)
@@ -118,6 +87,8 @@ class Model:
             self._engine = engine.create(_thread_count(threads))
             self._cache = KVCache(self.config, context, BATCH, kv)
             self._transformer = Transformer(self.file, self._engine, self._cache, self._pager)
+            self._turn = 0  # counts those who have used the cache
+            self._closed = False
         except BaseException:
             self.file.close()
             raise
@@ -127,8 +98,9 @@ class Model:
         plan = make_plan(self.config, self.file.precision, context, ceiling, kv)
         if plan.minimum_bytes > ceiling:
             raise BudgetError(
-                f"memory: a budget of {format_size(ceiling)} is below the {format_size(plan.minimum_bytes)} that this "
-                f"model needs at {plan.precision} with a context of {context}. Use a larger --ram, or lower --context."
+                f"memory: a budget of {format_size(ceiling)} is below the "
+                f"{format_size(plan.minimum_bytes)} that this model needs at {plan.precision} with "
+                f"a context of {context}. Use a larger --ram, or lower --context."
             )
 
     @property
@@ -148,19 +120,25 @@ class Model:
 
     def restart(self) -> None:
         """Forget the conversation."""
-        self._cache.clear()
+        self._begin()
 
     def advance(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Take in up to `batch` more tokens; return the logits (vocab_size,) of what follows them."""
+        """Take in up to `batch` more tokens; return the logits (vocab_size,) of the next one."""
         self._check_ids(ids)
+        if (end := self._cache.position + len(ids)) > self.context or len(ids) > self.batch:
+            raise ConfigError(
+                f"context: expected at most {self.batch} tokens at once and {self.context} in all, "
+                f"found {len(ids)} at once and {end} in all. Load the model with a larger context."
+            )
         self._transformer.forward(ids)
-        return self._transformer.logits(len(ids) - 1, 1)[0]
+        last: NDArray[np.float32] = self._transformer.logits(len(ids) - 1, 1)[0]
+        return last
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits (len(ids), vocab_size) of a full causal pass over `ids`."""
         self._check_ids(ids)
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
-        self._cache.clear()
+        self._begin()
         for first, count in self._batches(len(ids)):
             self._transformer.forward(ids[first : first + count])
             out[first : first + count] = self._transformer.logits(0, count)
@@ -184,15 +162,12 @@ class Model:
         if not prompt.strip():
             raise ConfigError("prompt: expected some text, found none. Give it with -p.")
         chat = self.tokenizer.has_chat_template and not raw
-        if chat:
-            ids = self.tokenizer.encode_chat([{"role": "user", "content": prompt}])
-        else:
-            ids = self.tokenizer.encode(prompt)
-        self._check_ids(ids)
+        messages = [{"role": "user", "content": prompt}]
+        ids = self.tokenizer.encode_chat(messages) if chat else self.tokenizer.encode(prompt)
+        stream = self.tokenizer.stream(continuing=not chat)
+        self._check_request(ids, max_tokens)
         sampler = Sampler(temperature, top_k, top_p, seed)
-        return Generation(
-            self, ids, sampler, max_tokens, self.tokenizer.stream(continuing=not chat)
-        )
+        return Generation(self, ids, sampler, max_tokens, stream)
 
     def generate_ids(
         self,
@@ -203,95 +178,107 @@ class Model:
         seed: int | None = None,
         stop: Iterable[int] = (),
     ) -> list[int]:
-        """Return the tokens that follow `ids`, up to `max_tokens` or one of `stop`, which is left out."""
-        self._check_ids(ids)
+        """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
+        self._check_request(ids, max_tokens)
         sampler = Sampler(temperature, 0, 1.0, seed)
-        return list(self._run(ids, sampler, max_tokens, tuple(stop), None))
+        return list(self._run(ids, sampler, max_tokens, set(stop), None))
 
     def _run(
         self,
         ids: Sequence[int],
         sampler: Sampler,
         most: int,
-        stop: Sequence[int],
+        stop: Collection[int],
         watched: Generation | None,
     ) -> Iterator[int]:
-        """Yield up to `most` tokens after `ids`, keeping the books of the generation that watches."""
-        stats = watched.stats if watched else Stats()
-        began = time.perf_counter()
+        """Yield up to `most` tokens after `ids`, and keep the books of who watches."""
+        stats = watched._stats if watched else Stats()
+        began, turn = time.perf_counter(), self._begin()
         stats.prompt_tokens = len(ids)
-        self._cache.clear()
         for first, count in self._batches(len(ids)):
             self._transformer.forward(ids[first : first + count])
-        reason = "length"
-        row = count - 1
         stats.prompt_seconds = time.perf_counter() - began
+        row, token, reason = count - 1, -1, "length"
         while stats.generated_tokens < most:
+            began = time.perf_counter()  # again for each token: its taker's time does not count
+            if stats.generated_tokens:
+                if self._cache.position == self.context:
+                    reason = "context"
+                    break
+                self._transformer.forward([token])
+                row = 0
             token = sampler(self._transformer.logits(row, 1)[0])
+            stats.generate_seconds += time.perf_counter() - began
             if token in stop:
                 reason = "eos"
                 break
             stats.generated_tokens += 1
             if stats.generated_tokens == 1:
-                stats.time_to_first_token_seconds = time.perf_counter() - began
-            stats.generate_seconds = time.perf_counter() - began - stats.prompt_seconds
+                stats.time_to_first_token_seconds = stats.prompt_seconds + stats.generate_seconds
             yield token
-            if self._cache.position == self.context:
-                reason = "context"
-                break
-            if stats.generated_tokens < most:
-                self._transformer.forward([token])
-                row = 0
+            if turn != self._turn:
+                raise ConfigError(
+                    "generation: expected the model to itself, found it closed or asked something "
+                    "else meanwhile. Take one text to its end, then the next."
+                )
         if watched:
             watched.stop_reason = reason
 
-    def _finish(self, stats: Stats) -> None:
+    def _begin(self) -> int:
+        """Empty the cache for the next one to use it, and return which turn this is."""
+        self._cache.clear()
+        self._turn += 1
+        return self._turn
+
+    def _measure(self, stats: Stats) -> None:
+        """Fill in what does not depend on the tokens."""
         stats.peak_rss_bytes = peak_rss_bytes()
-        stats.mapped_bytes, stats.resident_bytes = (
-            self.file.mapped_bytes,
-            self.file.resident_bytes(),
-        )
+        stats.mapped_bytes = self.file.mapped_bytes
+        stats.resident_bytes = self.file.resident_bytes()
         stats.threads, stats.isa = self._engine.threads, isa.active().name
 
     def _batches(self, n: int) -> Iterator[tuple[int, int]]:
         for first in range(0, n, self._transformer.batch):
             yield first, min(self._transformer.batch, n - first)
 
+    def _check_request(self, ids: Sequence[int], max_tokens: int) -> None:
+        self._check_ids(ids)
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens: expected 0 or more, found {max_tokens}.")
+
     def _check_ids(self, ids: Sequence[int]) -> None:
-        if not ids:
+        if self._closed:
+            raise ConfigError("model: expected an open one, found it closed. Load it again.")
+        if not len(ids):  # an array has no truth value
             raise ConfigError("prompt: expected at least one token, found none.")
         if len(ids) > self.context:
             most = self.config.max_position_embeddings
-            todo = (
-                f"Use --context {len(ids)} or more"
-                if len(ids) <= most
-                else f"Shorten it to {most} tokens"
-            )
+            todo = f"Use --context {len(ids)} or more."
+            if len(ids) > most:
+                todo = f"Shorten it to {most} tokens."
             raise ConfigError(
-                f"prompt: {len(ids)} tokens do not fit into a context of {self.context}. {todo}."
+                f"prompt: {len(ids)} tokens do not fit into a context of {self.context}. {todo}"
             )
         if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
             raise ConfigError(
-                f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, found {min(ids)} to {max(ids)}. "
-                "The tokenizer belongs to another model: convert the checkpoint again."
+                f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, found "
+                f"{min(ids)} to {max(ids)}. The tokenizer is another model's: convert again."
             )
 
     def close(self) -> None:
-        """Give the map back."""
-        self._pager.close()
-        del self._transformer
-        self.file.close()
+        """Give the map back; closing twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._turn += 1
+            self._pager.close()
+            del self._transformer
+            self.file.close()
 
     def __enter__(self) -> Model:
         """Return the model."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Close the model."""
         self.close()
 
@@ -306,19 +293,17 @@ def load(
 ) -> Model:
     """Open a model file; without a path, the demo model that comes with cpumix.
 
-    `ram`: what the model may plan with, "16G" or bytes; this machine's memory if not given. `threads`: physical cores if
-    not given. `context`: tokens of prompt and answer together; 4096 or the model's maximum if not given. `kv`: "f16",
-    "f32", or "auto": float32 for bfloat16 weights, else float16.
-    Raises FormatError, ConfigError, BudgetError, UnsupportedCpu.
+    `ram`: the memory that it may take, "16G" or bytes; 75 % of this machine's if not given.
+    `threads`: physical cores if not given. `context`: tokens of prompt and answer together; 4096 or
+    the model's maximum if not given. `kv`: "f16", "f32", or "auto": float32 for bfloat16 weights,
+    else float16. Raises FormatError, ConfigError, BudgetError, UnsupportedCpu.
     """
     return Model(path, ram=ram, threads=threads, context=context, kv=kv)
 
 
 def first_run_note() -> str | None:
-    """Return what to tell a user whose first run has to compile the kernels, or None if it has been done."""
-    if not jit.is_cold():
-        return None
-    return "compiling the kernels for this processor: once, up to 40 s"
+    """Return what to tell a user whose run has to compile the kernels; None if that is done."""
+    return "compiling the kernels for this processor: once, up to 40 s" if jit.is_cold() else None
 
 
 def _thread_count(asked: int | None) -> int:

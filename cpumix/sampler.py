@@ -21,6 +21,8 @@ class Sampler:
             raise ConfigError(f"top-k: expected 0 (all tokens) or more, found {top_k}.")
         if not 0 < top_p <= 1:
             raise ConfigError(f"top-p: expected more than 0 and at most 1, found {top_p}.")
+        if seed is not None and seed < 0:
+            raise ConfigError(f"seed: expected 0 or more, found {seed}.")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self._random = np.random.default_rng(seed)
 
@@ -31,8 +33,9 @@ class Sampler:
         ids = np.argsort(-logits, kind="stable")
         if self.top_k:
             ids = ids[: self.top_k]
-        scaled = logits[ids].astype(np.float64) / self.temperature
-        p = np.exp(scaled - scaled[0])
+        behind = logits[ids].astype(np.float64) - logits[ids[0]]
+        with np.errstate(over="ignore"):  # next to no temperature: infinitely far behind, p = 0
+            p = np.exp(behind / self.temperature)
         p /= p.sum()
         # Keep the tokens before the sum reaches top_p, and the one that reaches it.
         keep = 1 + int(np.searchsorted(np.cumsum(p), self.top_p)) if self.top_p < 1 else len(p)

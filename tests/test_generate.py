@@ -1,0 +1,304 @@
+"""A loaded model writes: how it stops, what it counts, what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import CONFIGS, write_model
+
+import cpumix
+from cpumix.errors import BudgetError, ConfigError
+from cpumix.generate import Model
+from cpumix.kernels.isa import active
+
+CONTEXT = 64
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("tiny"), CONFIGS["moe"])
+
+
+@pytest.fixture
+def model(path):
+    with cpumix.load(path, context=CONTEXT) as model:
+        yield model
+
+
+def greedy(model: Model, ids: list[int], count: int) -> list[int]:
+    """Return the likeliest tokens, each from a full pass."""
+    made = list(ids)
+    for _ in range(count):
+        made.append(int(model.logits(made)[-1].argmax()))
+    return made[len(ids) :]
+
+
+def test_temperature_zero_takes_the_likeliest_token(model):
+    ids = [1, 300, 17]
+    assert model.generate_ids(ids, 12) == greedy(model, ids, 12)
+    assert "".join(model.generate("some words")) == "".join(model.generate("some words"))
+
+
+def test_seed_fixes_the_text(model):
+    def text(seed: int | None) -> str:
+        return "".join(model.generate("ab cd", max_tokens=20, temperature=1.0, seed=seed))
+
+    assert text(3) == text(3)
+    assert text(3) != text(4)
+    assert text(None) != text(None)
+
+
+def test_threads_do_not_change_the_text(path, model):
+    most = model.threads
+    texts = []
+    for threads in range(1, most + 1):
+        with cpumix.load(path, context=CONTEXT, threads=threads) as other:
+            assert other.threads == threads
+            generation = other.generate("ab cd", max_tokens=20, temperature=1.0, seed=5)
+            texts.append("".join(generation))
+            assert generation.stats.threads == threads
+    assert len(set(texts)) == 1
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_stops_at_max_tokens(model, count):
+    generation = model.generate("one two", max_tokens=count)
+    text = "".join(generation)
+    assert generation.stop_reason == "length"
+    assert generation.stats.generated_tokens == count
+    assert (text == "") == (count == 0)
+
+
+def test_stops_when_the_context_is_full(model):
+    ids = model.tokenizer.encode("one two three")
+    generation = model.generate("one two three", max_tokens=1000)
+    list(generation)
+    assert generation.stop_reason == "context"
+    # The last token needs no place: nothing is computed from it.
+    assert generation.stats.generated_tokens == CONTEXT - len(ids) + 1
+
+
+def test_full_context_and_max_tokens_at_once_is_length(model):
+    ids = list(range(3, 3 + CONTEXT))
+    assert len(model.generate_ids(ids, 5)) == 1
+    assert len(model.generate_ids(ids[:-4], 5)) == 5
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_stops_at_the_end_that_config_json_names(path, model, tmp_path, several):
+    text = "one two"
+    ids = model.tokenizer.encode(text)
+    tokens = model.generate_ids(ids, 12)
+    place = next(i for i in range(3, 12) if tokens[i] not in tokens[:i])
+    eos = [tokens[place], 2] if several else tokens[place]
+    file = write_model(tmp_path, CONFIGS["moe"] | {"eos_token_id": eos})
+    with cpumix.load(file, context=CONTEXT) as ending:
+        generation = ending.generate(text, max_tokens=12)
+        assert "".join(generation) == "".join(model.generate(text, max_tokens=place))
+        assert generation.stop_reason == "eos"
+        assert generation.stats.generated_tokens == place
+
+
+def test_generate_ids_stops_before_the_token_asked_for(model):
+    ids = [1, 40, 41]
+    tokens = model.generate_ids(ids, 10)
+    place = tokens.index(tokens[4])
+    assert model.generate_ids(ids, 10, stop=[tokens[4]]) == tokens[:place]
+
+
+def test_stats_are_complete_and_agree(path, model):
+    generation = model.generate("one two three", max_tokens=9)
+    assert generation.stats.generated_tokens == 0  # it has not begun
+    list(generation)
+    stats = generation.stats.to_dict()
+    assert list(stats) == [
+        "prompt_tokens",
+        "prompt_seconds",
+        "generated_tokens",
+        "generate_seconds",
+        "time_to_first_token_seconds",
+        "peak_rss_bytes",
+        "mapped_bytes",
+        "resident_bytes",
+        "threads",
+        "isa",
+    ]
+    assert stats["prompt_tokens"] == len(model.tokenizer.encode("one two three"))
+    assert stats["generated_tokens"] == 9
+    assert 0 < stats["prompt_seconds"] < stats["time_to_first_token_seconds"]
+    first = stats["time_to_first_token_seconds"] - stats["prompt_seconds"]
+    assert first < stats["generate_seconds"]
+    assert stats["mapped_bytes"] == path.stat().st_size
+    assert 0 < stats["resident_bytes"] <= stats["mapped_bytes"]
+    assert stats["peak_rss_bytes"] > 30 << 20  # Python and NumPy alone take as much
+    assert (stats["threads"], stats["isa"]) == (model.threads, active().name)
+    assert generation.stats.summary().count("tok/s") == 2
+
+
+def test_time_of_the_reader_does_not_count(model, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("cpumix.generate.time.perf_counter", lambda: float(next(clock)))
+    generation = model.generate("one two", max_tokens=4)
+    for _ in generation:
+        next(clock)  # a reader that takes a second for each piece
+    assert generation.stats.prompt_seconds == 1
+    assert generation.stats.generate_seconds == 4
+
+
+def test_summary_of_one_token_claims_no_speed(model):
+    generation = model.generate("one two", max_tokens=1, temperature=0)
+    list(generation)
+    generation.stats.threads = 1
+    assert "generation  1 token in 0.0" in generation.stats.summary()
+    assert generation.stats.summary().count("tok/s") == 1
+    assert "1 thread, " in generation.stats.summary()
+
+
+def test_stats_of_an_abandoned_text(model):
+    generation = model.generate("one two", max_tokens=30)
+    pieces = iter(generation)
+    next(pieces)
+    next(pieces)
+    stats = generation.stats
+    assert 2 <= stats.generated_tokens < 30
+    assert stats.threads == model.threads
+    assert stats.mapped_bytes > 0
+    assert generation.stop_reason == ""
+
+
+def test_text_goes_on_after_the_model_was_asked_something_else_is_refused(model):
+    first = iter(model.generate("one two", max_tokens=30))
+    next(first)
+    model.logits([1, 2, 3])
+    with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
+        list(first)
+    model.close()
+
+
+def test_text_of_a_model_closed_meanwhile_is_refused(path):
+    with cpumix.load(path) as model:
+        pieces = iter(model.generate("one two", max_tokens=30))
+        next(pieces)
+    with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
+        list(pieces)
+
+
+def test_closed_model(path):
+    with cpumix.load(path) as model:
+        assert len(model.generate_ids([1], 3)) == 3
+    model.close()
+    model.close()
+    for use in (
+        lambda: model.logits([1]),
+        lambda: model.generate("x"),
+        lambda: model.generate_ids([1], 1),
+        lambda: model.advance([1]),
+    ):
+        with pytest.raises(ConfigError, match="model: expected an open one, found it closed"):
+            use()
+
+
+def test_advance_continues_where_it_was(model):
+    ids = list(range(5, 25))
+    expected = model.logits(ids)
+    model.restart()
+    np.testing.assert_array_equal(model.advance(ids[:7]), expected[6])
+    np.testing.assert_array_equal(model.advance(ids[7:]), expected[-1])
+    with pytest.raises(ConfigError, match=r"64 in all, found 45 at once and 65 in all. Load the"):
+        model.advance(list(range(45)))
+
+
+@pytest.mark.parametrize("prompt", ["", " ", "\n\t "])
+def test_empty_prompt(model, prompt):
+    with pytest.raises(ConfigError, match=r"expected some text, found none\. Give it with -p"):
+        model.generate(prompt)
+    with pytest.raises(ConfigError, match="prompt: expected at least one token, found none"):
+        model.logits([])
+
+
+def test_prompt_longer_than_the_context(path, model):
+    ids = [3] * (CONTEXT + 1)
+    with pytest.raises(ConfigError, match=r"65 tokens do not fit .* of 64. Use --context 65 or mo"):
+        model.generate_ids(ids, 1)
+    with pytest.raises(ConfigError, match=r"65 tokens do not fit into a context of 64"):
+        model.logits(ids)
+    with pytest.raises(ConfigError, match=r"tokens do not fit .* Use --context \d+ or more"):
+        model.generate("word " * 100)
+    longest = model.config.max_position_embeddings
+    with pytest.raises(ConfigError, match=r"600 tokens do not fit .* Shorten it to 512 tokens"):
+        model.logits([3] * 600)
+    assert longest == 512
+
+
+@pytest.mark.parametrize("ids", [[-1], [384], [1, 10**9], np.array([5, 384])])
+def test_ids_outside_the_vocabulary(model, ids):
+    with pytest.raises(
+        ConfigError, match=r"expected token ids from 0 to 383, found .* another mode"
+    ):
+        model.logits(ids)
+
+
+def test_ids_in_an_array(model):
+    ids = np.array([1, 5, 9], np.int32)
+    np.testing.assert_array_equal(model.logits(ids), model.logits(ids.tolist()))
+    assert model.generate_ids(ids, 3) == model.generate_ids(ids.tolist(), 3)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"temperature": -0.1}, "temperature: expected 0 or more, found -0.1"),
+        ({"temperature": float("nan")}, "temperature: expected 0 or more, found nan"),
+        ({"temperature": float("inf")}, "temperature: expected 0 or more, found inf"),
+        ({"top_k": -1}, r"top-k: expected 0 \(all tokens\) or more, found -1"),
+        ({"top_p": 0.0}, "top-p: expected more than 0 and at most 1, found 0.0"),
+        ({"top_p": 1.1}, "top-p: expected more than 0 and at most 1, found 1.1"),
+        ({"top_p": float("nan")}, "top-p: expected more than 0 and at most 1, found nan"),
+        ({"seed": -1}, "seed: expected 0 or more, found -1"),
+        ({"max_tokens": -1}, "max_tokens: expected 0 or more, found -1"),
+    ],
+)
+def test_sampling_that_means_nothing(model, option, message):
+    with pytest.raises(ConfigError, match=message):
+        model.generate("x", **option)
+
+
+@pytest.mark.parametrize("temperature", [1e-310, 1e-9, 1e300])
+def test_extreme_temperatures_work(model, temperature):
+    cold = "".join(model.generate("ab", max_tokens=8, temperature=temperature, seed=1))
+    assert (cold == "".join(model.generate("ab", max_tokens=8))) == (temperature < 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (
+            {"ram": "2M"},
+            BudgetError,
+            r"budget of 2.0 MiB is below the 1\d\d.\d MiB .* context of 5",
+        ),
+        ({"ram": 1 << 21}, BudgetError, "Use a larger --ram, or lower --context"),
+        ({"ram": "much"}, ConfigError, 'size: expected an amount .* found "much"'),
+        (
+            {"threads": 0},
+            ConfigError,
+            r"threads: expected 1 to \d+, the processors of this machine",
+        ),
+        ({"threads": 5000}, ConfigError, "threads: expected 1 to .* found 5000"),
+        ({"context": 513}, ConfigError, "context: expected 1 to 512 tokens, .* found 513"),
+        ({"context": 0}, ConfigError, "context: expected 1 to 512 tokens, .* found 0"),
+        ({"kv": "f8"}, ConfigError, 'KV cache: expected one of f16, f32, found "f8"'),
+    ],
+)
+def test_load_refuses(path, options, error, message):
+    with pytest.raises(error, match=message):
+        cpumix.load(path, **options)
+
+
+def test_context_is_the_models_if_that_is_short(path):
+    with cpumix.load(path) as model:
+        assert model.context == 512
+    with cpumix.load() as demo:
+        assert demo.context == min(4096, demo.config.max_position_embeddings)
