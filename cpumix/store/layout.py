@@ -19,7 +19,8 @@ Metadata beside GGUF's `general.*` and `llama.*`:
 
     cpumix.header.crc32     uint32           see above
     cpumix.format_version   uint32           1
-    cpumix.precision        string           "bf16", "int8" or "int4"
+    cpumix.precision        string           "bf16", "int8", "int4" or "mix-N"
+    cpumix.raised_layers    array of uint32  of a mix only: the N layers whose experts are "q8"
     cpumix.config           string           JSON, every field of `ModelConfig`, exact
     cpumix.file.NAME        array of uint8   a file of the checkpoint, such as tokenizer.model
     cpumix.tensor.formats   array of string  format of each tensor: "f32", or a name in `quant`
@@ -47,7 +48,7 @@ from cpumix.config import ModelConfig
 from cpumix.errors import ConvertError
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
-from cpumix.quant.precision import tensor_format
+from cpumix.quant.precision import Precision, find_precision
 
 from . import gguf
 
@@ -56,6 +57,7 @@ ALIGNMENT = 16384
 HEADER_CRC_KEY = "cpumix.header.crc32"
 HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
+RAISED_LAYERS_KEY = "cpumix.raised_layers"
 EXPERT_PARTS = ("w1", "w3", "w2")
 
 
@@ -79,18 +81,18 @@ def expert_name(layer: int, expert: int) -> str:
     return f"blk.{layer}.expert.{expert}"
 
 
-def build_entries(config: ModelConfig, precision: str) -> list[TensorEntry]:
-    """Return the tensors of a model in file order; `precision` is a name in `PRECISIONS`."""
-    shapes = config.tensor_shapes()
+def build_entries(config: ModelConfig, precision: str | Precision) -> list[TensorEntry]:
+    """Return the tensors of a model in file order; ConfigError for an unknown precision."""
+    shapes, chosen = config.tensor_shapes(), _resolve(config, precision)
     entries = []
     for name, shape in shapes.items():
         if ".expert." not in name:
-            kind = tensor_format(precision, name)
+            kind = chosen.format(name)
             entries.append(TensorEntry(name, kind, shape, tensor_bytes(kind, shape)))
     for layer in range(config.num_hidden_layers):
         for e in range(config.num_local_experts):
             name = expert_name(layer, e)
-            kind = tensor_format(precision, f"{name}.w1")
+            kind = chosen.format(f"{name}.w1")
             nbytes = sum(tensor_bytes(kind, shapes[f"{name}.{part}"]) for part in EXPERT_PARTS)
             shape = (3, config.intermediate_size, config.hidden_size)
             entries.append(TensorEntry(name, kind, shape, nbytes))
@@ -98,7 +100,7 @@ def build_entries(config: ModelConfig, precision: str) -> list[TensorEntry]:
 
 
 def build_metadata(
-    config: ModelConfig, precision: str, files: Mapping[str, bytes], name: str
+    config: ModelConfig, precision: str | Precision, files: Mapping[str, bytes], name: str
 ) -> dict[str, Any]:
     """Return a model's metadata, without what `encode_header` derives from the tensors.
 
@@ -131,11 +133,20 @@ def build_metadata(
     if template is not None:
         metadata["tokenizer.chat_template"] = template
     metadata["cpumix.format_version"] = FORMAT_VERSION
-    metadata["cpumix.precision"] = precision
+    chosen = _resolve(config, precision)
+    metadata["cpumix.precision"] = chosen.name
+    if chosen.raised:
+        metadata[RAISED_LAYERS_KEY] = np.array(chosen.raised, np.uint32)
     metadata["cpumix.config"] = config.to_json()
     for file in sorted(files):
         metadata[FILE_PREFIX + file] = bytes(files[file])
     return metadata
+
+
+def _resolve(config: ModelConfig, precision: str | Precision) -> Precision:
+    if isinstance(precision, str):
+        return find_precision(precision, config.num_hidden_layers)
+    return precision
 
 
 def _chat_template(files: Mapping[str, bytes]) -> str | None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError, FormatError
-from cpumix.quant.precision import PRECISIONS
+from cpumix.quant.precision import PRECISIONS, Precision, is_mix, mix
 
 from . import gguf, layout
 from .residency import resident_bytes
@@ -52,6 +52,8 @@ class ModelFile:
     path: Path
     config: ModelConfig
     precision: str
+    formats: Precision
+    """What `precision` is the name of."""
     metadata: dict[str, Any]
     files: dict[str, bytes]
     """The checkpoint's side files by name, such as "tokenizer.model"."""
@@ -80,14 +82,11 @@ class ModelFile:
         stream.seek(0)
         self._check_header_crc(stream.read(header.end))
         self.precision = self._value("cpumix.precision", str)
-        if self.precision not in PRECISIONS:
-            raise self._differs(
-                "cpumix.precision", f"one of {', '.join(PRECISIONS)}", f'"{self.precision}"'
-            )
         try:
             self.config = ModelConfig.from_json(self._value("cpumix.config", str))
         except ConfigError as e:
             raise FormatError(f'"{self.path}": the configuration inside cannot be used: {e}') from e
+        self.formats = self._find_formats()
         self.files = {
             key.removeprefix(layout.FILE_PREFIX): bytes(self._array(key, np.uint8))
             for key in header.metadata
@@ -120,6 +119,21 @@ class ModelFile:
         if next(iter(self.metadata)) != layout.HEADER_CRC_KEY or stored != found:
             raise self._differs("header checksum", f"{stored:08x}", f"{found:08x}")
 
+    def _find_formats(self) -> Precision:
+        """Return the precision that the metadata names."""
+        if self.precision in PRECISIONS:
+            return PRECISIONS[self.precision]
+        if not is_mix(self.precision):
+            known = f"one of {', '.join(PRECISIONS)}, mix-N"
+            raise self._differs("cpumix.precision", known, f'"{self.precision}"')
+        raised = self._array(layout.RAISED_LAYERS_KEY, np.uint32).tolist()
+        layers = self.config.num_hidden_layers
+        some = raised == sorted(set(raised) & set(range(layers))) and len(raised) < layers
+        if self.precision != mix(raised).name or not some:
+            expected = f"the {self.precision.removeprefix('mix-')} raised of {layers} layers"
+            raise self._differs(layout.RAISED_LAYERS_KEY, expected, str(raised))
+        return mix(raised)
+
     def _match_tensors(self, header: gguf.Header) -> dict[str, MappedTensor]:
         """Hold the header's tensors against those that the config calls for."""
         config, infos = self.config, {t.name: t for t in header.tensors}
@@ -128,7 +142,7 @@ class ModelFile:
             raise self._differs(
                 "tensors", f"{n_experts} experts in all layers", f"{len(infos)} tensors"
             )
-        entries = {e.name: e for e in layout.build_entries(config, self.precision)}
+        entries = {e.name: e for e in layout.build_entries(config, self.formats)}
         if differing := entries.keys() ^ infos.keys():
             name = min(differing)
             expected, found = ("a tensor", "none") if name in entries else ("no such tensor", "one")
