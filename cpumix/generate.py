@@ -57,6 +57,7 @@ class Generation:
                     yield piece
             if piece := self._stream.finish():
                 yield piece
+            jit.mark_warm()
         finally:
             self._model._measure(self._stats)
             self._ended = True

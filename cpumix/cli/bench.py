@@ -46,7 +46,7 @@ def command(
 
     if model is not None:
         report = bench.run(
-            [lambda: load(model, threads=threads, context=bench.CONTEXT)],
+            [lambda: load(model, threads=threads)],
             rounds,
             False,
             __version__,

@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,6 +31,7 @@ from .isa import VARIABLE, active, host_features
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
+WARM = "warm"  # a file in the cache folder: a run has been through
 
 if os.environ.get(VARIABLE) and active().processor:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = active().processor, ""
@@ -76,9 +78,16 @@ def cache_folder() -> Path | None:
 
 
 def is_cold() -> bool:
-    """Tell whether kernels will have to be compiled: nothing of this key is on disk yet."""
+    """Tell whether a run will have to compile kernels: none with this key has been through yet."""
     folder = cache_folder()
-    return folder is None or next(folder.rglob("*.nbc"), None) is None
+    return folder is None or not (folder / WARM).exists()
+
+
+def mark_warm() -> None:
+    """Remember on disk that a run has compiled all it needs."""
+    if folder := cache_folder():
+        with suppress(OSError):
+            (folder / WARM).touch()
 
 
 def _compile(function: F, **options: Any) -> F:
