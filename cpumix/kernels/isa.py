@@ -8,7 +8,9 @@ first imported: they are compiled for one level only.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,13 +39,27 @@ LEVELS = (
     Level("avx512", ("avx512f", "avx512bw", "avx512vl"), "skylake-avx512"),
     Level("avx512vnni", ("avx512f", "avx512bw", "avx512vl", "avx512vnni"), "icelake-server"),
     Level("amx", ("avx512f", "avx512bw", "avx512vl", "avx512vnni", "amx-tile", "amx-int8"), ""),
+    Level("neon", ("neon", "dotprod"), "neoverse-n1"),  # ARM's only one beside generic
 )
+AT_HWCAP, HWCAP_ASIMDDP = 16, 1 << 20  # Linux's linux/auxvec.h, and its asm/hwcap.h for ARM
+
+
+def arm_features() -> frozenset[str]:
+    """Return what LLVM may not tell of an ARM processor: on some systems its list is empty."""
+    if not llvm.get_process_triple().startswith(("aarch64", "arm64")):
+        return frozenset()
+    if sys.platform == "linux":
+        auxiliary = ctypes.CDLL(None).getauxval
+        auxiliary.argtypes, auxiliary.restype = (ctypes.c_ulong,), ctypes.c_ulong
+        return frozenset({"neon", "dotprod"} if auxiliary(AT_HWCAP) & HWCAP_ASIMDDP else {"neon"})
+    return frozenset({"neon", "dotprod"} if sys.platform == "darwin" else {"neon"})  # every Mac
 
 
 @lru_cache(maxsize=1)
 def host_features() -> frozenset[str]:
     """Return LLVM's names of the features that this processor and operating system offer."""
-    return frozenset(name for name, present in llvm.get_host_cpu_features().items() if present)
+    told = (name for name, present in llvm.get_host_cpu_features().items() if present)
+    return arm_features().union(told)
 
 
 def supported(features: frozenset[str]) -> tuple[Level, ...]:

@@ -26,7 +26,7 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-from .isa import VARIABLE, active, host_features
+from .isa import VARIABLE, active, arm_features, host_features
 
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -35,6 +35,9 @@ WARM = "warm"  # a file in the cache folder: a run has been through
 
 if os.environ.get(VARIABLE) and active().processor:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = active().processor, ""
+elif arm_features():  # LLVM may not see them by itself, and uses only what it is told of
+    told = llvm.get_host_cpu_features().flatten()
+    numba.config.CPU_FEATURES = ",".join([told, *(f"+{name}" for name in active().features)])
 
 
 def source_key() -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from llvmlite import ir
 
-from .simd import I8, I32, VB, VI, Builder, Value, constant, external
+from .simd import I8, I32, VB, VI, Builder, Value, external
 
 HALF = 8
 VI8, VB32 = ir.VectorType(I32, HALF), ir.VectorType(I8, 32)
@@ -35,16 +35,6 @@ def by_halves(emit: Any, builder: Builder, *vectors: Value) -> Value:
     """Apply a 256-bit instruction to both halves of 512-bit operands."""
     parts = [halves(builder, v) for v in vectors]
     return join(builder, *(emit(builder, *(part[side] for part in parts)) for side in (0, 1)))
-
-
-def keep_unsigned(builder: Builder, stored: Value) -> Value:
-    """Weights as stored, code + 128, for the VNNI levels."""
-    return stored
-
-
-def make_signed(builder: Builder, stored: Value) -> Value:
-    """Turn stored code + 128 into the signed code, by flipping the top bit of every byte."""
-    return builder.xor(stored, constant(-0x7F7F7F80))
 
 
 def dot4_avx512vnni(b: Builder, acc: Value, w: Value, x: Value) -> Value:
