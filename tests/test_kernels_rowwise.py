@@ -1,0 +1,167 @@
+"""Norm, quantization, routing, rotation and sums of rows equal their definitions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from naive import GENERIC, KINDS, SLACK, WITHOUT_JIT, U, hard, rows_of
+
+from cpumix.kernels import engine
+from cpumix.kernels.rows import Rows
+from cpumix.quant import activations
+
+COLUMNS = (1, 16, 33, 40) if WITHOUT_JIT else (1, 16, 31, 32, 33, 40, 544, 4096)
+COUNT = 5
+
+
+@pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
+def e(request):
+    return engine.create(request.param)
+
+
+def padded(weight: np.ndarray) -> np.ndarray:
+    out = np.zeros(-(-len(weight) // 32) * 32, np.float32)
+    out[: len(weight)] = weight
+    return out
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e6])
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_norm(e, columns, size):
+    """A sum of squares in n roundings counts half, under a root; five operations follow."""
+    x = rows_of(hard("random", COUNT, columns, seed=1) * np.float32(size))
+    weight, out, eps = hard("random", 1, columns, seed=2)[0], Rows(COUNT, columns), 1e-5
+    e.norm(x, padded(weight), eps, COUNT - 1, out)
+    wide = x.values[:COUNT, :columns].astype(np.float64)
+    expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight
+    roundings = (columns if GENERIC else columns / 16 + 16) / 2 + 5
+    off = np.abs(out.values[: COUNT - 1, :columns] - expected[:-1])
+    assert (off <= SLACK * roundings * U * np.abs(expected[:-1])).all()
+    assert not out.values[COUNT - 1 :].any()
+    assert not out.values[:, columns:].any()
+
+
+def test_norm_of_zeros_and_of_nan(e):
+    x, out = Rows(3, 40), Rows(3, 40)
+    x.values[1, 3] = np.nan
+    e.norm(x, padded(np.ones(40, np.float32)), 1e-5, 3, out)
+    assert not out.values[[0, 2]].any()
+    assert np.isnan(out.values[1, :40]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_codes_equal_definition(e, columns, kind):
+    values = hard(kind, COUNT, columns, seed=3)
+    values[0] = 1.5  # halves of the scale: ties
+    values[0, 0] = 127
+    expected, x = activations.quantize(values), Rows(COUNT, columns)
+    x.values[:COUNT, :columns] = values
+    e.quantize(x, COUNT - 1)
+    for found, right in zip((x.codes, x.scale, x.start), expected, strict=True):
+        assert found.dtype == right.dtype
+        assert (found[: COUNT - 1, : right.shape[1]] == right[:-1]).all()
+        assert not found[COUNT - 1 :].any()
+        assert not found[:, right.shape[1] :].any()
+
+
+@pytest.mark.parametrize("experts", [1, 2, 3, 8, 16, 17, 20])
+@pytest.mark.parametrize("top_k", [1, 2, 3])
+def test_route_chooses_best_first_and_lower_of_equals(e, experts, top_k):
+    """Small integers make logits exact and often equal; all are negative, below the padding's 0."""
+    top_k, k, n = min(top_k, experts), 33, 40
+    random = np.random.default_rng(experts)
+    x, router = Rows(n, k), np.zeros((k, -(-experts // 16) * 16), np.float32)
+    x.values[:n, :k] = random.integers(1, 3, (n, k))
+    router[:, :experts] = random.integers(-1, 1, (k, experts))
+    chosen, share = np.full((n + 1, top_k), -9, np.int32), np.full((n + 1, top_k), -9, np.float32)
+    e.route(x, router, experts, n, chosen, share)
+    logits = x.values[:n, :k].astype(np.float64) @ router[:, :experts]
+    expected = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
+    assert (chosen[:n] == expected).all()
+    best = np.take_along_axis(logits, expected, -1)
+    weights = np.exp(best - best[:, :1])
+    weights /= weights.sum(-1, keepdims=True)
+    assert np.abs(share[:n] - weights).max() <= SLACK * (2 + 3 + 1) * U  # e^x, its sum, a quotient
+    assert (chosen[n] == -9).all()
+    assert (share[n] == -9).all()
+    ties = (np.sort(logits)[:, 1:] == np.sort(logits)[:, :-1]).any() if experts > 1 else True
+    assert ties
+
+
+def test_route_scores_add_in_float32(e):
+    k = 33 if WITHOUT_JIT else 4096
+    x, router = rows_of(hard("random", 9, k, seed=1)), np.zeros((k, 16), np.float32)
+    router[:, :8] = hard("random", k, 8, seed=2) / np.float32(k**0.5)
+    chosen, share = np.zeros((9, 8), np.int32), np.zeros((9, 8), np.float32)
+    e.route(x, router, 8, 9, chosen, share)
+    wide = x.values[:9, :k].astype(np.float64)
+    bound = SLACK * (k + 1) * U * (np.abs(wide) @ np.abs(router)).max()
+    logits = np.take_along_axis(wide @ router, chosen.astype(np.int64), -1)
+    assert np.abs(np.diff(np.log(share)) - np.diff(logits)).max() < 2 * bound + 20 * U
+    assert (np.diff(logits) <= 2 * bound).all()
+
+
+def test_rotate(e):
+    heads, size, n = 3, 40, 4
+    x = rows_of(hard("random", n + 1, heads * size, seed=1))
+    before = x.values.copy()
+    angle = hard("random", n, size // 2, seed=2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    e.rotate(x, heads, cos, sin, n)
+    halves = before[:n, : heads * size].reshape(n, heads, 2, size // 2)
+    pairs = halves[:, :, 0] + 1j * halves[:, :, 1].astype(np.float64)
+    expected = pairs * (cos + 1j * sin)[:, None]
+    found = x.values[:n, : heads * size].reshape(n, heads, 2, size // 2)
+    bound = SLACK * 2 * U * 2 * np.abs(pairs)  # two products and a sum, each rounded
+    assert (np.abs(found[:, :, 0] - expected.real) <= bound).all()
+    assert (np.abs(found[:, :, 1] - expected.imag) <= bound).all()
+    assert (x.values[n:] == before[n:]).all()
+    assert (x.values[:, heads * size :] == before[:, heads * size :]).all()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_combine(e, slots):
+    n, columns = 6, 40
+    x, outputs = (rows_of(hard("random", rows, columns, seed=rows)) for rows in (n + 1, n * slots))
+    before, random = x.values.copy(), np.random.default_rng(0)
+    places = random.permutation(n * slots).reshape(n, slots)
+    share = random.random((n + 1, slots)).astype(np.float32)
+    e.combine(x, outputs, places, share, n)
+    terms = share[:n, :, None] * outputs.values.astype(np.float64)[places]
+    expected = before[:n] + terms.sum(1)
+    size = np.abs(before[:n]) + np.abs(terms).sum(1)
+    assert (np.abs(x.values[:n] - expected) <= SLACK * (slots + 1) * U * size).all()
+    assert (x.values[n:] == before[n:]).all()
+    assert not x.values[:, columns:].any()
+
+
+def test_accumulate(e):
+    x, update = (rows_of(hard("random", 6, 40, seed)) for seed in (1, 2))
+    expected = x.values.copy()
+    expected[:5, :40] += update.values[:5, :40]
+    e.accumulate(x, update, 5)
+    assert (x.values == expected).all()
+
+
+def test_gather_takes_values_and_codes():
+    source, index = rows_of(hard("random", 7, 40, seed=1)), np.array([3, 3, 0, 6])
+    out = Rows(5, 40)
+    out.gather(source, index)
+    for mine, theirs in zip(vars(out).values(), vars(source).values(), strict=True):
+        if isinstance(mine, np.ndarray):
+            assert (mine[:4] == theirs[index]).all()
+            assert not mine[4:].any()
+
+
+@pytest.mark.parametrize("columns", [1, 32, 33, 4096])
+def test_rows_of_codes_start_on_cache_lines_in_different_sets(columns):
+    rows = Rows(3, columns)
+    for array in (rows.values, rows.codes):
+        assert array.ctypes.data % 64 == 0
+        assert array.strides[0] % 64 == 0
+        assert array.strides[0] % 4096
+    assert rows.codes.shape == rows.values.shape
+    assert rows.scale.shape[1] == rows.codes.shape[1] // 32
+    total = sum(a.nbytes for a in (rows.values, rows.codes, rows.scale, rows.start))
+    assert rows.nbytes == total
