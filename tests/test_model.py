@@ -82,7 +82,7 @@ def relative_error(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_equals_the_reference_in_bf16(model_file, name):
     ids = prompt(name)
-    with cpumix.load(model_file(name, "bf16")) as model:  # its cache is float32
+    with cpumix.load(model_file(name, "bf16"), threads=1) as model:  # its cache is float32
         expected = reference.forward(model.config, stored_weights(model.file), ids)
         assert relative_error(model.logits(ids), expected).max() < EXACT_TOLERANCE
 
@@ -91,16 +91,16 @@ def test_equals_the_reference_in_bf16(model_file, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_equals_the_reference_on_the_quantized_weights(model_file, name, precision):
     ids = prompt(name)
-    with cpumix.load(model_file(name, precision), kv="f32") as model:
+    with cpumix.load(model_file(name, precision), threads=1, kv="f32") as model:
         expected = reference.forward(model.config, stored_weights(model.file), ids)
         assert np.median(relative_error(model.logits(ids), expected)) < CODES_TOLERANCE
 
 
 def test_half_precision_cache_is_nearly_as_good(model_file):
     ids = prompt("moe")
-    with cpumix.load(model_file("moe", "bf16"), kv="f32") as model:
+    with cpumix.load(model_file("moe", "bf16"), threads=1, kv="f32") as model:
         expected = model.logits(ids)
-    with cpumix.load(model_file("moe", "bf16"), kv="f16") as model:
+    with cpumix.load(model_file("moe", "bf16"), threads=1, kv="f16") as model:
         found = model.logits(ids)
     assert 0 < np.median(relative_error(found, expected)) < CACHE_TOLERANCE
 
@@ -109,7 +109,7 @@ def test_half_precision_cache_is_nearly_as_good(model_file):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prefill_equals_decoding_one_by_one(model_file, name, precision):
     ids = prompt(name)
-    with cpumix.load(model_file(name, precision)) as model:
+    with cpumix.load(model_file(name, precision), threads=1) as model:
         together = model.logits(ids)
         model.restart()
         one_by_one = np.stack([model.advance([token]) for token in ids])
@@ -120,11 +120,11 @@ def test_prefill_equals_decoding_one_by_one(model_file, name, precision):
 @pytest.mark.parametrize("name", ["moe", "window"])
 def test_batches_do_not_show(model_file, monkeypatch, name, batch):
     ids = prompt(name, 200)  # with a window, more than the rolling cache of small batches holds
-    with cpumix.load(model_file(name, "int4")) as model:
+    with cpumix.load(model_file(name, "int4"), threads=1) as model:
         expected = model.logits(ids)
     monkeypatch.setattr("cpumix.model.BATCH", batch)
     monkeypatch.setattr("cpumix.generate.BATCH", batch)
-    with cpumix.load(model_file(name, "int4")) as model:
+    with cpumix.load(model_file(name, "int4"), threads=1) as model:
         assert model.batch == batch
         np.testing.assert_array_equal(model.logits(ids), expected)
         if name == "window":
@@ -153,7 +153,10 @@ def test_threads_do_not_show(model_file, name, precision):
 def test_size_of_the_context_does_not_show(model_file):
     ids = prompt("window", 20)
     path = model_file("window", "int8")
-    with cpumix.load(path, context=20) as small, cpumix.load(path, context=500) as large:
+    with (
+        cpumix.load(path, context=20, threads=1) as small,
+        cpumix.load(path, context=500, threads=1) as large,
+    ):
         np.testing.assert_array_equal(small.logits(ids), large.logits(ids))
 
 
@@ -170,7 +173,7 @@ def test_two_models_at_once_do_not_disturb_each_other(model_file):
 
 
 def test_logits_outlive_the_model(model_file):
-    with cpumix.load(model_file("odd", "bf16")) as model:
+    with cpumix.load(model_file("odd", "bf16"), threads=1) as model:
         logits = model.logits([1, 2, 3])
         kept = logits.copy()
         model.logits([4, 5, 6])
@@ -181,5 +184,5 @@ def test_logits_outlive_the_model(model_file):
 
 def test_later_tokens_do_not_change_earlier_logits(model_file):
     ids = prompt("moe")
-    with cpumix.load(model_file("moe", "int8")) as model:
+    with cpumix.load(model_file("moe", "int8"), threads=1) as model:
         np.testing.assert_array_equal(model.logits(ids)[:40], model.logits(ids[:40]))
