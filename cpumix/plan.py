@@ -7,25 +7,23 @@ Weights are the bytes of the model file's tensors (scales, padding and page alig
 they are exact. For memory every expert counts; for time only the active ones do. Up to 70 % of the
 memory a model *fits*, up to 75 % it is *tight*; above that it *pages*: experts are read from disk
 when the router picks them, as long as the minimum is within 75 %. Beyond, the answer is *no*.
+
+`fit`, `convert --precision auto` and `run` all ask here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cpumix import kv_cache
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.quant.precision import PRECISIONS
-from cpumix.store.gguf import align
-from cpumix.store.layout import ALIGNMENT, build_entries
-from cpumix.units import MIB, format_size, parse_size
+from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+from cpumix.sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
+from cpumix.units import format_size, parse_size
 
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
-PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
-# Interpreter, NumPy, Numba with LLVM, loaded kernels: 146 to 153 MiB on Linux, Python 3.11 (peak
-# minus all the rest, demo model). The very first run, which compiles, takes 90 MiB more.
-BASELINE_BYTES = 150 * MIB
 
 
 @dataclass(frozen=True)
@@ -36,23 +34,45 @@ class MemoryPlan:
     context: int
     kv: str  # format of the KV cache
     ram_bytes: int
+    weights: int  # how many there are
     file_bytes: int  # the tensors of the model file; its header adds the tokenizer
     dense_bytes: int
     expert_bytes: int
     layer_active_bytes: int  # the experts that one token uses in one layer
-    token_bytes: int  # weights that one token reads in all layers
+    token_expert_bytes: int  # the experts that one token uses in all layers
+    token_bytes: int  # weights that one token reads: those, and the dense part but the embeddings
     kv_bytes: int
-    buffer_bytes: int
+    buffer_bytes: int  # activations, and the program itself
 
     @property
     def total_bytes(self) -> int:
         """Everything resident: no expert is ever read twice."""
-        return self.dense_bytes + self.expert_bytes + self.kv_bytes + self.buffer_bytes
+        return self.expert_bytes + self.fixed_bytes
 
     @property
     def minimum_bytes(self) -> int:
         """The least that runs at all, however slowly."""
-        return self.dense_bytes + self.layer_active_bytes + self.kv_bytes + self.buffer_bytes
+        return self.layer_active_bytes + self.fixed_bytes
+
+    @property
+    def fixed_bytes(self) -> int:
+        """All but the experts."""
+        return self.dense_bytes + self.kv_bytes + self.buffer_bytes
+
+    @property
+    def target_bytes(self) -> int:
+        """What may be used at ease."""
+        return int(TARGET * self.ram_bytes)
+
+    @property
+    def ceiling_bytes(self) -> int:
+        """What may be used at most."""
+        return int(CEILING * self.ram_bytes)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of the file for each weight: scales, padding and float32 tensors included."""
+        return 8 * self.file_bytes / self.weights
 
     @property
     def share(self) -> float:
@@ -68,6 +88,23 @@ class MemoryPlan:
             return "tight"
         return "pages" if self.minimum_bytes <= CEILING * self.ram_bytes else "no"
 
+    @property
+    def hit_rate(self) -> float:
+        """The share of experts that are in memory when the router picks them.
+
+        Within 75 % of the memory, and if every expert is as likely as any other. What a text
+        prefers makes it a little better.
+        """
+        if self.verdict in ("fits", "tight"):
+            return 1.0
+        room = self.ceiling_bytes - self.fixed_bytes
+        return min(max(room / self.expert_bytes, 0.0), 1.0)
+
+    @property
+    def read_bytes_per_token(self) -> int:
+        """What one token reads from disk, on average."""
+        return round((1 - self.hit_rate) * self.token_expert_bytes)
+
     def explain(self) -> str:
         """Return the plan as a small table, and what the verdict means."""
         rows = [
@@ -77,36 +114,40 @@ class MemoryPlan:
             ("buffers", self.buffer_bytes),
             ("total", self.total_bytes),
         ]
-        share = f"{100 * self.share:.0f} % of the memory"
-        minimum, ceiling = self.minimum_bytes, int(CEILING * self.ram_bytes)
-        read = self.token_bytes - self.dense_bytes
-        meaning = {
-            "fits": f"fits: {share}, up to 70 % is at ease",
-            "tight": f"tight: {share}, 75 % is the most",
-            "pages": f"pages: {share}; experts come from disk as the router picks them, up to "
-            f"{format_size(read)} a token",
-            "no": f"no: even paging needs {format_size(minimum)}, at most {format_size(ceiling)} "
-            f"(75 %) can be used",
-        }
         head = f"{self.precision}, context {self.context}, memory {format_size(self.ram_bytes)}"
         table = [f"  {name:<10} {format_size(size):>10}" for name, size in rows]
-        return "\n".join([head, *table, meaning[self.verdict]])
+        return "\n".join([head, *table, self.meaning()])
+
+    def meaning(self) -> str:
+        """Return the verdict as a sentence."""
+        share = f"{100 * self.share:.0f} % of the memory"
+        return {
+            "fits": f"fits: {share}, up to 70 % is at ease",
+            "tight": f"tight: {share}, 75 % is the most",
+            "pages": f"pages: {share}; experts come from disk as the router picks them, about "
+            f"{format_size(self.read_bytes_per_token)} a token",
+            "no": f"no: even paging needs {format_size(self.minimum_bytes)}, at most "
+            f"{format_size(self.ceiling_bytes)} (75 %) can be used",
+        }[self.verdict]
 
 
 def make_plan(
-    config: ModelConfig, precision: str, context: int, ram_bytes: int, kv: str = "auto"
+    config: ModelConfig,
+    precision: str | Precision,
+    context: int,
+    ram_bytes: int,
+    kv: str = "auto",
 ) -> MemoryPlan:
     """Plan a model at one precision.
 
-    `kv` is the format of the KV cache: "f16", "f32", or "auto", which is "f32" for bf16 weights
-    (who wants exact numbers wants them throughout) and "f16" for the others. Raises ConfigError
-    when `precision`, `kv` or `context` is not one that the model can have.
+    `kv` is the format of the KV cache: one in `kv_cache.FORMATS`, or "auto", which is "f32" for
+    bf16 weights (who wants exact numbers wants them throughout) and "f16" for the others. Raises
+    ConfigError when `precision`, `kv` or `context` is not one that the model can have.
     """
-    if precision not in PRECISIONS:
-        known = ", ".join(PRECISIONS)
-        raise ConfigError(f'precision: expected one of {known}, found "{precision}".')
+    layers = config.num_hidden_layers
+    chosen = find_precision(precision, layers) if isinstance(precision, str) else precision
     if kv == "auto":
-        kv = "f32" if precision == "bf16" else "f16"
+        kv = "f32" if chosen.name in ("bf16", REFERENCE.name) else "f16"
     if kv not in kv_cache.FORMATS:
         known = ", ".join(kv_cache.FORMATS)
         raise ConfigError(f'KV cache: expected one of {known}, found "{kv}".')
@@ -115,36 +156,81 @@ def make_plan(
             f"context: expected 1 to {config.max_position_embeddings} tokens, which is what the "
             f"model was made for, found {context}."
         )
-    dense = experts = one_expert = 0
-    for entry in build_entries(config, precision):
-        size = align(entry.nbytes, ALIGNMENT)
-        if ".expert." in entry.name:
-            experts += size
-            one_expert = size
-        else:
-            dense += size
-    layer_active = config.num_experts_per_tok * one_expert
+    sizes = weight_sizes(config, chosen)
+    active = config.num_experts_per_tok
+    experts = sum(sizes.expert) * config.num_local_experts
+    token_experts = sum(sizes.expert) * active
     return MemoryPlan(
-        precision=precision,
+        precision=chosen.name,
         context=context,
         kv=kv,
         ram_bytes=ram_bytes,
-        file_bytes=dense + experts,
-        dense_bytes=dense,
+        weights=sizes.count,
+        file_bytes=sizes.dense + experts,
+        dense_bytes=sizes.dense,
         expert_bytes=experts,
-        layer_active_bytes=layer_active,
-        token_bytes=dense + config.num_hidden_layers * layer_active,
+        layer_active_bytes=max(sizes.expert) * active,
+        token_expert_bytes=token_experts,
+        token_bytes=sizes.dense - sizes.embedding + token_experts,
         kv_bytes=kv_cache.nbytes(config, context, PREFILL_TOKENS, kv),
-        buffer_bytes=BASELINE_BYTES + buffer_bytes(config, context),
+        buffer_bytes=program_bytes(config) + buffer_bytes(config, context),
     )
+
+
+def candidates(config: ModelConfig) -> list[str]:
+    """Name the precisions that a model can be converted to, the best first."""
+    mixes = [f"mix-{count}" for count in range(config.num_hidden_layers - 1, 0, -1)]
+    return ["bf16", "int8", *mixes, "int4"]
 
 
 def choose_precision(
     config: ModelConfig, ram_bytes: int, context: int, kv: str = "auto"
 ) -> MemoryPlan:
-    """Plan the most precise level that stays within 75 % of the memory; else int4, which pages."""
-    plans = [make_plan(config, level, context, ram_bytes, kv) for level in ("bf16", "int8", "int4")]
-    return next((plan for plan in plans if plan.share <= CEILING), plans[-1])
+    """Plan the best precision for the memory; int4, which pages, if none fits.
+
+    A level may take up to 75 %. A mix, which can be had in any size, fills 70 %.
+    """
+    for precision in candidates(config):
+        plan = make_plan(config, precision, context, ram_bytes, kv)
+        if plan.share <= (CEILING if precision in PRECISIONS else TARGET):
+            break
+    return plan
+
+
+def largest_context(
+    config: ModelConfig,
+    precision: str | Precision,
+    ram_bytes: int,
+    kv: str = "auto",
+    verdicts: tuple[str, ...] = ("fits", "tight"),
+) -> int:
+    """Return the longest context that gets one of these verdicts; 0 if none does."""
+
+    def plan_of(context: int) -> MemoryPlan:
+        return make_plan(config, precision, context, ram_bytes, kv)
+
+    return _largest(config.max_position_embeddings, lambda c: plan_of(c).verdict in verdicts)
+
+
+def largest_context_within(
+    config: ModelConfig, precision: str | Precision, budget_bytes: int, kv: str = "auto"
+) -> int:
+    """Return the longest context that runs, paging or not, in so much memory; 0 if none does."""
+
+    def fits(context: int) -> bool:
+        plan = make_plan(config, precision, context, budget_bytes, kv)
+        return plan.minimum_bytes <= budget_bytes
+
+    return _largest(config.max_position_embeddings, fits)
+
+
+def _largest(most: int, holds: Callable[[int], bool]) -> int:
+    """Return the largest number up to `most` that something holds for, as for all below it."""
+    low, high = 0, most + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
 
 def plan(
@@ -161,17 +247,3 @@ def plan(
     if precision == "auto":
         return choose_precision(config, ram_bytes, context, kv)
     return make_plan(config, precision, context, ram_bytes, kv)
-
-
-def buffer_bytes(config: ModelConfig, context: int) -> int:
-    """Return the bytes of the rows of activations that a prefill batch touches, and of the logits.
-
-    Rows are float32, and those that quantized weights read are 8-bit codes too, with a scale and a
-    sum for each 32 of them: 1.25 bytes more.
-    """
-    hidden, inner = config.hidden_size, config.intermediate_size
-    q, kv, active = config.q_size, config.kv_size, config.num_experts_per_tok
-    values = 3 * hidden + 2 * q + 2 * kv + active * (2 * hidden + inner)
-    codes = hidden + q + active * (hidden + inner)
-    rows = min(PREFILL_TOKENS, context)
-    return int(rows * (4 * values + 1.25 * codes)) + 4 * config.vocab_size

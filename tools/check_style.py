@@ -26,6 +26,7 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
     {"rope", "kv_cache", "experts", "tokenizer", "sampler", "stats"},
+    {"sizes"},
     {"plan"},  # adds up the sizes of the rest
     {"model"},
     {"generate", "convert", "synthetic"},

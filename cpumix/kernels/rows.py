@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,12 @@ def address_of(array: NDArray[np.generic]) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def stride(columns: int) -> int:
+    """Return how many values apart rows of so many columns lie."""
+    blocks = -(-columns // BLOCK)
+    return BLOCK * (blocks + blocks % 2 + SPARE_BLOCKS)  # even: rows of codes start on cache lines
+
+
 class Rows:
     """A buffer of up to `capacity` rows of `columns` values, zero from `columns` on.
 
@@ -39,18 +46,23 @@ class Rows:
     def __init__(self, capacity: int, columns: int) -> None:
         self.columns = columns
         self.blocks = -(-columns // BLOCK)
-        stride = (
-            self.blocks + self.blocks % 2 + SPARE_BLOCKS
-        )  # even: rows of codes start on cache lines
-        self.values = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.float32)
-        self.codes = aligned_zeros((capacity + SPARE_ROWS, BLOCK * stride), np.int8)
-        self.scale = aligned_zeros((capacity + SPARE_ROWS, stride), np.float32)
-        self.start = aligned_zeros((capacity + SPARE_ROWS, stride), np.int32)
+        size = stride(columns)
+        self.values = aligned_zeros((capacity + SPARE_ROWS, size), np.float32)
+        self.codes = aligned_zeros((capacity + SPARE_ROWS, size), np.int8)
+        self.scale = aligned_zeros((capacity + SPARE_ROWS, size // BLOCK), np.float32)
+        self.start = aligned_zeros((capacity + SPARE_ROWS, size // BLOCK), np.int32)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the buffer takes."""
         return self.values.nbytes + self.codes.nbytes + self.scale.nbytes + self.start.nbytes
+
+    def part(self, first: int) -> Rows:
+        """Return the rows from `first` on, in the same memory."""
+        part = copy(self)
+        part.values, part.codes = self.values[first:], self.codes[first:]
+        part.scale, part.start = self.scale[first:], self.start[first:]
+        return part
 
     def gather(self, source: Rows, index: NDArray[np.int64]) -> None:
         """Copy the rows with these indices from a buffer of the same width, codes included."""

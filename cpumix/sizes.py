@@ -1,0 +1,78 @@
+"""What the parts of a running model take in memory, in bytes: the terms that `plan` adds up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+from cpumix.config import ModelConfig
+from cpumix.kernels.rows import stride
+from cpumix.quant.precision import RAISED, Precision
+from cpumix.store.gguf import align
+from cpumix.store.layout import ALIGNMENT, build_entries
+from cpumix.units import MIB
+
+PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
+# Interpreter, NumPy, Numba with LLVM, loaded kernels: 150 to 152 MiB on Linux x86-64, Python 3.11,
+# two threads (`cpumix fit --verify` measures it). The first run, which compiles, takes 90 MiB more.
+PROGRAM_BYTES = 151 * MIB
+TOKEN_BYTES = 400  # of a tokenizer for each token: 11 MiB for Mixtral's 32,000
+
+
+@dataclass(frozen=True)
+class WeightSizes:
+    """What the tensors of a model take in the file, page alignment included."""
+
+    count: int  # of the weights
+    dense: int
+    embedding: int  # of the dense part; 0 where it serves as output too
+    expert: tuple[int, ...]  # one of each layer
+
+
+@lru_cache(maxsize=16)
+def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
+    """Add up the tensors of a model file."""
+    if precision.raised:  # put together from two levels: the plans of all mixes take no time
+        low = weight_sizes(config, Precision("", precision.experts, precision.dense))
+        high = weight_sizes(config, Precision("", RAISED, precision.dense))
+        expert = [
+            (high if layer in precision.raised else low).expert[layer]
+            for layer in range(config.num_hidden_layers)
+        ]
+        return WeightSizes(low.count, low.dense, low.embedding, tuple(expert))
+    count = dense = embedding = 0
+    experts = [0] * config.num_hidden_layers
+    for entry in build_entries(config, precision):
+        size = align(entry.nbytes, ALIGNMENT)
+        count += prod(entry.shape)
+        if ".expert." in entry.name:
+            experts[int(entry.name.split(".")[1])] = size
+            continue
+        dense += size
+        if entry.name == "token_embd.weight" and not config.tie_word_embeddings:
+            embedding = size
+    return WeightSizes(count, dense, embedding, tuple(experts))
+
+
+def buffer_bytes(config: ModelConfig, context: int) -> int:
+    """Return what a prefill batch touches of the model's buffers (see `model.Buffers`).
+
+    Rows of activations are float32, and those that quantized weights read are 8-bit codes too, with
+    a scale and a sum for each 32 of them. Routers are copied, widened to 16 experts.
+    """
+    hidden, inner = stride(config.hidden_size), stride(config.intermediate_size)
+    q, kv, active = stride(config.q_size), stride(config.kv_size), config.num_experts_per_tok
+    values = 3 * hidden + 2 * q + 2 * kv + active * (2 * hidden + inner)
+    codes = hidden + q + active * (hidden + inner)
+    rows = min(PREFILL_TOKENS, context) * int(4 * values + 1.25 * codes)
+    routers = 0
+    if config.is_moe:
+        columns = align(config.num_local_experts, 16)
+        routers = config.num_hidden_layers * config.hidden_size * columns * 4
+    return rows + routers + 4 * config.vocab_size
+
+
+def program_bytes(config: ModelConfig) -> int:
+    """Return what Python, the libraries, the kernels and the tokenizer take."""
+    return PROGRAM_BYTES + TOKEN_BYTES * config.vocab_size
