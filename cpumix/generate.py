@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from .ceiling import make_budget
 from .config import ModelConfig
-from .errors import BudgetError, ConfigError
-from .experts import ExpertPager
+from .errors import ConfigError
 from .kernels import engine, isa, jit
 from .kv_cache import KVCache
 from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
-from .plan import CEILING, make_plan
+from .paging import ExpertPager
 from .sampler import Sampler
 from .stats import Stats
 from .store.reader import ModelFile
 from .tokenizer import TextStream, Tokenizer
-from .units import format_size, parse_size
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 DEFAULT_CONTEXT = 4096
@@ -83,8 +82,10 @@ class Model:
                 context = min(DEFAULT_CONTEXT, self.config.max_position_embeddings)
             # bfloat16 weights are for those who want exact numbers: then the cache is exact too.
             kv = kv if kv != "auto" else "f32" if self.file.precision == "bf16" else "f16"
-            self._check_budget(ram, context, kv)
-            self._pager = ExpertPager(self.file)
+            budget, self._note = make_budget(
+                self.config, self.file.formats, context, kv, ram, machine_info()
+            )
+            self._pager = ExpertPager(self.file, budget)
             self._engine = engine.create(_thread_count(threads))
             self._cache = KVCache(self.config, context, BATCH, kv)
             self._transformer = Transformer(self.file, self._engine, self._cache, self._pager)
@@ -93,16 +94,6 @@ class Model:
         except BaseException:
             self.file.close()
             raise
-
-    def _check_budget(self, ram: str | int | None, context: int, kv: str) -> None:
-        ceiling = int(CEILING * machine_info().limit_bytes) if ram is None else parse_size(str(ram))
-        plan = make_plan(self.config, self.file.precision, context, ceiling, kv)
-        if plan.minimum_bytes > ceiling:
-            raise BudgetError(
-                f"memory: a budget of {format_size(ceiling)} is below the "
-                f"{format_size(plan.minimum_bytes)} that this model needs at {plan.precision} with "
-                f"a context of {context}. Use a larger --ram, or lower --context."
-            )
 
     @property
     def context(self) -> int:

@@ -14,17 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
-from .experts import ExpertPager, as_matrix
 from .kernels.engine import Engine
 from .kernels.operands import Matrix, Past, Product
 from .kernels.rows import Rows
 from .kv_cache import KVCache
+from .paging import ExpertPager, as_matrix
 from .quant import FORMATS
 from .rope import frequencies, rotation
 from .store.reader import ModelFile
 
 Floats = NDArray[np.float32]
 BATCH = 512  # tokens of a prompt that go through the model together
+SWEEP = 8  # tokens for each expert of a layer, from which on a batch surely uses them all
 
 
 class Layer(NamedTuple):
@@ -58,6 +59,15 @@ class Buffers:
         self.share = np.ones((batch, active), np.float32)
 
 
+class Guess:
+    """Room for what one token will do in the next layer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.x = Rows(1, config.hidden_size)
+        self.chosen = np.zeros((1, config.num_experts_per_tok), np.int32)
+        self.share = np.ones((1, config.num_experts_per_tok), np.float32)
+
+
 class Transformer:
     """Weights as views of the file, buffers, and the pass over them."""
 
@@ -74,12 +84,14 @@ class Transformer:
         self._layers = [self._layer(i) for i in range(self.config.num_hidden_layers)]
         self._frequencies = frequencies(self.config)
         self.batch = min(BATCH, cache.context)
-        self._buffers = Buffers(self.config, self.batch)
+        self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
 
     def forward(self, ids: Sequence[int]) -> None:
         """Run the next T <= batch tokens; their normed states are then ready for `logits`."""
         b, n = self._buffers, len(ids)
-        turn = rotation(self._frequencies, self.cache.position, n)
+        position = self.cache.position
+        self._pager.begin(position, ids, min(position / self.cache.capacity, 1.0))
+        turn = rotation(self._frequencies, position, n)
         self._embed(ids)  # b.x [T, D]
         for index, layer in enumerate(self._layers):
             # attention
@@ -93,11 +105,13 @@ class Transformer:
             self._engine.combine(b.x, b.outputs, places, b.share, n)
         self.cache.advance(n)
         self._norm(b.x, self._output_norm, n, self._output)
+        self._pager.check()
 
     def logits(self, first: int, count: int) -> Floats:
         """Return the logits (count, vocab_size) of rows first, first + 1, ... of the last batch."""
         out = np.empty((count, 16 * self._output.tiles.shape[0]), np.float32)
         self._engine.multiply([Product(self._output, self._buffers.h, first, count, out)])
+        self._pager.check()
         return out[:, : self.config.vocab_size]
 
     def _embed(self, ids: Sequence[int]) -> None:
@@ -153,16 +167,41 @@ class Transformer:
         else:
             routed, origin = b.routed, firsts
             routed.gather(b.h, self._order // active)
-        with self._pager.lease(index, used) as experts:
-            up, down = [], []
-            for e in used:
-                w1, w3, w2 = experts[e]
-                first, count = int(firsts[e]), int(counts[e])
-                up.append(Product(w1, routed, int(origin[e]), count, b.inner.values[first:], w3))
-                down.append(Product(w2, b.inner, first, count, b.outputs.values[first:]))
-            self._engine.multiply(up)  # b.inner [T * A, I]
-            self._quantize(b.inner, n * active, down[0].weight)
-            self._engine.multiply(down)
+        with self._pager.lease(index, used, b.chosen[:n]) as parts:
+            self._guess_experts(index + 1, n)
+            for part in parts:
+                up, down = [], []
+                for e, (w1, w3, w2) in part.experts.items():
+                    first, count = int(firsts[e]), int(counts[e])
+                    inner = b.inner.values[first:]
+                    up.append(Product(w1, routed, int(origin[e]), count, inner, w3))
+                    down.append(Product(w2, b.inner, first, count, b.outputs.values[first:]))
+                part.wait_for_gates()
+                self._engine.multiply(up)  # b.inner [T * A, I]
+                if len(down) == len(used):
+                    self._quantize(b.inner, n * active, down[0].weight)
+                else:
+                    for p in down:
+                        self._quantize(b.inner.part(p.first), p.rows, p.weight)
+                part.wait_for_rest()
+                self._engine.multiply(down)
+
+    def _guess_experts(self, index: int, n: int) -> None:
+        """Tell the pager which experts layer `index` will probably use, if it can be of help.
+
+        A long prompt uses all. One token's are guessed by the layer's router, from the state
+        before the present layer's experts have changed it.
+        """
+        if index == len(self._layers) or not self._pager.wants_guesses:
+            return
+        layer, experts = self._layers[index], self.config.num_local_experts
+        if layer.router is None or n >= SWEEP * experts:
+            self._pager.guess(index, range(experts))
+        elif n == 1:
+            g = self._guess
+            self._engine.norm(self._buffers.x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
+            self._engine.route(g.x, layer.router, experts, 1, g.chosen, g.share)
+            self._pager.guess(index, g.chosen[0].tolist())
 
     def _matrix(self, name: str) -> Matrix:
         tensor = self._file.tensors[name]

@@ -25,10 +25,10 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"units"},
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
-    {"rope", "kv_cache", "experts", "tokenizer", "sampler", "stats"},
-    {"sizes"},
+    {"rope", "kv_cache", "paging", "tokenizer", "sampler"},
+    {"sizes", "stats"},
     {"plan"},  # adds up the sizes of the rest
-    {"model"},
+    {"ceiling", "model"},
     {"generate", "convert", "synthetic"},
     {"evaluate", "bench"},  # they measure the rest
     {"__init__"},  # the public names, which the command line and other programs use

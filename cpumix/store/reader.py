@@ -97,6 +97,8 @@ class ModelFile:
         self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes: NDArray[np.uint8] | None = np.frombuffer(self._map, np.uint8)
         self.mapped_bytes = size
+        self.address = self._bytes.ctypes.data
+        self.fileno = os.dup(stream.fileno())  # for advice on the file, and to see it shrink
 
     def _check_origin(self) -> None:
         version = self.metadata.get("cpumix.format_version")
@@ -206,6 +208,15 @@ class ModelFile:
         t = self.tensors[name]
         return self._bytes[t.offset : t.offset + t.nbytes]
 
+    def check_size(self) -> None:
+        """Raise FormatError if the file has become shorter since it was opened."""
+        found = os.fstat(self.fileno).st_size
+        if found < self.mapped_bytes:
+            raise FormatError(
+                f'"{self.path}": expected {self.mapped_bytes} bytes, found {found}: the file was '
+                "cut short while in use. Copy it again, or convert again."
+            )
+
     def expert_name(self, layer: int, expert: int) -> str:
         """Name of the tensor that holds one expert: w1, w3 and w2 one after the other."""
         return layout.expert_name(layer, expert)
@@ -235,6 +246,8 @@ class ModelFile:
 
     def close(self) -> None:
         """Give the map back, now or when the last view of it is gone."""
+        if self._bytes is not None:
+            os.close(self.fileno)
         self._bytes = None
         with contextlib.suppress(BufferError):
             self._map.close()

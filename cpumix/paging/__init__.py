@@ -1,0 +1,9 @@
+"""Experts in memory: which are, which go, and how the next ones come from the file in time."""
+
+from .budget import Budget
+from .counters import Counters
+from .pager import ExpertPager
+from .trace import Trace
+from .views import Expert, as_matrix
+
+__all__ = ["Budget", "Counters", "Expert", "ExpertPager", "Trace", "as_matrix"]

@@ -1,0 +1,256 @@
+"""Decides which experts are in memory: keeps them within the budget, reads what the router picks.
+
+The computing thread calls everything here except the two callbacks of the reader threads. All
+bookkeeping is guarded by their condition, `changed`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import FormatError
+from ..kernels.bus_guard import BusGuard
+from ..store.reader import ModelFile
+from . import advice
+from .budget import Budget, faults_from_disk
+from .counters import Counters
+from .dense import DensePart
+from .lease import Lease, WholeLease
+from .policy import Scores
+from .readers import Read, ReaderThreads
+from .region import MappedRegion
+from .shelf import Shelf
+from .trace import Trace
+from .views import Expert, Key, place, view
+
+AHEAD = 2  # reads of a long prompt under way at once: one being read, one waiting its turn
+FAULTS = 16  # page faults from disk in one pass that are no accident
+
+
+class ExpertPager:
+    """Leases experts by layer and index; see `Lease` for the terms."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        budget: Budget | None = None,
+        *,
+        predict: bool = True,
+        platform: advice.Platform | None = None,
+    ) -> None:
+        """Without a budget, every expert stays once it is read."""
+        layers, experts = file.config.num_hidden_layers, file.config.num_local_experts
+        self._file, self._budget, self._predict = file, budget, predict
+        self._places = {(n, e): place(file, (n, e)) for n in range(layers) for e in range(experts)}
+        self._views: dict[Key, Expert] = {}
+        self._scores = Scores(layers, experts)
+        self._shelf = Shelf(self._places, self._scores)
+        self.region = MappedRegion(file, platform)
+        self.dense = DensePart(file, self.region)
+        self._guard = BusGuard(file.address, file.mapped_bytes)
+        self._readers = ReaderThreads(self.region, self._finish_read, self._read_ahead)
+        self._changed = self._readers.changed
+        self._reading: dict[Key, Read] = {}
+        self._pinned: set[Key] = set()
+        self._wanted: set[Key] = set()  # what the next lease will probably ask for
+        self._guess: list[Key] = []  # those of them to be read when the disk is idle
+        self._guessed: set[Key] = set()  # begun for the next lease
+        self._whole = False  # everything is present and will stay
+        self._position, self._tokens, self._faults = 0, 0, 0
+        self._counters = Counters()
+        self.trace: Trace | None = None
+
+    # before a pass
+
+    def begin(self, position: int, ids: Sequence[int], full: float = 0.0) -> None:
+        """Make ready for a pass of some tokens; `full` is the share of the KV cache in use."""
+        self._position, self._tokens = position, len(ids)
+        self.dense.bring()
+        self.dense.bring_rows(ids, keep=self._budget is None)
+        if self._budget is None:
+            return
+        with self._changed:
+            self._look_for_losses()
+            self._shelf.room = self._budget.room(self.resident_bytes, len(ids), full)
+            leaving = self._shelf.make_room(0, self._reading.keys())
+        for p in leaving or ():
+            self.region.give_back(p.offset, p.nbytes)
+
+    def _look_for_losses(self) -> None:
+        """See if the system took resident experts back, and count them as missing."""
+        before, self._faults = self._faults, faults_from_disk()
+        if self._faults - before > FAULTS:
+            for key in list(self._shelf.present):
+                p = self._places[key]
+                if self.region.missing(p.offset, p.nbytes):
+                    self._shelf.lose(key)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of experts in memory, those on their way as far as they have come."""
+        underway = sum(read.place.nbytes - read.arrived for read in self._reading.values())
+        return self._shelf.taken - underway
+
+    # during a pass
+
+    def lease(
+        self, layer: int, used: Sequence[int], chosen: NDArray[np.int32]
+    ) -> Lease | WholeLease:
+        """Lease the `used` experts of a layer, which its tokens have `chosen` (T, A)."""
+        if self._whole and self.trace is None:
+            self._counters.hits += len(used)
+            return WholeLease({e: self.view(layer, e) for e in used})
+        self._scores.use(layer, chosen)
+        with self._changed:
+            present = self._shelf.present
+            hits = [e for e in used if (layer, e) in present]
+            misses = [e for e in used if (layer, e) not in present]
+            misses.sort(key=lambda e: (layer, e) not in self._reading)  # guessed ones come first
+            lease = Lease(self, layer, hits, misses)
+            self._pinned = lease.pinned
+            self._settle_guesses(lease)
+        self._counters.hits += len(hits)
+        self._counters.misses += len(misses)
+        return lease
+
+    def view(self, layer: int, expert: int) -> Expert:
+        """Return an expert's weights as views of the map."""
+        key = layer, expert
+        if key not in self._views:
+            self._views[key] = view(self._file, key)
+        return self._views[key]
+
+    def start_reads(self, lease: Lease) -> None:
+        """Start as many of a lease's reads as there is room for."""
+        if not lease.pending:
+            return
+        with self._changed:
+            most = AHEAD if self._tokens > 1 else len(lease.pending)
+            while lease.pending and len(lease.reads) < most:
+                key = lease.pending[0]
+                read = self._reading.get(key)
+                if read is not None:
+                    self._readers.resume(read)
+                elif (read := self._start(key, lease.pinned)) is not None:
+                    self._readers.ask(read)
+                else:
+                    assert lease.pinned, "less room than the experts of one token take"
+                    break
+                lease.pending.pop(0)
+                lease.pinned.add(key)
+                lease.reads.append(read)
+
+    def wait(self, read: Read, nbytes: int) -> None:
+        """Return when the first bytes of a read are in memory; FormatError if they will not be."""
+        if read.prefix < nbytes and read.error is None:
+            began = perf_counter()
+            with self._changed:
+                while read.prefix < nbytes and read.error is None:
+                    self._changed.wait(1.0)  # Windows lets Ctrl-C through only between waits
+            self._counters.wait_seconds += perf_counter() - began
+        if read.error is not None:
+            raise read.error
+
+    def check(self) -> None:
+        """Raise FormatError if the file failed under a computation, which then saw zeros."""
+        if self._guard.struck:
+            self._file.check_size()
+            raise FormatError(
+                f'"{self._file.path}": a part of the file could not be read while in use. '
+                "Check the disk, then the file with `cpumix verify`."
+            )
+
+    def end(self, lease: Lease, broken: bool) -> None:
+        """Take a lease back; when it was broken off, nobody will use what is being read for it."""
+        with self._changed:
+            self._pinned = set()
+            if broken:
+                for read in lease.reads:
+                    self._readers.cancel(read)
+            self._whole = self._budget is None and self._shelf.complete
+        if self.trace is not None:
+            found = {e: e in lease.hits for e in (*lease.hits, *lease.misses)}
+            seconds = perf_counter() - lease.began
+            self.trace.write(
+                self._position, self._tokens, lease.layer, found, seconds, self.resident_bytes
+            )
+
+    # guesses
+
+    @property
+    def wants_guesses(self) -> bool:
+        """Whether guesses can be of use now: not before the memory is full."""
+        return self._predict and self._shelf.evictions > 0
+
+    def guess(self, layer: int, experts: Collection[int]) -> None:
+        """Say which experts the next lease will probably ask for; read when the disk is idle."""
+        with self._changed:
+            self._wanted = {(layer, e) for e in experts}
+            self._guess = [key for e in experts if (key := (layer, e)) not in self._shelf.present]
+            if self._guess:
+                self._changed.notify_all()
+
+    def _settle_guesses(self, lease: Lease) -> None:
+        """Count the guesses that came true, and break off the reads of the others."""
+        self._guess, self._wanted = [], set()
+        used = {(lease.layer, e) for e in (*lease.hits, *lease.misses)}
+        self._counters.predicted_used += len(self._guessed & used)
+        for key in self._guessed - used:
+            if key in self._reading:
+                self._readers.cancel(self._reading[key])
+        self._guessed = set()
+
+    def _read_ahead(self) -> Read | None:
+        """Begin a guessed read; the reader threads ask when they have nothing else to do."""
+        if not self._guess or len(self._guessed) == AHEAD:
+            return None
+        key = self._guess.pop(0)
+        kept = self._wanted | self._pinned
+        read = None if key in self._reading else self._start(key, kept)
+        if read is not None:
+            self._guessed.add(key)
+            self._counters.predicted += 1
+        return read
+
+    # reads; `changed` is held
+
+    def _start(self, key: Key, kept: Collection[Key]) -> Read | None:
+        """Make room for an expert and prepare its read; None when nothing may leave."""
+        p = self._places[key]
+        leaving = self._shelf.make_room(p.nbytes, kept)
+        if leaving is None:
+            return None
+        self._shelf.reserve(key)
+        self._reading[key] = read = Read(key, p, leaving)
+        return read
+
+    def _finish_read(self, read: Read) -> None:
+        """Enter what a read has brought; the reader threads call this."""
+        del self._reading[read.key]
+        self._shelf.arrive(read.key, read.arrived == read.place.nbytes)
+        self._counters.peak_resident_bytes = max(
+            self._counters.peak_resident_bytes, self.resident_bytes
+        )
+
+    @property
+    def counters(self) -> Counters:
+        """The numbers so far."""
+        with self._changed:
+            return replace(
+                self._counters,
+                bytes_read=self._readers.bytes_read,
+                read_seconds=self._readers.busy_seconds,
+                evictions=self._shelf.evictions,
+                budget_bytes=self._shelf.room,
+            )
+
+    def close(self) -> None:
+        """End the threads and drop all views, so that the map can be closed."""
+        self._readers.close()
+        self._guard.close()
+        self._views.clear()

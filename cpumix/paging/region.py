@@ -1,0 +1,64 @@
+"""The mapped file as ranges that can be brought into memory, given back, and asked about."""
+
+from __future__ import annotations
+
+import mmap
+
+from ..errors import FormatError
+from ..store.reader import ModelFile
+from ..store.residency import resident_bytes
+from . import advice
+
+
+class MappedRegion:
+    """The system calls of `advice` on offsets of one open model file.
+
+    Where the system refuses a call, the plain way is taken from then on and `note` says so. Used
+    from several threads at once.
+    """
+
+    def __init__(self, file: ModelFile, platform: advice.Platform | None = None) -> None:
+        self._file, self._platform = file, platform or advice.this_platform()
+        self._address = file.address
+        self.note: str | None = None
+
+    def bring(self, offset: int, nbytes: int) -> None:
+        """Have a range in memory and in the page tables; FormatError if the file cannot be read."""
+        self._file.check_size()
+        start = offset - offset % mmap.PAGESIZE
+        where = self._address + start, nbytes + offset - start
+        try:
+            try:
+                self._platform.bring(*where)
+            except advice.Refused as e:
+                self._fall_back(e)
+                self._platform.bring(*where)
+        except OSError as e:
+            self._file.check_size()  # shorter meanwhile? Then say that
+            raise FormatError(
+                f'"{self._file.path}": {nbytes} bytes at {offset} cannot be read while running: '
+                f"{e.strerror}. Check the disk, then the file with `cpumix verify`."
+            ) from e
+
+    def give_back(self, offset: int, nbytes: int) -> None:
+        """Let a range leave memory, as far as the system does that."""
+        try:
+            self._platform.give_back(self._file.fileno, offset, self._address + offset, nbytes)
+        except (advice.Refused, OSError) as e:  # it stays until the system wants the memory
+            self._platform = self._platform._replace(give_back=advice.give_back_nothing)
+            self._say(e)
+
+    def missing(self, offset: int, nbytes: int) -> int:
+        """Return how many bytes of a range are in no memory: what bringing it reads from disk."""
+        present = resident_bytes(self._address + offset, nbytes)
+        return nbytes if present is None else nbytes - present
+
+    def _fall_back(self, e: Exception) -> None:
+        self._platform = self._platform._replace(bring=advice.bring_plainly)
+        self._say(e)
+
+    def _say(self, e: Exception) -> None:
+        self.note = (
+            f"paging: this system or file system takes no advice on memory ({e}); "
+            "the file is mapped plainly, which is slower and may exceed the budget"
+        )
