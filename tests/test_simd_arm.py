@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from types import SimpleNamespace
 
 import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
-from cpumix.kernels import isa
-from cpumix.kernels.isa import LEVELS, active, choose
+from cpumix.kernels.isa import LEVELS, active
 from cpumix.kernels.simd import I32, I64, VI, at, spread
 from cpumix.kernels.simd_arm import dot4_neon, lookup_128
 
@@ -122,32 +120,3 @@ def test_hot_loop_has_its_instructions_and_no_spill(module, name, operands, want
     for loop in loops:
         assert wanted <= count(loop).keys()
         assert "[sp" not in loop
-
-
-@pytest.mark.parametrize(
-    ("triple", "system", "hardware", "features"),
-    [
-        ("aarch64-unknown-linux-gnu", "linux", isa.HWCAP_ASIMDDP, {"neon", "dotprod"}),
-        ("aarch64-unknown-linux-gnu", "linux", 0, {"neon"}),
-        ("arm64-apple-darwin24.0.0", "darwin", None, {"neon", "dotprod"}),
-        ("aarch64-pc-windows-msvc", "win32", None, {"neon"}),
-        ("x86_64-unknown-linux-gnu", "linux", isa.HWCAP_ASIMDDP, set()),
-    ],
-)
-def test_arm_features_come_from_the_system(monkeypatch, triple, system, hardware, features):
-    def getauxval(key):
-        assert key == isa.AT_HWCAP
-        return hardware
-
-    monkeypatch.setattr(isa.llvm, "get_process_triple", lambda: triple)
-    monkeypatch.setattr(isa.sys, "platform", system)
-    monkeypatch.setattr(isa.ctypes, "CDLL", lambda _: SimpleNamespace(getauxval=getauxval))
-    assert isa.arm_features() == features
-
-
-@pytest.mark.parametrize(
-    ("features", "level"),
-    [({"neon", "dotprod"}, "neon"), ({"neon"}, "generic"), (set(), "generic")],
-)
-def test_level_of_an_arm_processor(features, level):
-    assert choose(None, frozenset(features)).name == level
