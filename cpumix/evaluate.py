@@ -79,6 +79,8 @@ def evaluate(
     Both models need room for `context` tokens. `progress` is called with the windows done and in
     all. Raises ConfigError for a text shorter than one window, and for models whose tokens differ.
     """
+    if windows is not None and windows < 1:
+        raise ConfigError(f"windows: expected 1 or more, found {windows}.")
     pieces = cut(model.tokenizer, text, context)[:windows]
     if against is not None:
         _check_same_tokens(model, against, text)

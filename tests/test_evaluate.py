@@ -1,0 +1,174 @@
+"""Scores equal a plain computation from the logits; what cannot be scored is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from tiny_models import CONFIGS, write_model
+
+import cpumix
+from cpumix.errors import ConfigError
+from cpumix.evaluate import SMALLEST_CONTEXT, cut, evaluate
+
+TEXT = "In the beginning God created the heaven and the earth. " * 12
+CONTEXT = 96
+SCORED = CONTEXT - CONTEXT // 2 - 1  # tokens of a window
+
+
+class Letters:
+    """A tokenizer whose ids are the characters' codes, with BOS = 1 or without."""
+
+    def __init__(self, bos: bool = True) -> None:
+        self.start = [1] if bos else []
+
+    def encode(self, text: str) -> list[int]:
+        return self.start + [ord(letter) for letter in text]
+
+
+class Fake:
+    """A model with made-up logits that depend on the token and its position."""
+
+    def __init__(self, seed: int, vocab: int = 128, shift: float = 0) -> None:
+        self.config = SimpleNamespace(vocab_size=vocab)
+        self.tokenizer = Letters()
+        self.table = np.random.default_rng(seed).normal(0, 3, (vocab, vocab)) + shift
+        self.asked: list[list[int]] = []
+
+    def logits(self, ids):
+        self.asked.append(list(ids))
+        places = np.arange(len(ids))[:, None] / 100
+        return (self.table[ids] * (1 + places)).astype(np.float32)
+
+
+def probabilities(model, text: str, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a model thinks before each scored token, and those tokens: the plain way."""
+    found, targets = [], []
+    for window in cut(model.tokenizer, text, context):
+        logits = model.logits(window).astype(np.float64)
+        for place in range(context // 2 + 1, context):
+            weights = np.exp(logits[place - 1])
+            found.append(weights / weights.sum())
+            targets.append(window[place])
+    return np.array(found), np.array(targets)
+
+
+def test_scores_equal_the_plain_computation():
+    model, reference = Fake(seed=1), Fake(seed=2)
+    result = evaluate(model, TEXT, against=reference, context=CONTEXT)
+    p, targets = probabilities(model, TEXT, CONTEXT)
+    q, _ = probabilities(reference, TEXT, CONTEXT)
+    rows = np.arange(len(targets))
+    loss, other = -np.log(p[rows, targets]), -np.log(q[rows, targets])
+    divergence = (q * np.log(q / p)).sum(axis=1)
+    n = len(targets)
+    assert result.tokens == n == SCORED * result.windows
+    assert result.perplexity == pytest.approx(np.exp(loss.mean()))
+    assert result.perplexity_error == pytest.approx(
+        result.perplexity * loss.std(ddof=1) / np.sqrt(n)
+    )
+    found = result.against
+    assert found.perplexity == pytest.approx(np.exp(other.mean()))
+    assert found.ratio == pytest.approx(result.perplexity / found.perplexity)
+    ratio_error = found.ratio * (loss - other).std(ddof=1) / np.sqrt(n)
+    assert found.ratio_error == pytest.approx(ratio_error)
+    assert found.kl_divergence == pytest.approx(divergence.mean())
+    assert found.kl_divergence_error == pytest.approx(divergence.std(ddof=1) / np.sqrt(n))
+    assert found.same_top == np.mean(p.argmax(axis=1) == q.argmax(axis=1))
+    change = p[rows, targets] - q[rows, targets]
+    assert found.probability_rms == pytest.approx(np.sqrt(np.mean(change**2)))
+
+
+def test_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity():
+    model = Fake(seed=1)
+    model.table[:] = 5
+    result = evaluate(model, TEXT, context=CONTEXT)
+    assert result.perplexity == pytest.approx(128)
+    assert result.against is None
+
+
+def test_what_all_logits_share_changes_nothing_and_does_not_overflow():
+    near, far = (evaluate(Fake(1, shift=shift), TEXT, context=CONTEXT) for shift in (0, 1000))
+    assert far.perplexity == pytest.approx(near.perplexity, rel=1e-3)
+
+
+def test_windows_start_with_bos_and_leave_out_the_rest():
+    ids = Letters().encode(TEXT)
+    windows = cut(Letters(), TEXT, CONTEXT)
+    assert len(windows) == len(ids) // CONTEXT
+    for i, window in enumerate(windows):
+        assert window == [1, *ids[i * CONTEXT + 1 : (i + 1) * CONTEXT]]
+
+
+def test_windows_of_a_model_without_bos_are_the_text():
+    windows = cut(Letters(bos=False), TEXT, CONTEXT)
+    text = "".join(chr(token) for window in windows for token in window)
+    assert text == TEXT[: CONTEXT * len(windows)]
+
+
+def test_text_of_exactly_one_window():
+    assert len(cut(Letters(bos=False), TEXT[:CONTEXT], CONTEXT)) == 1
+
+
+def test_only_the_first_windows_are_scored():
+    model = Fake(seed=1)
+    progress = []
+    result = evaluate(
+        model, TEXT, context=CONTEXT, windows=2, progress=lambda *done: progress.append(done)
+    )
+    assert (result.windows, result.tokens) == (2, 2 * SCORED)
+    assert model.asked == cut(model.tokenizer, TEXT, CONTEXT)[:2]
+    assert progress == [(1, 2), (2, 2)]
+
+
+def test_more_windows_than_there_are_means_all():
+    assert evaluate(Fake(seed=1), TEXT, context=CONTEXT, windows=99).windows == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context": SMALLEST_CONTEXT - 1}, r"context: expected at least 8 tokens .* found 7\."),
+        ({"windows": 0}, r"windows: expected 1 or more, found 0\."),
+        ({"text": "Short."}, r"text: expected at least 96 tokens, one window, found 7\."),
+        ({"text": ""}, r"found 1\. Take a longer text or a smaller --context\."),
+        ({"against": Fake(2, vocab=130)}, r"vocabularies of one size, found 128 and 130 tokens\."),
+    ],
+)
+def test_what_cannot_be_scored(change, message):
+    request = {"text": TEXT, "context": CONTEXT} | change
+    with pytest.raises(ConfigError, match=message):
+        evaluate(Fake(seed=1), **request)
+
+
+def test_models_with_different_tokenizers():
+    other = Fake(seed=2)
+    other.tokenizer = Letters(bos=False)
+    with pytest.raises(ConfigError, match="expected the same tokens from both tokenizers"):
+        evaluate(Fake(seed=1), TEXT, against=other, context=CONTEXT)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = write_model(tmp_path_factory.mktemp("model"), CONFIGS["moe"])
+    with cpumix.load(path, context=CONTEXT) as model:
+        yield model
+
+
+def test_real_model_equals_the_plain_computation(model):
+    p, targets = probabilities(model, TEXT, CONTEXT)
+    loss = -np.log(p[np.arange(len(targets)), targets])
+    result = evaluate(model, TEXT, context=CONTEXT)
+    assert result.perplexity == pytest.approx(np.exp(loss.mean()))
+
+
+def test_real_model_does_not_differ_from_itself(model):
+    found = evaluate(model, TEXT, against=model, context=CONTEXT).against
+    assert (found.ratio, found.kl_divergence, found.same_top) == (1, 0, 1)
+    assert found.probability_rms == 0
+
+
+def test_window_larger_than_the_models_context(model):
+    with pytest.raises(ConfigError, match="do not fit into a context of 96"):
+        evaluate(model, TEXT, context=CONTEXT + 1)
