@@ -21,7 +21,10 @@ def assembly(build) -> str:
     """Return ARM assembly of a function of four int64 whose body `build` makes."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
-    target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    try:
+        target = llvm.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this llvmlite writes no ARM code")
     machine = target.create_target_machine(cpu=NEON.processor, opt=3)
     module = ir.Module()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 4), "kernel")
