@@ -7,6 +7,7 @@ and the disk never waits for the processor.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +23,7 @@ from .errors import ConvertError
 from .kernels.encoder import encode
 from .machine import machine_info
 from .plan import choose_precision
-from .quant import FLOAT32, FORMATS
+from .quant import FLOAT32
 from .store import ModelWriter, TensorEntry, build_entries, build_metadata
 from .store.layout import EXPERT_PARTS
 from .tokenizer import Tokenizer
@@ -31,8 +32,12 @@ from .units import parse_size
 Progress = Callable[[int, int], None]
 SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
 PLANNED_CONTEXT = 4096  # tokens that "auto" leaves room for
-INFINITE = 0x7F800000  # float32 bits: this magnitude or more is infinity or NaN
-LARGEST = 65504.0 * 88  # a float16 scale times the smallest code that a block's largest weight gets
+# Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
+# rounds it to infinity.
+INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
+# The largest float16 scale times 64: int4 gives a block's largest weight a code of 88 and more, and
+# its fitted scale is within 1.3 of what that needs.
+LARGEST = 65504.0 * 64
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def convert(
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
         context = min(PLANNED_CONTEXT, checkpoint.config.max_position_embeddings)
         precision = choose_precision(checkpoint.config, limit, context).precision
+    _refuse_own_shard(checkpoint, Path(target))
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name
     metadata = build_metadata(checkpoint.config, precision, checkpoint.files, name)
@@ -90,6 +96,16 @@ def convert(
     return ConvertReport(
         Path(target), precision, size, checkpoint.source_bytes, seconds, len(entries)
     )
+
+
+def _refuse_own_shard(checkpoint: Checkpoint, target: Path) -> None:
+    """Raise ConvertError for a target that would replace a part of its source, even with force."""
+    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    if os.path.exists(target) and any(target.samefile(shard) for shard in shards):
+        raise ConvertError(
+            f'target: expected a file of its own, found a shard of the checkpoint at "{target}". '
+            "Name another target."
+        )
 
 
 def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slice]:
@@ -148,15 +164,15 @@ def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
     else:
         data, largest = encode(rows, s.entry.format)
     what = f'tensor "{s.source.source_name}"'
-    if largest >= INFINITE:
+    if largest >= (BF16_INFINITE if s.entry.format == "bf16" else INFINITE):
         raise ConvertError(
             f"{what}: expected finite weights, found NaN or infinity between rows {s.start} and "
             f'{s.stop - 1}. The checkpoint is damaged: download it again. File "{s.source.path}".'
         )
     magnitude = float(np.uint32(largest).view(np.float32))
-    if s.entry.format in FORMATS and s.entry.format != "bf16" and magnitude > LARGEST:
+    if s.entry.format not in ("bf16", FLOAT32) and magnitude > LARGEST:
         raise ConvertError(
-            f"{what}: expected weights up to {LARGEST:.3g}, the most that {s.entry.format} can "
-            f'scale, found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'
+            f"{what}: expected weights up to {LARGEST:.3g}, which 8 and 4 bits can scale, "
+            f'found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'
         )
     return data

@@ -1,0 +1,206 @@
+"""A conversion writes exactly what the formats define, whatever form the checkpoint has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from make_checkpoint import synthetic_tokenizer
+from tiny_checkpoint import to_f32
+
+import cpumix
+import cpumix.convert
+from cpumix.cli.main import main
+from cpumix.config import ModelConfig
+from cpumix.plan import CEILING, choose_precision, make_plan
+from cpumix.quant import FLOAT32, FORMATS
+from cpumix.quant.precision import tensor_format
+from cpumix.store.reader import ModelFile
+
+# Sizes that are no multiples of a tile's 16 rows or 32 columns.
+MOE = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
+DENSE = checkpoints.LLAMA | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
+PRECISIONS = ("bf16", "int8", "int4")
+MODULE = sys.modules["cpumix.convert"]  # the name in the package is the function's
+
+
+def write(folder: Path, config: dict[str, Any] = MOE, **options: Any):
+    """Write a checkpoint with a tokenizer that works; return its weights."""
+    tokenizer = folder.with_name("tokenizer.model")
+    tokenizer.write_bytes(synthetic_tokenizer(config["vocab_size"]))
+    return checkpoints.write_checkpoint(folder, config, tokenizer=tokenizer, **options)
+
+
+def convert(folder: Path, precision: str = "int4", **options: Any) -> bytes:
+    """Convert and return the bytes of the model file."""
+    target = folder.with_name("model.bin")
+    cpumix.convert(folder, target, precision, force=True, **options)
+    return target.read_bytes()
+
+
+def expected_bytes(name: str, weights: dict[str, Any], precision: str) -> bytes:
+    """Return a tensor's bytes by the NumPy definitions, from float32 or bfloat16 weights."""
+    parts = [name] if name in weights else [f"{name}.{part}" for part in ("w1", "w3", "w2")]
+    made = []
+    for part in parts:
+        weight = weights[part]
+        wide = to_f32(weight) if weight.dtype == np.uint16 else weight.astype(np.float32)
+        kind = tensor_format(precision, part)
+        made.append((wide if kind == FLOAT32 else FORMATS[kind].quantize(wide)).tobytes())
+    return b"".join(made)
+
+
+def check_file(target: Path, weights: dict[str, Any], precision: str) -> None:
+    with ModelFile(target) as file:
+        assert file.precision == precision
+        file.verify()
+        for name in file.tensors:
+            assert file.data(name).tobytes() == expected_bytes(name, weights, precision), name
+
+
+@pytest.mark.parametrize("rows_at_once", [None, 16])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("config", [MOE, DENSE, DENSE | {"tie_word_embeddings": True}])
+def test_every_tensor_is_what_its_format_defines(
+    tmp_path, monkeypatch, config, precision, rows_at_once
+):
+    if rows_at_once:
+        monkeypatch.setattr(MODULE, "SLICE_BYTES", 1)
+    weights = write(tmp_path / "source", config)
+    convert(tmp_path / "source", precision)
+    check_file(tmp_path / "model.bin", weights, precision)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weights_of_other_types_are_not_rounded_first(tmp_path, dtype, precision):
+    random = np.random.default_rng(0)
+    weights = write(tmp_path / "source")
+    named = checkpoints.huggingface_names(
+        {name: random.normal(0, 1, bits.shape).astype(dtype) for name, bits in weights.items()},
+        fused=False,
+    )
+    write(tmp_path / "source", change=named)
+    ours = {name: named[source] for name, source in source_names().items()}
+    convert(tmp_path / "source", precision)
+    check_file(tmp_path / "model.bin", ours, precision)
+
+
+def source_names() -> dict[str, str]:
+    """Return the checkpoint's name of each canonical one."""
+    names = list(checkpoints.make_weights(MOE, seed=0))
+    fake = {name: np.array([i]) for i, name in enumerate(names)}
+    renamed = checkpoints.huggingface_names(fake, fused=False)
+    return {names[int(value[0])]: source for source, value in renamed.items()}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_same_bytes_from_every_form_of_a_checkpoint(tmp_path, monkeypatch, precision):
+    forms = [
+        {},
+        {"fused": True},
+        {"shards": 3},
+        {"shards": 3, "index": False},
+        {"dtype": "F32"},
+        {"dtype": "F32", "fused": True, "shards": 2},
+    ]
+    digests = set()
+    for number, form in enumerate([*forms, {}]):
+        folder = tmp_path / str(number) / "source"
+        folder.parent.mkdir()
+        write(folder, **form)
+        digests.add(hashlib.sha256(convert(folder, precision)).hexdigest())
+    monkeypatch.setattr(MODULE, "SLICE_BYTES", 5000)
+    digests.add(hashlib.sha256(convert(tmp_path / "0" / "source", precision)).hexdigest())
+    assert len(digests) == 1
+
+
+def test_file_has_config_and_tokenizer_of_the_checkpoint(tmp_path):
+    write(tmp_path / "source")
+    (tmp_path / "source" / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    convert(tmp_path / "source")
+    with ModelFile(tmp_path / "model.bin") as file:
+        assert file.config == ModelConfig.from_huggingface(MOE, "MOE")
+        assert file.files == {
+            name: (tmp_path / "source" / name).read_bytes()
+            for name in ("tokenizer.model", "chat_template.jinja")
+        }
+        assert file.metadata["general.name"] == "source"
+
+
+def test_progress_goes_up_to_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE, "SLICE_BYTES", 1)
+    write(tmp_path / "source")
+    calls = []
+    convert(tmp_path / "source", progress=lambda done, total: calls.append((done, total)))
+    dones, totals = zip(*calls, strict=True)
+    assert list(dones) == sorted(dones)
+    assert len(set(dones)) == len(dones) > 100
+    report = cpumix.convert(tmp_path / "source", tmp_path / "again.bin", "int8")
+    assert set(totals) == {dones[-1]} == {report.source_bytes}
+
+
+def test_report(tmp_path):
+    write(tmp_path / "source")
+    target = tmp_path / "model.bin"
+    report = cpumix.convert(str(tmp_path / "source"), str(target), "int8")
+    with ModelFile(target) as file:
+        assert report.tensors == len(file.tensors)
+    assert report.target == target
+    assert report.precision == "int8"
+    assert report.file_bytes == target.stat().st_size
+    shard = (tmp_path / "source" / "model.safetensors").stat().st_size
+    assert 0.9 * shard < report.source_bytes < shard
+    assert 0 < report.seconds < 600
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_auto_is_what_the_planner_says(tmp_path, precision, spare):
+    config = MOE | {"hidden_size": 128, "intermediate_size": 256}
+    write(tmp_path / "source", config)
+    ours = ModelConfig.from_huggingface(config, "config.json")
+    plan = make_plan(ours, precision, ours.max_position_embeddings, 1 << 40)
+    ram = math.ceil(plan.total_bytes / CEILING) + spare
+    report = cpumix.convert(tmp_path / "source", tmp_path / "model.bin", "auto", ram=ram)
+    with ModelFile(tmp_path / "model.bin") as file:
+        assert file.precision == report.precision
+    planned = choose_precision(ours, ram, ours.max_position_embeddings).precision
+    assert report.precision == planned
+    assert (report.precision == precision) == (spare == 0 or precision == "int4")
+
+
+def test_auto_without_ram_takes_this_machine(tmp_path):
+    write(tmp_path / "source")
+    assert cpumix.convert(tmp_path / "source", tmp_path / "model.bin").precision == "bf16"
+
+
+def test_command_prints_one_json_object(tmp_path):
+    write(tmp_path / "source")
+    arguments = [str(tmp_path / "source"), str(tmp_path / "model.bin"), "--json"]
+    result = CliRunner().invoke(main, ["convert", *arguments, "--precision", "int4"])
+    assert result.exit_code == 0
+    report = json.loads(result.stdout)
+    assert report["target"] == str(tmp_path / "model.bin")
+    assert report["file_bytes"] == (tmp_path / "model.bin").stat().st_size
+    assert set(report) >= {"precision", "source_bytes", "seconds", "tensors"}
+    assert "model.bin: int4, " in result.stderr
+
+
+def test_model_in_use_survives_its_replacement(tmp_path):
+    write(tmp_path / "source")
+    convert(tmp_path / "source", "int8")
+    with cpumix.load(tmp_path / "model.bin", threads=1) as model:
+        before = model.logits([1, 2, 3])
+        convert(tmp_path / "source", "int4")
+        np.testing.assert_array_equal(model.logits([1, 2, 3]), before)
+    with cpumix.load(tmp_path / "model.bin", threads=1) as model:
+        assert (model.logits([1, 2, 3]) != before).any()
