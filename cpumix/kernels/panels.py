@@ -41,7 +41,7 @@ AMX = active().name == "amx"
 
 CHUNK = 16  # blocks in a panel: 18 KiB, which leaves room for rows in a 32 KiB first-level cache
 PANEL_BLOCK = amx.PANEL_BLOCK
-MOST_ROWS = 512
+MOST_ROWS = 192  # at 4096 columns their codes take 0.8 MB: they stay in a second-level cache
 SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
 # A thread's memory: the panel, AMX's sums, and two tiles' totals for every row.
 PANEL, SUMS, TOTALS = 0, CHUNK * PANEL_BLOCK, CHUNK * PANEL_BLOCK + amx.SUMS_BYTES

@@ -23,7 +23,7 @@ from ..quant.tiles import BLOCK
 from .jit import kernel, parallel_kernel, prange
 from .math import silu
 from .matvec import row_tile
-from .panels import CHUNK, SCRATCH_BYTES, TOTALS, chunk_rows
+from .panels import CHUNK, MOST_ROWS, SCRATCH_BYTES, TOTALS, chunk_rows
 from .rows import address_of
 from .simd import (
     Address,
@@ -148,20 +148,32 @@ def multiply(
 
 
 def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
-    """Lay products out for `multiply`: the table, and how many items they are in all."""
-    table, items = np.zeros((len(products), FIELDS), np.int64), 0
-    for job, p in zip(table, products, strict=True):
+    """Lay products out for `multiply`: the table, and how many items they are in all.
+
+    A product of more rows than a thread has room for becomes several; weights are then read again,
+    but the rows stay in the second-level cache meanwhile.
+    """
+    jobs: list[tuple[int, ...]] = []
+    items = 0
+    for p in products:
         tiles, blocks, tile_bytes = p.weight.tiles.shape
-        rows, scales = (
-            (p.x.codes, p.x.scale.strides[0]) if p.weight.takes_codes else (p.x.values, 0)
-        )
+        x, scales = (p.x.codes, p.x.scale.strides[0]) if p.weight.takes_codes else (p.x.values, 0)
         second = address_of(p.second.tiles) if p.second is not None else 0
         pairs = tiles if second else -(-tiles // 2)
-        job[:] = (
-            address_of(p.weight.tiles), second, pairs, tiles, blocks, tile_bytes,
-            address_of(rows) + p.first * rows.strides[0], rows.strides[0],
-            address_of(p.x.scale) + p.first * scales, address_of(p.x.start) + p.first * scales,
-            p.rows, address_of(p.out), p.out.strides[0], items,
-        )  # fmt: skip
-        items += pairs
-    return table, items
+        for first, rows in shares(p.rows):
+            place = p.first + first
+            jobs.append((
+                address_of(p.weight.tiles), second, pairs, tiles, blocks, tile_bytes,
+                address_of(x) + place * x.strides[0], x.strides[0],
+                address_of(p.x.scale) + place * scales, address_of(p.x.start) + place * scales,
+                rows, address_of(p.out) + first * p.out.strides[0], p.out.strides[0], items,
+            ))  # fmt: skip
+            items += pairs
+    return np.array(jobs, np.int64), items
+
+
+def shares(rows: int) -> list[tuple[int, int]]:
+    """Cut rows into equal pieces of at most MOST_ROWS, whole groups of 16: (first, count) each."""
+    pieces = -(-rows // MOST_ROWS)
+    size = -(-rows // (16 * pieces)) * 16
+    return [(first, min(size, rows - first)) for first in range(0, rows, size)]

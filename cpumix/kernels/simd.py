@@ -161,6 +161,13 @@ def load_f16(b: Builder, p: Value) -> Value:
     return b.fpext(b.load(at(b, p, VH), align=1), VF)
 
 
+@instruction(types.void, pointer)
+def prefetch(b: Builder, p: Value) -> None:
+    """Ask for a cache line that will be read soon; an address that is not mapped does no harm."""
+    declared = external(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+    b.call(declared, [at(b, p, I8), I32(0), I32(3), I32(1)])
+
+
 @instruction(i32x16, pointer)
 def broadcast_i32(b: Builder, p: Value) -> Value:
     """Load 4 bytes into every lane."""

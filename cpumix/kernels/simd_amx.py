@@ -35,8 +35,8 @@ from .simd import (
     spread,
 )
 
-STEP = 1  # blocks whose sums are scaled together, while the next ones are multiplied
-SUMS_BYTES = 2 * STEP * 2 * 16 * 64
+AHEAD = 3  # blocks that the units work ahead of the scaling: what they store is slow to come back
+SUMS_BYTES = AHEAD * 16 * 64
 PANEL_BLOCK = 2 * (512 + 64)  # bytes of a panel's block; see `panels`
 ROWS = 16
 
@@ -49,7 +49,7 @@ def _shapes() -> bytes:
     config = np.zeros(64, np.uint8)
     config[0] = 1
     columns, rows = config[16:48].view(np.uint16), config[48:64]
-    columns[0:5], rows[0:5] = (64, 64, 32, 64, 64), (16, 16, 16, 8, 8)
+    columns[0:3], rows[0:3] = (64, 32, 64), (16, 16, 8)
     return config.tobytes()
 
 
@@ -91,15 +91,14 @@ def _load(b: Builder, tile: int, p: Value, stride: Value) -> None:
 
 
 @instruction(types.void, pointer, types.int64, pointer, pointer)
-def block_products(b: Builder, x: Value, stride: Value, panel: Value, sums: Value) -> None:
-    """Multiply 16 rows x 32 columns by both tiles' block; store 16 x 64 bytes of sums, twice."""
-    _load(b, 2, x, stride)
-    for side in (0, 1):
-        b.call(external(b, "llvm.x86.tilezero", VOID, [I8]), [I8(side)])
-        _load(b, 3 + side, b.add(panel, I64(64 * side)), I64(128))
-        b.call(external(b, "llvm.x86.tdpbssd", VOID, [I8] * 3), [I8(side), I8(2), I8(3 + side)])
-        store = external(b, "llvm.x86.tilestored64", VOID, [I8, POINTER, I64])
-        b.call(store, [I8(side), at(b, b.add(sums, I64(1024 * side)), I8), I64(64)])
+def block_products(b: Builder, x: Value, stride: Value, tile: Value, sums: Value) -> None:
+    """Multiply 16 rows x 32 columns by a tile's block; store the int32 sums, 16 x 64 bytes."""
+    _load(b, 1, x, stride)
+    _load(b, 2, tile, I64(128))
+    b.call(external(b, "llvm.x86.tilezero", VOID, [I8]), [I8(0)])
+    b.call(external(b, "llvm.x86.tdpbssd", VOID, [I8] * 3), [I8(0), I8(1), I8(2)])
+    store = external(b, "llvm.x86.tilestored64", VOID, [I8, POINTER, I64])
+    b.call(store, [I8(0), at(b, sums, I8), I64(64)])
 
 
 @instruction(sums16, pointer)
@@ -141,19 +140,18 @@ def panel_rows(
     totals: Address,
     sums: Address,
 ) -> None:
-    """Add a panel times 16 rows to their totals, a few blocks at a time so that sums stay near."""
+    """Add a panel times 16 rows to their totals."""
     configure()
-    stride = x_stride // 8
-    for first in range(0, blocks, STEP):
-        last = min(first + STEP, blocks)
-        for b in range(first, last):
-            place = sums + 2048 * (b % (2 * STEP))
-            block_products(x + 32 * b, x_stride, panel + b * PANEL_BLOCK, place)
-        for side in range(2):
-            total = load_totals(totals + 64 * side)
-            for b in range(first, last):
-                w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
-                place = sums + 2048 * (b % (2 * STEP)) + 1024 * side
-                total = scale_rows(total, place, w, scale + 4 * b, stride)
-            store_totals(totals + 64 * side, total)
+    for side in range(2):
+        tile, total = panel + 64 * side, load_totals(totals + 64 * side)
+        for b in range(min(AHEAD, blocks)):
+            block_products(x + 32 * b, x_stride, tile + b * PANEL_BLOCK, sums + 1024 * b)
+        for b in range(blocks):
+            w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
+            place = sums + 1024 * (b % AHEAD)
+            total = scale_rows(total, place, w, scale + 4 * b, x_stride // 8)
+            c = b + AHEAD
+            if c < blocks:
+                block_products(x + 32 * c, x_stride, tile + c * PANEL_BLOCK, place)
+        store_totals(totals + 64 * side, total)
     release()
