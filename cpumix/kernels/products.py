@@ -169,11 +169,11 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
                 rows, address_of(p.out) + first * p.out.strides[0], p.out.strides[0], items,
             ))  # fmt: skip
             items += pairs
-    return np.array(jobs, np.int64), items
+    return np.array(jobs, np.int64).reshape(-1, FIELDS), items
 
 
 def shares(rows: int) -> list[tuple[int, int]]:
     """Cut rows into equal pieces of at most MOST_ROWS, whole groups of 16: (first, count) each."""
-    pieces = -(-rows // MOST_ROWS)
-    size = -(-rows // (16 * pieces)) * 16
+    pieces = max(1, -(-rows // MOST_ROWS))
+    size = max(1, -(-rows // (16 * pieces))) * 16
     return [(first, min(size, rows - first)) for first in range(0, rows, size)]
