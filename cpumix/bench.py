@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .config import ModelConfig
+from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
-from .kernels.jit import CACHE_VARIABLE
 from .machine import processor_name
 from .quant import nbytes
 from .quant.precision import tensor_format
@@ -221,7 +221,10 @@ def _limits(threads: int) -> Limits | None:
 
 
 def measure_start() -> dict[str, float]:
-    """Return the seconds from starting Python to the demo model's first token: "cold" compiles, "warm" does not."""
+    """Return the seconds from starting Python to the demo model's first token.
+
+    "cold" compiles the kernels, "warm" finds them compiled.
+    """
     seconds = {}
     with tempfile.TemporaryDirectory(prefix="cpumix-bench-") as folder:
         environment = {**os.environ, CACHE_VARIABLE: str(Path(folder))}

@@ -1,9 +1,8 @@
 """The two decorators that make kernels, and where their machine code is kept.
 
 Numba's own disk cache does not see an edit in another file: an edited callee keeps giving the old
-answer. So the folder is
-named by a hash of everything that the machine code depends on: the sources of the kernels and of
-the formats' constants, numba, llvmlite, Python, the processor and the level.
+answer. So the folder is named by a hash of everything that the machine code depends on: the sources
+of the kernels and of the formats' constants, numba, llvmlite, Python, the processor and the level.
 
 Options: `nogil`, so that I/O threads run meanwhile; no `fastmath`, so that sums keep their order,
 NaN survives, and the same bits come out for every number of threads; `error_model="numpy"`, so that
@@ -15,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -26,11 +24,11 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
+from ..folders import cache_roots, is_trusted
 from .isa import VARIABLE, active, arm_features, host_features
 
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy"}
-CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
 WARM = "warm"  # a file in the cache folder: a run has been through
 
 if os.environ.get(VARIABLE) and active().processor:
@@ -52,20 +50,6 @@ def source_key() -> str:
     return digest.hexdigest()[:16]
 
 
-def cache_roots() -> list[Path]:
-    """Return the folders that may hold the cache, the preferred one first."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return [Path(named)]
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return [base / "cpumix", Path(tempfile.gettempdir()) / f"cpumix-{user}"]
-
-
 @lru_cache(maxsize=1)
 def cache_folder() -> Path | None:
     """Return the folder for this machine code, made if need be; None if no place is writable."""
@@ -75,7 +59,7 @@ def cache_folder() -> Path | None:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError:
             continue
-        if os.access(folder, os.W_OK):
+        if is_trusted(root) and os.access(folder, os.W_OK):
             return folder
     return None
 

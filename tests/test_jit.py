@@ -1,0 +1,235 @@
+"""Machine code is kept where it is found again, and never survives an edit of its source."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from importlib import import_module
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from levels import run
+from naive import GENERIC, WITHOUT_JIT
+from numba.core.errors import NumbaPerformanceWarning
+
+import cpumix
+from cpumix.kernels import jit
+from cpumix.kernels.jit import kernel, parallel_kernel, prange
+
+PACKAGE = Path(cpumix.__file__).parent
+CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package, to edit."""
+    return Path(shutil.copytree(PACKAGE, tmp_path / "cpumix", ignore=lambda *_: {"demo"}))
+
+
+# Which code is found again
+# ------------------------------------------------------------------------------------------------
+
+
+def test_key_changes_with_every_source(package, monkeypatch):
+    monkeypatch.setattr(jit, "__file__", str(package / "kernels" / "jit.py"))
+    keys = {jit.source_key()}
+    sources = [*(package / "kernels").rglob("*.py"), *(package / "quant").rglob("*.py")]
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text + "\n", encoding="utf-8")
+        keys.add(jit.source_key())
+        path.write_text(text, encoding="utf-8")
+    assert len(keys) == len(sources) + 1
+    assert jit.source_key() in keys
+
+
+def test_key_changes_with_versions_processor_and_level(monkeypatch):
+    keys = {jit.source_key()}
+    for module in (numba, jit.llvmlite):
+        monkeypatch.setattr(module, "__version__", "999")
+        keys.add(jit.source_key())
+    monkeypatch.setattr(sys, "version", "4")
+    keys.add(jit.source_key())
+    monkeypatch.setattr(jit.llvm, "get_host_cpu_name", lambda: "z80")
+    keys.add(jit.source_key())
+    monkeypatch.setattr(jit, "host_features", lambda: frozenset({"quantum"}))
+    keys.add(jit.source_key())
+    assert len(keys) == 6
+
+
+CALLEE = """
+from .jit import kernel
+@kernel
+def answer(x):
+    return x + 1
+"""
+CALLER = """
+from .callee import answer
+from .jit import kernel
+@kernel
+def ask(x):
+    return answer(x)
+"""
+ASK = "from cpumix.kernels.caller import ask; print(ask(41), sum(ask.stats.cache_hits.values()))"
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_edited_callee_gives_the_new_answer(package, tmp_path):
+    """Numba alone looks at the caller's file only, and keeps giving the old answer."""
+    place = {"cwd": package.parent, CACHE_VARIABLE: str(tmp_path / "cache")}
+    (package / "kernels" / "caller.py").write_text(CALLER)
+    (package / "kernels" / "callee.py").write_text(CALLEE)
+    first = run(["-c", ASK], **place)
+    assert first.stdout.split() == ["42", "0"], first.stderr
+    assert run(["-c", ASK], **place).stdout.split() == ["42", "1"]  # read from disk
+    (package / "kernels" / "callee.py").write_text(CALLEE.replace("x + 1", "x - 1"))
+    assert run(["-c", ASK], **place).stdout.split() == ["40", "0"]
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_works_where_nothing_can_be_written(package, tmp_path):
+    (package / "kernels" / "caller.py").write_text(CALLER)
+    (package / "kernels" / "callee.py").write_text(CALLEE)
+    (tmp_path / "file").write_text("in the way")
+    place = {"cwd": package.parent, CACHE_VARIABLE: str(tmp_path / "file")}
+    code = f"{ASK}\nfrom cpumix.kernels.jit import cache_folder; print(cache_folder())"
+    done = run(["-W", "error", "-c", code], **place)
+    assert done.stdout.split() == ["42", "0", "None"], done.stderr
+
+
+# Where it is kept
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def roots(tmp_path, monkeypatch):
+    """The two places of a Linux user, empty, and `find` to ask anew."""
+    if sys.platform in ("win32", "darwin"):
+        pytest.skip("other places there")
+    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    preferred, second = jit.cache_roots()
+    assert preferred == tmp_path / "cache" / "cpumix"
+    assert second.parent == tmp_path / "tmp"
+    return preferred, second
+
+
+find = jit.cache_folder.__wrapped__
+
+
+def test_folder_is_made_in_the_preferred_place(roots):
+    assert find() == roots[0] / jit.source_key()
+    assert find().is_dir()
+    assert find().stat().st_mode & 0o777 == 0o700
+    assert not roots[1].exists()
+
+
+def test_named_folder_is_the_only_place(roots, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "named"))
+    assert jit.cache_roots() == [tmp_path / "named"]
+    assert find() == tmp_path / "named" / jit.source_key()
+
+
+def test_place_that_cannot_be_written_is_passed_over(roots):
+    roots[0].parent.mkdir()
+    roots[0].write_text("a file in the way")
+    assert find() == roots[1] / jit.source_key()
+
+
+def test_no_place_at_all(roots):
+    for root in roots:
+        root.parent.mkdir(exist_ok=True)
+        root.write_text("a file in the way")
+    assert find() is None
+
+
+def test_place_that_another_user_made_is_passed_over(roots, monkeypatch):
+    """Numba unpickles, and so runs, what it finds there; /tmp is open to all."""
+    monkeypatch.setattr(jit, "is_trusted", lambda root: root != roots[0])
+    assert find() == roots[1] / jit.source_key()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="folders have no owner that Python tells")
+def test_trusted_are_the_user_and_the_administrator(tmp_path, monkeypatch):
+    owner = tmp_path.stat().st_uid
+    assert jit.is_trusted(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 4321)
+    assert jit.is_trusted(tmp_path) == (owner == 0)
+    if owner == 0:
+        os.chown(tmp_path, 4322, -1)
+        assert not jit.is_trusted(tmp_path)
+
+
+def test_cold_until_a_run_has_been_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    assert jit.is_cold()
+    jit.mark_warm()
+    assert not jit.is_cold()
+    monkeypatch.setattr(jit, "cache_folder", lambda: None)
+    jit.mark_warm()
+    assert jit.is_cold()
+
+
+def test_others_keep_their_cache_folder():
+    before = numba.config.CACHE_DIR
+    kernel(lambda x: x)
+    assert before == numba.config.CACHE_DIR
+
+
+# How it is compiled
+# ------------------------------------------------------------------------------------------------
+
+
+def compiled():
+    """Yield (name, function) of all kernels of this process's level."""
+    names = ["plain", "generic"] if GENERIC else ["plain", "products", "attention", "rowwise"]
+    for name in names:
+        module = import_module(f"cpumix.kernels.{name}")
+        for attribute, value in vars(module).items():
+            if isinstance(value, numba.core.registry.CPUDispatcher):
+                yield f"{name}.{attribute}", value
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")
+def test_no_kernel_has_fastmath_or_keeps_the_lock():
+    """Fastmath would reorder sums and assume that there is no NaN."""
+    found = dict(compiled())
+    assert len(found) > 5
+    for name, function in found.items():
+        options = function.targetoptions
+        assert not options.get("fastmath"), name
+        assert options["nogil"], name
+        assert options["error_model"] == "numpy", name
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")
+def test_lost_parallelism_is_an_error_here():
+    """A kernel that raises loses its parallel loop; numba warns, and here warnings are errors."""
+
+    def raises(x):
+        for i in prange(x.size):
+            if x[i] < 0:
+                raise ValueError
+            x[i] += 1
+
+    with pytest.raises(NumbaPerformanceWarning):
+        parallel_kernel(raises)(np.zeros(4))
+
+
+def test_division_by_zero_is_a_number():
+    divide = kernel(lambda a, b: a / b)
+    with np.errstate(divide="ignore"):
+        assert divide(np.float32(1), np.float32(0)) == np.inf
+
+
+def test_threads_are_at_most_those_there_are():
+    most = jit.most_threads()
+    assert jit.set_threads(10**6) == most
+    assert jit.set_threads(1) == 1
+    assert most >= 1
