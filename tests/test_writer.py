@@ -230,7 +230,10 @@ def test_side_files_beyond_the_header_limit_are_refused(
 ) -> None:
     monkeypatch.setattr(gguf, "HEADER_LIMIT", 1 << 20)
     metadata = {**METADATA, "cpumix.file.tokenizer.json": bytes(1 << 20)}
-    with pytest.raises(ConvertError, match=r"expected at most 1.0 MiB, found 1.0 MiB. Remove what"):
+    with pytest.raises(
+        ConvertError,
+        match=r"expected at most 1.0 MiB, found 1.0 MiB. Remove what the model does not need",
+    ):
         ModelWriter(tmp_path / TARGET, metadata, ENTRIES)
 
 
