@@ -1,0 +1,64 @@
+"""The kernels at every other level that this machine has, and the command at one it has not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from levels import SUPPORTED, at, run, start
+
+from cpumix.kernels.isa import LEVELS, active
+
+HERE = Path(__file__).parent
+KERNEL_TESTS = sorted(str(path) for path in HERE.glob("test_kernels_*.py"))
+WITHOUT_JIT = "generic-without-jit"
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """The kernel tests, in one process for each level: a process compiles for one only."""
+    environments = {name: at(name) for name in SUPPORTED if name != active().name}
+    environments[WITHOUT_JIT] = at("generic", NUMBA_DISABLE_JIT="1")
+    quiet = ["-q", "-p", "no:cacheprovider", "--no-header"]
+    return start(["-m", "pytest", *quiet, *KERNEL_TESTS], environments)
+
+
+@pytest.mark.slow
+@pytest.mark.isa
+@pytest.mark.parametrize("level", [*(level.name for level in LEVELS), WITHOUT_JIT])
+def test_kernels_at_level(runs, level):
+    if level == active().name:
+        pytest.skip("every other test runs at it")
+    if level not in runs:
+        pytest.skip("this processor lacks it")
+    done = runs[level].result()
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
+
+
+def test_portable_kernels_load_no_instructions():
+    """Numba's intrinsics do not exist without the JIT."""
+    code = """
+import sys
+from cpumix.kernels import encoder, engine
+engine.create(1)
+assert "cpumix.kernels.generic" in sys.modules
+assert not [name for name in sys.modules if name.startswith("cpumix.kernels.simd")]
+"""
+    done = run(["-c", code], **at("generic", NUMBA_DISABLE_JIT="1"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_unknown_level_is_one_sentence():
+    done = run(["-m", "cpumix", "run", "-p", "hello", "-n", "1"], **at("avx9"))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith('cpumix: error: CPUMIX_ISA="avx9": no such level. Unset ')
+    assert done.stderr.count("\n") == 1
+    assert all(name in done.stderr for name in SUPPORTED)
+
+
+def test_level_that_is_forced_is_taken():
+    code = "from cpumix.kernels.isa import active; print(active().name)"
+    assert run(["-c", code], **at("generic")).stdout.split() == ["generic"]
+    assert run(["-c", code], **at("")).stdout.split() == [SUPPORTED[-1]]
