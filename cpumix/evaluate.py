@@ -84,11 +84,13 @@ def evaluate(
     pieces = cut(model.tokenizer, text, context)[:windows]
     if against is not None:
         _check_same_tokens(model, against, text)
-    scores = []
-    for done, ids in enumerate(pieces, start=1):
-        scores.append(_score(ids, model, against))
+    scores: list[Floats] = []
+    for ids in pieces:
         if progress is not None:
-            progress(done, len(pieces))
+            progress(len(scores), len(pieces))  # before the first too: it may compile kernels
+        scores.append(_score(ids, model, against))
+    if progress is not None:
+        progress(len(pieces), len(pieces))
     loss, *comparison = np.concatenate(scores, axis=1)  # each [tokens]
     perplexity, error = _exp_mean(loss)
     return Evaluation(

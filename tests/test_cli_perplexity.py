@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -27,13 +28,21 @@ def models(checkpoint_folder, tmp_path_factory):
 
 
 def test_score_and_comparison(models):
-    options = ["--context", 64, "--windows", 2, "--against", models / "bf16.bin"]
+    bf16 = models / "bf16.bin"
+    options = ["--context", 64, "--windows", 2, "--against", bf16]
     result = invoke("perplexity", models / "int4.bin", models / "text.txt", *options)
     assert result.exit_code == 0
     score, *comparison = result.stdout.splitlines()
-    assert score.startswith("perplexity ")
-    assert score.endswith("tokens in 2 windows of 64)")
-    assert [line.split()[0] for line in comparison] == ["other", "ratio", "KL", "same"]
+    assert score.startswith("perplexity  ")
+    assert score.endswith(", 62 tokens in 2 windows of 64")
+    names = [f"against {bf16}", "ratio", "KL divergence", "same top token", "probabilities"]
+    assert [line.split("  ")[0] for line in comparison] == names
+
+
+def test_score_alone(models):
+    result = invoke("perplexity", models / "int4.bin", models / "text.txt", "--context", 64)
+    assert result.exit_code == 0
+    assert re.fullmatch(r"perplexity  [0-9.]+ \+- [0-9.]+, .*\n", result.stdout)
 
 
 def test_json_of_a_model_against_itself(models):

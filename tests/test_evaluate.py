@@ -119,7 +119,7 @@ def test_only_the_first_windows_are_scored():
     )
     assert (result.windows, result.tokens) == (2, 2 * SCORED)
     assert model.asked == cut(model.tokenizer, TEXT, CONTEXT)[:2]
-    assert progress == [(1, 2), (2, 2)]
+    assert progress == [(0, 2), (1, 2), (2, 2)]
 
 
 def test_more_windows_than_there_are_means_all():

@@ -55,19 +55,24 @@ def command(
         result = evaluate(
             loaded, content, against=other, context=context, windows=windows, progress=progress
         )
-    click.echo(json.dumps(asdict(result)) if as_json else _describe(result))
+    click.echo(json.dumps(asdict(result)) if as_json else _describe(result, f"against {against}"))
 
 
-def _describe(result: Evaluation) -> str:
-    lines = [
-        f"perplexity {result.perplexity:.4f} +- {result.perplexity_error:.4f} "
-        f"({result.tokens} tokens in {result.windows} windows of {result.context})"
+def _describe(result: Evaluation, reference: str) -> str:
+    rows = [
+        (
+            "perplexity",
+            f"{result.perplexity:.4f} +- {result.perplexity_error:.4f}, "
+            f"{result.tokens} tokens in {result.windows} windows of {result.context}",
+        )
     ]
-    if other := result.against:
-        lines += [
-            f"other      {other.perplexity:.4f} +- {other.perplexity_error:.4f}",
-            f"ratio      {other.ratio:.5f} +- {other.ratio_error:.5f}",
-            f"KL         {other.kl_divergence:.5f} +- {other.kl_divergence_error:.5f} nats",
-            f"same top   {100 * other.same_top:.2f} %",
+    if found := result.against:
+        rows += [
+            (reference, f"{found.perplexity:.4f} +- {found.perplexity_error:.4f}"),
+            ("ratio", f"{found.ratio:.5f} +- {found.ratio_error:.5f}"),
+            ("KL divergence", f"{found.kl_divergence:.5f} +- {found.kl_divergence_error:.5f}"),
+            ("same top token", f"{100 * found.same_top:.2f} %"),
+            ("probabilities", f"{100 * found.probability_rms:.2f} % apart (RMS)"),
         ]
-    return "\n".join(lines)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
