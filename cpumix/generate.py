@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,54 +13,19 @@ from numpy.typing import NDArray
 from .ceiling import make_budget
 from .config import ModelConfig
 from .errors import ConfigError
+from .generation import Generation
 from .kernels import engine, isa, jit
 from .kv_cache import KVCache
 from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
-from .paging import ExpertPager
+from .paging import Counters, ExpertPager, Trace
 from .sampler import Sampler
 from .stats import Stats
 from .store.reader import ModelFile
-from .tokenizer import TextStream, Tokenizer
+from .tokenizer import Tokenizer
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 DEFAULT_CONTEXT = 4096
-
-
-class Generation:
-    """Text as it comes: iterate over it once. `stop_reason` is set at the end.
-
-    It is "eos" (the model ended its text), "length" (`max_tokens`) or "context" (no room left).
-    """
-
-    def __init__(
-        self, model: Model, ids: Sequence[int], sampler: Sampler, most: int, stream: TextStream
-    ) -> None:
-        self.stop_reason = ""
-        self._stats, self._ended = Stats(), False
-        self._model, self._stream = model, stream
-        ends = {*model.config.eos_token_ids, *model.tokenizer.eos_ids}
-        self._tokens = model._run(ids, sampler, most, ends, self)
-
-    @property
-    def stats(self) -> Stats:
-        """The numbers so far; after the end, or an interruption, those of the whole."""
-        if not self._ended:
-            self._model._measure(self._stats)
-        return self._stats
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield pieces of text; each is whole characters."""
-        try:
-            for token in self._tokens:
-                if piece := self._stream.put(token):
-                    yield piece
-            if piece := self._stream.finish():
-                yield piece
-            jit.mark_warm()
-        finally:
-            self._model._measure(self._stats)
-            self._ended = True
 
 
 class Model:
@@ -92,6 +58,8 @@ class Model:
             self._turn = 0  # counts those who have used the cache
             self._closed = False
         except BaseException:
+            if hasattr(self, "_pager"):
+                self._pager.close()
             self.file.close()
             raise
 
@@ -109,6 +77,15 @@ class Model:
     def batch(self) -> int:
         """Tokens of a prompt that go through the model together, at most."""
         return self._transformer.batch
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about memory: a line each, none when all is as expected."""
+        return [note for note in (self._note, self._pager.region.note) if note]
+
+    def trace(self, stream: TextIO) -> None:
+        """Write a line to `stream` for each layer and pass from now on; see `paging.trace`."""
+        self._pager.trace = Trace(stream)
 
     def restart(self) -> None:
         """Forget the conversation."""
@@ -146,9 +123,11 @@ class Model:
         top_p: float = 1.0,
         seed: int | None = None,
         raw: bool = False,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Generation:
         """Continue `prompt`, or answer it if the model has a chat template and `raw` is False.
 
+        `progress` gets how much of the prompt's work is done, and how much there is.
         Raises ConfigError for an empty prompt, or one that leaves no room in the context.
         """
         if not prompt.strip():
@@ -159,7 +138,13 @@ class Model:
         stream = self.tokenizer.stream(continuing=not chat)
         self._check_request(ids, max_tokens)
         sampler = Sampler(temperature, top_k, top_p, seed)
-        return Generation(self, ids, sampler, max_tokens, stream)
+        ends = {*self.config.eos_token_ids, *self.tokenizer.eos_ids}
+        before = self._pager.counters
+        return Generation(
+            lambda watched: self._run(ids, sampler, max_tokens, ends, watched, progress),
+            stream,
+            lambda stats: self._measure(stats, before),
+        )
 
     def generate_ids(
         self,
@@ -173,7 +158,7 @@ class Model:
         """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
         self._check_request(ids, max_tokens)
         sampler = Sampler(temperature, 0, 1.0, seed)
-        return list(self._run(ids, sampler, max_tokens, set(stop), None))
+        return list(self._run(ids, sampler, max_tokens, set(stop)))
 
     def _run(
         self,
@@ -181,14 +166,18 @@ class Model:
         sampler: Sampler,
         most: int,
         stop: Collection[int],
-        watched: Generation | None,
+        watched: Generation | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Iterator[int]:
         """Yield up to `most` tokens after `ids`, and keep the books of who watches."""
         stats = watched._stats if watched else Stats()
         began, turn = time.perf_counter(), self._begin()
         stats.prompt_tokens = len(ids)
         for first, count in self._batches(len(ids)):
-            self._transformer.forward(ids[first : first + count])
+            step = progress and _layers_done(
+                progress, first, count, len(ids), self.config.num_hidden_layers
+            )
+            self._transformer.forward(ids[first : first + count], step)
         stats.prompt_seconds = time.perf_counter() - began
         row, token, reason = count - 1, -1, "length"
         while stats.generated_tokens < most:
@@ -222,8 +211,9 @@ class Model:
         self._turn += 1
         return self._turn
 
-    def _measure(self, stats: Stats) -> None:
-        """Fill in what does not depend on the tokens."""
+    def _measure(self, stats: Stats, before: Counters) -> None:
+        """Fill in what does not depend on the tokens; `before` is what the pager had counted."""
+        stats.experts = self._pager.counters.since(before)
         stats.peak_rss_bytes = peak_rss_bytes()
         stats.mapped_bytes = self.file.mapped_bytes
         stats.resident_bytes = self.file.resident_bytes()
@@ -296,6 +286,13 @@ def load(
 def first_run_note() -> str | None:
     """Return what to tell a user whose run has to compile the kernels; None if that is done."""
     return "compiling the kernels for this processor: once, up to 40 s" if jit.is_cold() else None
+
+
+def _layers_done(
+    progress: Callable[[int, int], None], first: int, count: int, n: int, layers: int
+) -> Callable[[int], None]:
+    """Return what reports that `count` tokens of n, from the `first` on, are through a layer."""
+    return lambda done: progress(layers * first + done * count, layers * n)
 
 
 def _thread_count(asked: int | None) -> int:

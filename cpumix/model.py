@@ -7,7 +7,7 @@ depend on the batch it came in with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,8 +86,11 @@ class Transformer:
         self.batch = min(BATCH, cache.context)
         self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
 
-    def forward(self, ids: Sequence[int]) -> None:
-        """Run the next T <= batch tokens; their normed states are then ready for `logits`."""
+    def forward(self, ids: Sequence[int], on_layer: Callable[[int], None] | None = None) -> None:
+        """Run the next T <= batch tokens; their normed states are then ready for `logits`.
+
+        `on_layer` gets the number of layers done, after each.
+        """
         b, n = self._buffers, len(ids)
         position = self.cache.position
         self._pager.begin(position, ids, min(position / self.cache.capacity, 1.0))
@@ -103,6 +106,8 @@ class Transformer:
             places = self._route(layer, n)
             self._run_experts(index, n, places)  # b.outputs [T * A, D]
             self._engine.combine(b.x, b.outputs, places, b.share, n)
+            if on_layer is not None:
+                on_layer(index + 1)
         self.cache.advance(n)
         self._norm(b.x, self._output_norm, n, self._output)
         self._pager.check()
@@ -196,7 +201,7 @@ class Transformer:
             return
         layer, experts = self._layers[index], self.config.num_local_experts
         if layer.router is None or n >= SWEEP * experts:
-            self._pager.guess(index, range(experts))
+            self._pager.guess(index, range(experts), sure=True)
         elif n == 1:
             g = self._guess
             self._engine.norm(self._buffers.x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)

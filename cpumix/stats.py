@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
+from .paging import Counters
 from .units import format_size
 
 
@@ -21,9 +23,10 @@ class Stats:
     resident_bytes: int | None = None
     threads: int = 0
     isa: str = ""
+    experts: Counters = field(default_factory=Counters)
 
-    def to_dict(self) -> dict[str, int | float | str | None]:
-        """Return the fields by name, as `--stats-json` writes them."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, as `--stats-json` writes them; `experts` is a dict, too."""
         return asdict(self)
 
     def summary(self) -> str:
@@ -41,6 +44,7 @@ class Stats:
                 f"first token after {self.time_to_first_token_seconds:.2f} s",
                 f"memory      {format_size(self.peak_rss_bytes)} at most; of the file's "
                 f"{format_size(self.mapped_bytes)} are {resident} resident",
+                self.experts.summary(),
                 f"processor   {self.threads} thread{'s' * (self.threads != 1)}, {self.isa}",
             )
         )

@@ -24,6 +24,7 @@ STATS = {
     "resident_bytes",
     "threads",
     "isa",
+    "experts",
 }
 
 

@@ -125,6 +125,7 @@ def test_stats_are_complete_and_agree(path, model):
         "resident_bytes",
         "threads",
         "isa",
+        "experts",
     ]
     assert stats["prompt_tokens"] == len(model.tokenizer.encode("one two three"))
     assert stats["generated_tokens"] == 9

@@ -22,13 +22,15 @@ MAX_LINES = 320
 
 LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"errors"},
-    {"units"},
+    {"folders", "units"},
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
     {"rope", "kv_cache", "paging", "tokenizer", "sampler"},
     {"sizes", "stats"},
     {"plan"},  # adds up the sizes of the rest
+    {"fit"},
     {"ceiling", "model"},
+    {"generation"},
     {"generate", "convert", "synthetic"},
     {"evaluate", "bench"},  # they measure the rest
     {"__init__"},  # the public names, which the command line and other programs use

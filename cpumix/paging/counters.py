@@ -33,6 +33,12 @@ class Counters:
         """Share of the uses that found their expert in memory."""
         return self.hits / max(self.hits + self.misses, 1)
 
+    def since(self, before: Counters) -> Counters:
+        """Return what came on top of earlier counts; budget and peak stay as they are."""
+        now, then = asdict(self), asdict(before)
+        kept = ("budget_bytes", "peak_resident_bytes")
+        return Counters(**{k: now[k] - (0 if k in kept else then[k]) for k in now})
+
     def to_dict(self) -> dict[str, int | float]:
         """Return the numbers by name."""
         return asdict(self)

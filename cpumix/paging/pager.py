@@ -29,6 +29,8 @@ from .trace import Trace
 from .views import Expert, Key, place, view
 
 AHEAD = 2  # reads of a long prompt under way at once: one being read, one waiting its turn
+TRUST = 0.6  # the share of guesses that must have been right for the next to be read
+MEMORY = 64  # guesses over which that share is taken
 FAULTS = 16  # page faults from disk in one pass that are no accident
 
 
@@ -58,7 +60,9 @@ class ExpertPager:
         self._reading: dict[Key, Read] = {}
         self._pinned: set[Key] = set()
         self._wanted: set[Key] = set()  # what the next lease will probably ask for
+        self._missing_wanted: set[Key] = set()  # those of them that were not there
         self._guess: list[Key] = []  # those of them to be read when the disk is idle
+        self._sure, self._trust = False, 0.0  # the share of guesses that proved right lately
         self._guessed: set[Key] = set()  # begun for the next lease
         self._whole = False  # everything is present and will stay
         self._position, self._tokens, self._faults = 0, 0, 0
@@ -94,7 +98,7 @@ class ExpertPager:
     def resident_bytes(self) -> int:
         """Bytes of experts in memory, those on their way as far as they have come."""
         underway = sum(read.place.nbytes - read.arrived for read in self._reading.values())
-        return self._shelf.taken - underway
+        return self._shelf.taken - self._shelf.missing - underway
 
     # during a pass
 
@@ -187,18 +191,26 @@ class ExpertPager:
         """Whether guesses can be of use now: not before the memory is full."""
         return self._predict and self._shelf.evictions > 0
 
-    def guess(self, layer: int, experts: Collection[int]) -> None:
-        """Say which experts the next lease will probably ask for; read when the disk is idle."""
+    def guess(self, layer: int, experts: Collection[int], sure: bool = False) -> None:
+        """Say which experts the next lease will probably ask for.
+
+        They are read when the disk is idle, if they are `sure` or such guesses have proved right.
+        """
         with self._changed:
             self._wanted = {(layer, e) for e in experts}
-            self._guess = [key for e in experts if (key := (layer, e)) not in self._shelf.present]
-            if self._guess:
+            self._missing_wanted = self._wanted - self._shelf.present
+            self._sure = sure
+            if self._missing_wanted and (sure or self._trust >= TRUST):
+                self._guess = sorted(self._missing_wanted)
                 self._changed.notify_all()
 
     def _settle_guesses(self, lease: Lease) -> None:
         """Count the guesses that came true, and break off the reads of the others."""
-        self._guess, self._wanted = [], set()
         used = {(lease.layer, e) for e in (*lease.hits, *lease.misses)}
+        if not self._sure:
+            for key in self._missing_wanted:
+                self._trust += ((key in used) - self._trust) / MEMORY
+        self._guess, self._wanted, self._missing_wanted = [], set(), set()
         self._counters.predicted_used += len(self._guessed & used)
         for key in self._guessed - used:
             if key in self._reading:
@@ -232,7 +244,7 @@ class ExpertPager:
     def _finish_read(self, read: Read) -> None:
         """Enter what a read has brought; the reader threads call this."""
         del self._reading[read.key]
-        self._shelf.arrive(read.key, read.arrived == read.place.nbytes)
+        self._shelf.arrive(read.key, read.arrived)
         self._counters.peak_resident_bytes = max(
             self._counters.peak_resident_bytes, self.resident_bytes
         )

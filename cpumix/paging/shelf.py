@@ -16,15 +16,19 @@ class Shelf:
         self.room = sum(p.nbytes for p in places.values())
         self.present: set[Key] = set()
         self._reserved: set[Key] = set()  # being read
-        self._remains: set[Key] = set()  # partly in memory, good for nothing
+        self._remains: dict[Key, int] = {}  # partly in memory, good for nothing; missing bytes
         self.taken = 0  # by all three
-        self.resident_peak = 0
         self.evictions = 0
 
     @property
     def complete(self) -> bool:
         """Whether every expert there is is in memory."""
         return len(self.present) == len(self._places)
+
+    @property
+    def missing(self) -> int:
+        """Bytes of what remains of broken-off reads that are counted as taken and not there."""
+        return sum(self._remains.values())
 
     def make_room(self, nbytes: int, kept: Collection[Key]) -> list[Place] | None:
         """Strike out experts, but none of `kept`, so that `nbytes` fit; None if that is not enough.
@@ -54,23 +58,26 @@ class Shelf:
             self.present.remove(key)
             self.evictions += 1
         else:
-            self._remains.remove(key)
+            del self._remains[key]
         self.taken -= self._places[key].nbytes
 
     def reserve(self, key: Key) -> None:
         """Keep room for an expert that is about to be read."""
         if key in self._remains:  # what is left of it helps
-            self._remains.remove(key)
+            del self._remains[key]
         else:
             self.taken += self._places[key].nbytes
         self._reserved.add(key)
 
-    def arrive(self, key: Key, whole: bool) -> None:
-        """Enter an expert whose read has ended, `whole` unless it was broken off."""
+    def arrive(self, key: Key, nbytes: int) -> None:
+        """Enter an expert whose read has ended, with fewer `nbytes` than it has if broken off."""
         self._reserved.remove(key)
-        (self.present if whole else self._remains).add(key)
+        if missing := self._places[key].nbytes - nbytes:
+            self._remains[key] = missing
+        else:
+            self.present.add(key)
 
     def lose(self, key: Key) -> None:
         """Count an expert as gone, because the system has taken some of it back."""
         self.present.remove(key)
-        self._remains.add(key)
+        self._remains[key] = 0
