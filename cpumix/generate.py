@@ -15,7 +15,7 @@ from .config import ModelConfig
 from .errors import ConfigError
 from .generation import Generation
 from .kernels import engine, isa, jit
-from .kv_cache import KVCache
+from .kv_cache import KVCache, find_format
 from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
 from .paging import Counters, ExpertPager, Trace
@@ -46,8 +46,7 @@ class Model:
             self.tokenizer = Tokenizer.from_files(self.file.files)
             if context is None:
                 context = min(DEFAULT_CONTEXT, self.config.max_position_embeddings)
-            # bfloat16 weights are for those who want exact numbers: then the cache is exact too.
-            kv = kv if kv != "auto" else "f32" if self.file.precision == "bf16" else "f16"
+            kv = find_format(kv, self.file.formats)
             budget, self._note = make_budget(
                 self.config, self.file.formats, context, kv, ram, machine_info()
             )
@@ -277,8 +276,9 @@ def load(
 
     `ram`: the memory that it may take, "16G" or bytes; 75 % of this machine's if not given.
     `threads`: physical cores if not given. `context`: tokens of prompt and answer together; 4096 or
-    the model's maximum if not given. `kv`: "f16", "f32", or "auto": float32 for bfloat16 weights,
-    else float16. Raises FormatError, ConfigError, BudgetError, UnsupportedCpu.
+    the model's maximum if not given. `kv`: how keys and values are kept, "f16", "int8"
+    (half of that), "f32", or "auto": float32 for bfloat16 weights, else float16. Raises
+    FormatError, ConfigError, BudgetError, UnsupportedCpu.
     """
     return Model(path, ram=ram, threads=threads, context=context, kv=kv)
 

@@ -3,7 +3,7 @@
 Position p lies in slot p % capacity. Without a sliding window the capacity is the context; with one
 it is just enough for the window and one batch, and old positions are overwritten (a rolling cache).
 Keys have 16 positions side by side, values have head dimensions side by side; see
-`kernels.attention`.
+`kernels.attention`. At 8 bits each position of a head has a scale too; see `quant.heads`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
+from .errors import ConfigError
+from .quant.precision import REFERENCE, Precision
 
 BLOCK = 64  # attention walks blocks of 64 positions; slots of one block must not wrap around
-FORMATS = {"f16": np.float16, "f32": np.float32}
+FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
+SCALED = "int8"  # the format whose positions have scales
+SCALE_BYTES = 2
 UNLIMITED = 1 << 30  # the window of a model without one, in positions
+
+
+def find_format(kv: str, precision: Precision) -> str:
+    """Return the format that `kv` asks for, beside weights of this precision.
+
+    "auto" is "f32" for unquantized weights (who wants exact numbers wants them throughout) and
+    "f16" for the others. Raises ConfigError when `kv` is neither that nor in `FORMATS`.
+    """
+    if kv == "auto":
+        return "f32" if precision.name in ("bf16", REFERENCE.name) else "f16"
+    if kv not in FORMATS:
+        raise ConfigError(f'KV cache: expected one of {", ".join(FORMATS)}, found "{kv}".')
+    return kv
 
 
 def capacity(config: ModelConfig, context: int, batch: int) -> int:
@@ -29,8 +46,11 @@ def capacity(config: ModelConfig, context: int, batch: int) -> int:
 def nbytes(config: ModelConfig, context: int, batch: int, kv: str) -> int:
     """Return the bytes that the cache takes once it is full."""
     width = -(-config.head_dim // 32) * 32
-    per_position = config.num_hidden_layers * config.num_key_value_heads * (config.head_dim + width)
-    return capacity(config, context, batch) * per_position * np.dtype(FORMATS[kv]).itemsize
+    per_head = (config.head_dim + width) * np.dtype(FORMATS[kv]).itemsize
+    if kv == SCALED:
+        per_head += 2 * SCALE_BYTES
+    heads = config.num_hidden_layers * config.num_key_value_heads
+    return capacity(config, context, batch) * heads * per_head
 
 
 class KVCache:
@@ -50,35 +70,28 @@ class KVCache:
         # Zeros, not garbage: attention multiplies unused slots by 0, and 0 x NaN would be NaN.
         self._keys = np.zeros((layers, heads, self.capacity // 16, head_dim, 16), self._type)
         self._values = np.zeros((layers, heads, self.capacity, width), self._type)
-        self._heads, self._head_dim = heads, head_dim
+        scales = self.capacity if kv == SCALED else 0
+        self._scales = np.zeros((layers, heads, 2, scales), np.float16)  # of keys, of values
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved; resident only as far as it is filled."""
-        return self._keys.nbytes + self._values.nbytes
+        return self._keys.nbytes + self._values.nbytes + self._scales.nbytes
 
     def clear(self) -> None:
         """Forget everything."""
         self.position = 0
 
-    def store(self, layer: int, k: NDArray[np.float32], v: NDArray[np.float32]) -> None:
-        """Keep k and v (n, >= kv_heads * head_dim) of a layer's next n positions."""
-        n, size = len(k), self._heads * self._head_dim
-        slots = np.arange(self.position, self.position + n) % self.capacity
-        self._keys[layer][:, slots // 16, :, slots % 16] = k[:, :size].reshape(
-            n, self._heads, self._head_dim
-        )
-        self._values[layer][:, slots, : self._head_dim] = (
-            v[:, :size].reshape(n, self._heads, self._head_dim).transpose(1, 0, 2)
-        )
-
     def advance(self, n: int) -> None:
-        """Move on by n positions, after all layers have stored them."""
+        """Move on by n positions, after all layers have remembered them."""
         self.position += n
 
-    def layer(self, layer: int) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """Return a layer's keys and values as the kernels read them: float16 as uint16."""
+    def layer(
+        self, layer: int
+    ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.uint16]]:
+        """Return a layer's keys, values and scales as the kernels read them: float16 as uint16."""
         keys, values = self._keys[layer], self._values[layer]
+        scales = self._scales[layer].view(np.uint16)
         if self._type is np.float16:
-            return keys.view(np.uint16), values.view(np.uint16)
-        return keys, values
+            return keys.view(np.uint16), values.view(np.uint16), scales
+        return keys, values, scales

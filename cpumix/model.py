@@ -140,11 +140,11 @@ class Transformer:
         engine.multiply([Product(w, b.h, 0, n, out.values) for w, out in outs])
         engine.rotate(b.q, c.num_attention_heads, *turn, n)
         engine.rotate(b.k, c.num_key_value_heads, *turn, n)
-        self.cache.store(index, b.k.values[:n], b.v.values[:n])
-        keys, values = self.cache.layer(index)
         group = c.num_attention_heads // c.num_key_value_heads
         scale = c.head_dim**-0.5
-        past = Past(keys, values, self.cache.position, self.cache.window, scale, group)
+        cache = self.cache
+        past = Past(*cache.layer(index), cache.position, cache.window, scale, group)
+        engine.remember(b.k, b.v, n, past)
         engine.attend(b.q, n, past, b.heads)
         self._quantize(b.heads, n, layer.wo)
         engine.multiply([Product(layer.wo, b.heads, 0, n, b.update.values)])

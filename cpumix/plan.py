@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from cpumix import kv_cache
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
 from cpumix.units import format_size, parse_size
 
@@ -140,17 +140,12 @@ def make_plan(
 ) -> MemoryPlan:
     """Plan a model at one precision.
 
-    `kv` is the format of the KV cache: one in `kv_cache.FORMATS`, or "auto", which is "f32" for
-    bf16 weights (who wants exact numbers wants them throughout) and "f16" for the others. Raises
-    ConfigError when `precision`, `kv` or `context` is not one that the model can have.
+    `kv` is the format of the KV cache, see `kv_cache.find_format`. Raises ConfigError when
+    `precision`, `kv` or `context` is not one that the model can have.
     """
     layers = config.num_hidden_layers
     chosen = find_precision(precision, layers) if isinstance(precision, str) else precision
-    if kv == "auto":
-        kv = "f32" if chosen.name in ("bf16", REFERENCE.name) else "f16"
-    if kv not in kv_cache.FORMATS:
-        known = ", ".join(kv_cache.FORMATS)
-        raise ConfigError(f'KV cache: expected one of {known}, found "{kv}".')
+    kv = kv_cache.find_format(kv, chosen)
     if not 1 <= context <= config.max_position_embeddings:
         raise ConfigError(
             f"context: expected 1 to {config.max_position_embeddings} tokens, which is what the "

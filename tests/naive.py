@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.kernels.isa import VARIABLE, active
-from cpumix.kernels.operands import Matrix
+from cpumix.kernels.operands import Matrix, Past
 from cpumix.kernels.rows import Rows
+from cpumix.kv_cache import KVCache
 from cpumix.quant import FORMATS, activations, tiles
 
 U = 2.0**-24  # the largest relative error of rounding to float32
@@ -113,3 +114,11 @@ def product(matrix: Matrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArr
     right = codes.reshape(-1, blocks, 32).transpose(1, 2, 0)
     terms = (left @ right) * row.scale.T[:, :, None] * scales.T[:, None, :]  # (B, m, 16 tiles)
     return terms.sum(0), SLACK * U * (blocks + 2) * np.abs(terms).sum(0) + blocks * TINY
+
+
+def remember(e, cache: KVCache, layer: int, k: np.ndarray, v: np.ndarray) -> None:
+    """Keep the keys and values (n, columns) of a cache's next n positions."""
+    rows = [Rows(len(x), x.shape[1]) for x in (k, v)]
+    for row, x in zip(rows, (k, v), strict=True):
+        row.values[: len(x), : x.shape[1]] = x
+    e.remember(*rows, len(k), Past(*cache.layer(layer), cache.position, cache.window, 1.0, 1))

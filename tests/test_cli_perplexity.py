@@ -56,6 +56,15 @@ def test_json_of_a_model_against_itself(models):
     assert result["against"]["same_top"] == 1
 
 
+def test_cache_of_a_model_against_its_own(models):
+    """--kv is for the model that is scored, not for the one it is compared with."""
+    int4 = models / "int4.bin"
+    options = ["--context", 64, "--kv", "int8", "--against", int4, "--json"]
+    result = json.loads(invoke("perplexity", int4, models / "text.txt", *options).stdout)
+    assert 0 < result["against"]["kl_divergence"] < 0.01
+    assert result["against"]["ratio"] == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -6,12 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config
+from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config, remember
 
 from cpumix.kernels import engine
 from cpumix.kernels.operands import Past
 from cpumix.kernels.rows import Rows
 from cpumix.kv_cache import FORMATS, UNLIMITED, KVCache
+from cpumix.quant import heads
 
 POSITIONS = 20 if WITHOUT_JIT else 90  # more than a block of 64
 SHAPES = [*product((16, 40, 64, 128), (1, 3, 4, 8))]  # head_dim, query heads to a key-value head
@@ -45,7 +46,7 @@ class Conversation:
         found, first = [], 0
         for n in batches:
             now = slice(first, first + n)
-            cache.store(0, self.k[now], self.v[now])
+            remember(e, cache, 0, self.k[now], self.v[now])
             q, out = Rows(n, self.q.shape[1]), Rows(n, self.q.shape[1])
             q.values[:n, : self.q.shape[1]] = self.q[now]
             past = Past(*cache.layer(0), cache.position, cache.window, self.scale, self.group)
@@ -66,10 +67,7 @@ class Conversation:
         """
         n, size = self.positions, self.head_dim
         q = self.q.reshape(n, KV_HEADS, self.group, size).astype(np.float64)
-        k, v = (
-            x.astype(FORMATS[kv]).reshape(n, KV_HEADS, size).astype(np.float64)
-            for x in (self.k, self.v)
-        )
+        k, v = (kept(x.reshape(n, KV_HEADS, size), kv).astype(np.float64) for x in (self.k, self.v))
         scores = np.einsum("tkgd,pkd->kgtp", q, k) * self.scale
         sizes = np.einsum("tkgd,pkd->kgtp", np.abs(q), np.abs(k)) * self.scale
         t, p = np.arange(n)[:, None], np.arange(n)[None, :]
@@ -82,6 +80,11 @@ class Conversation:
         parts = (np.einsum("kgtp,pkd->tkgd", w, x) for w, x in ((weights, v), (weights, np.abs(v))))
         found, size_of_terms = (x.reshape(n, -1) for x in parts)
         return found, SLACK * 2 * roundings * U * size_of_terms
+
+
+def kept(x, kv) -> np.ndarray:
+    """Return what a cache of this format gives back of vectors (.., head_dim)."""
+    return heads.dequantize(heads.quantize(x)) if kv == "int8" else x.astype(FORMATS[kv])
 
 
 @pytest.fixture
@@ -99,18 +102,20 @@ def test_attention_equals_definition(e, head_dim, group, kv):
     assert bound.max() < 2e-3  # the bound says something
 
 
+@pytest.mark.parametrize("kv", FORMATS)
 @pytest.mark.parametrize(("head_dim", "group"), SHAPES)
-def test_batch_equals_one_by_one(e, head_dim, group):
+def test_batch_equals_one_by_one(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)
-    alone = talk.attend(e, "f16", [1] * POSITIONS)
+    alone = talk.attend(e, kv, [1] * POSITIONS)
     for batches in ([POSITIONS], [2, 7, 9, POSITIONS - 18]):
-        assert (talk.attend(e, "f16", batches) == alone).all()
+        assert (talk.attend(e, kv, batches) == alone).all()
 
 
-def test_threads_change_no_bit():
+@pytest.mark.parametrize("kv", FORMATS)
+def test_threads_change_no_bit(kv):
     talk = Conversation(POSITIONS, 40, 4)
     batches = [POSITIONS - 8, 5, 3]
-    one, two = (talk.attend(engine.create(n), "f16", batches) for n in (1, 2))
+    one, two = (talk.attend(engine.create(n), kv, batches) for n in (1, 2))
     assert (one == two).all()
 
 
@@ -125,16 +130,16 @@ def test_window(e, kv, window):
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="minutes in plain Python")
-@pytest.mark.parametrize("window", [16, 60, 100])
-def test_rolling_cache_wraps_around(e, window):
+@pytest.mark.parametrize(("window", "kv"), [(16, "f16"), (60, "int8"), (100, "f16")])
+def test_rolling_cache_wraps_around(e, window, kv):
     """A context far larger than the cache: slots are overwritten, results are not."""
     talk = Conversation(500, 40, 2)
-    expected, bound = talk.expected("f16", window)
+    expected, bound = talk.expected(kv, window)
     batches = [7, 1, *[8] * 60, 1, 4, 7]
-    found = talk.attend(e, "f16", batches, window, context=100_000)
+    found = talk.attend(e, kv, batches, window, context=100_000)
     assert (np.abs(found - expected) <= bound).all()
-    assert (found == talk.attend(e, "f16", [1] * 500, window, context=100_000)).all()
-    assert (found == talk.attend(e, "f16", [500], window)).all()
+    assert (found == talk.attend(e, kv, [1] * 500, window, context=100_000)).all()
+    assert (found == talk.attend(e, kv, [500], window)).all()
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="minutes in plain Python")
@@ -163,13 +168,14 @@ def test_scores_far_apart(e):
     assert (found == best)[clear].all()
 
 
-def test_nan_stays(e):
+@pytest.mark.parametrize("kv", FORMATS)
+def test_nan_stays(e, kv):
     """A position that went wrong spoils those after it, not those before."""
     talk = Conversation(9, 16, 3)
     for x in (talk.q, talk.k, talk.v):
         x[4, : x.shape[1] // KV_HEADS] = np.nan  # the first key-value head
     with np.errstate(invalid="ignore"):
-        found = talk.attend(e, "f16", [1] * 9).reshape(9, KV_HEADS, -1)
+        found = talk.attend(e, kv, [1] * 9).reshape(9, KV_HEADS, -1)
     assert np.isfinite(found[:4]).all()
     assert np.isfinite(found[:, 1]).all()
     assert np.isnan(found[4:, 0]).all()
@@ -178,7 +184,7 @@ def test_nan_stays(e):
 def test_nothing_beside_the_result_is_written(e):
     talk = Conversation(9, 40, 3)
     cache = KVCache(config(num_key_value_heads=KV_HEADS, head_dim=40), 9, 9, "f16")
-    cache.store(0, talk.k, talk.v)
+    remember(e, cache, 0, talk.k, talk.v)
     columns = talk.q.shape[1]
     q, out = Rows(9, columns), Rows(9, columns)
     q.values[:9, :columns] = talk.q

@@ -22,8 +22,8 @@ EXACT_TOLERANCE = 5e-6
 # 8 bits before each product (0.5 % each), which 1.0 to 2.1 % as measured remain of in the logits of
 # these two layers. The median, because a token whose router was undecided takes another expert.
 CODES_TOLERANCE = 0.04
-# A float16 cache against a float32 one: 11 bits of keys and values.
-CACHE_TOLERANCE = 1e-3
+# A cache of 11 bits (float16), or of 8 with a scale, against a float32 one.
+CACHE_TOLERANCE = {"f16": 1e-3, "int8": 1e-2}
 
 PRECISIONS = ("bf16", "int8", "int4")
 
@@ -96,13 +96,17 @@ def test_equals_the_reference_on_the_quantized_weights(model_file, name, precisi
         assert np.median(relative_error(model.logits(ids), expected)) < CODES_TOLERANCE
 
 
-def test_half_precision_cache_is_nearly_as_good(model_file):
-    ids = prompt("moe")
-    with cpumix.load(model_file("moe", "bf16"), threads=1, kv="f32") as model:
+@pytest.mark.parametrize("kv", CACHE_TOLERANCE)
+@pytest.mark.parametrize("name", ["moe", "window"])
+def test_smaller_cache_is_nearly_as_good(model_file, name, kv):
+    ids = prompt(name)
+    with cpumix.load(model_file(name, "bf16"), threads=1, kv="f32") as model:
         expected = model.logits(ids)
-    with cpumix.load(model_file("moe", "bf16"), threads=1, kv="f16") as model:
+    with cpumix.load(model_file(name, "bf16"), threads=1, kv=kv) as model:
         found = model.logits(ids)
-    assert 0 < np.median(relative_error(found, expected)) < CACHE_TOLERANCE
+        one_by_one = [model.restart(), *(model.advance([token]) for token in ids)][1:]
+    assert 0 < np.median(relative_error(found, expected)) < CACHE_TOLERANCE[kv]
+    np.testing.assert_array_equal(found, one_by_one)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

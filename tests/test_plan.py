@@ -113,6 +113,7 @@ def test_kv_cache_of_mixtral(mixtral):
     assert kv_bytes(mixtral, 4096) == GIB // 2  # 128 KiB a token
     assert kv_bytes(mixtral, 32768) == 4 * GIB
     assert kv_bytes(mixtral, 4096, "f32") == GIB
+    assert kv_bytes(mixtral, 4096, "int8") == GIB // 4 * 130 // 128  # a scale to 128 codes
 
 
 def test_kv_cache_honours_heads_and_head_dim(mixtral):
@@ -180,7 +181,7 @@ def test_unknown_precision(mixtral):
 
 
 def test_unknown_kv_format(mixtral):
-    with pytest.raises(ConfigError, match='KV cache: expected one of f16, f32, found "int3"'):
+    with pytest.raises(ConfigError, match='KV cache: expected one of f16, int8, f32, found "int3"'):
         make_plan(mixtral, "int4", 4096, GIB, kv="int3")
 
 

@@ -88,6 +88,13 @@ context = click.option(
     type=click.IntRange(min=1),
     help="Tokens of prompt and answer to keep in memory. Default: the model's, at most 4096.",
 )
+kv = click.option(
+    "--kv",
+    type=click.Choice(["auto", "f16", "int8", "f32"]),
+    default="auto",
+    show_default=True,
+    help="How keys and values are kept; int8 halves their memory. auto is f32 for bf16, else f16.",
+)
 threads = click.option(
     "--threads", type=click.IntRange(min=1), help="Default: one for each physical core."
 )

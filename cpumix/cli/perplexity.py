@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @options.against
 @options.window
 @options.windows
+@options.kv
 @options.threads
 @options.as_json
 def command(
@@ -33,21 +34,23 @@ def command(
     against: Path | None,
     context: int,
     windows: int | None,
+    kv: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Score how well a model predicts a text.
 
     The file TEXT is cut into windows, and the second half of each is scored; lower is better. With
-    --against, say also how far MODEL's predictions are from that other model's.
+    --against, say also how far MODEL's predictions are from that other model's. --kv is for MODEL
+    only, so that a file can be compared with itself.
     """
     content = read_file(text)
     from cpumix.evaluate import evaluate
 
     with ExitStack() as stack:
         loaded, *others = (
-            stack.enter_context(cpumix.load(path, context=context, threads=threads))
-            for path in (model, against)
+            stack.enter_context(cpumix.load(path, context=context, threads=threads, kv=cache))
+            for path, cache in ((model, kv), (against, "auto"))
             if path is not None
         )
         other = others[0] if others else None

@@ -23,6 +23,7 @@ from cpumix.errors import ConfigError
 @options.top_p
 @options.seed
 @options.context
+@options.kv
 @options.threads
 @options.ram
 @options.raw
@@ -37,6 +38,7 @@ def command(
     top_p: float,
     seed: int | None,
     context: int | None,
+    kv: str,
     threads: int | None,
     ram: int | None,
     raw: bool,
@@ -50,7 +52,7 @@ def command(
     """
     text = read_stdin() if prompt == "-" else _check(prompt)
     _note_first_run()
-    with cpumix.load(model, ram=ram, threads=threads, context=context) as loaded:
+    with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
         generation = loaded.generate(
             text,
             max_tokens=max_tokens,

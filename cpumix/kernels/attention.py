@@ -26,6 +26,7 @@ from .simd import (
     fetch_add,
     load_as_f32,
     load_f32,
+    load_scale,
     read_f32,
     splat,
     store_f32,
@@ -59,18 +60,27 @@ def score_block(
 
 
 @kernel
-def softmax_row(scores: Address, state: Address, block: int, lowest: int, highest: int) -> Lanes:
+def softmax_row(
+    scores: Address,
+    keys: NDArray[Any],
+    key_scale: Address,
+    value_scale: Address,
+    state: Address,
+    block: int,
+    lowest: int,
+    highest: int,
+) -> Lanes:
     """Turn one row's 64 scores into weights in place and update its state.
 
-    Only lowest <= position <= highest is seen. Returns the correction of what came before.
+    Only lowest <= position <= highest is seen. The scales of 8-bit keys go into the scores, those
+    of values into the weights. Returns the correction of what came before.
     """
     best = splat(np.float32(NEVER))
     for i in range(4):
         p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
         position = count_up(np.float32(block + 16 * i))
-        v = where_greater(
-            splat(np.float32(lowest)), position, splat(np.float32(NEVER)), load_f32(p)
-        )
+        v = mul(load_f32(p), load_scale(keys, key_scale + 32 * i))
+        v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), v)
         v = where_greater(position, splat(np.float32(highest)), splat(np.float32(NEVER)), v)
         store_f32(p, v)
         best = where_greater(v, best, v, best)
@@ -84,7 +94,7 @@ def softmax_row(scores: Address, state: Address, block: int, lowest: int, highes
         weight = where_greater(
             v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0))
         )
-        store_f32(p, weight)
+        store_f32(p, mul(weight, load_scale(keys, value_scale + 32 * i)))
         total = add(total, weight)
     store_f32(state + SUM, total)
     write_f32(state + MAXIMUM, maximum)
@@ -141,6 +151,7 @@ def attend_item(
     q: NDArray[np.float32],
     keys: NDArray[Any],
     values: NDArray[Any],
+    scales: NDArray[np.uint16],
     position: int,
     window: int,
     scale: float,
@@ -167,6 +178,7 @@ def attend_item(
     first_block = max(0, position + query - window + 1) // POSITIONS
     key_head = address(keys) + head * keys.strides[0]
     value_head = address(values) + head * values.strides[0]
+    scales_head = address(scales) + head * scales.strides[0]
     for block in range(first_block * POSITIONS, last + 1, POSITIONS):
         slot = block % capacity
         for row in range(0, rows, TOKENS):
@@ -175,7 +187,11 @@ def attend_item(
             for t in range(TOKENS):
                 here = position + query + min((row + t) // group, queries - 1)
                 s = state + STATE * (row + t)
-                correction = softmax_row(scores + 128 * t, s, block, here - window + 1, here)
+                key_scale = scales_head + 2 * slot
+                correction = softmax_row(
+                    scores + 128 * t, keys, key_scale, key_scale + scales.strides[1], s, block,
+                    here - window + 1, here,
+                )  # fmt: skip
                 write_f32(s + CORRECTION, reduce_max(correction))
             place = outputs + 4 * width * row
             first = value_head + slot * values.strides[1]
@@ -199,6 +215,7 @@ def attend(
     q: NDArray[np.float32],
     keys: NDArray[Any],
     values: NDArray[Any],
+    scales: NDArray[np.uint16],
     position: int,
     window: int,
     scale: float,
@@ -210,9 +227,10 @@ def attend(
     """Attend from rows at `position`, `position` + 1, ... to everything cached so far.
 
     Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16),
-            values (kv_heads, capacity, width) f32, or f16 as u16; width = head_dim rounded up to
-            32; capacity a multiple of 64; position p is in slot p % capacity | out (>= m, >= heads
-            * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8. A row at position p
+            values (kv_heads, capacity, width) f32, or f16 as u16, or i8 with scales (kv_heads, 2,
+            capacity) f16 as u16: the keys', then the values'; width = head_dim rounded up to 32;
+            capacity a multiple of 64; position p is in slot p % capacity | out (>= m, >= heads *
+            head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8. A row at position p
             sees positions p - window + 1 .. p.
     """
     m, head_dim = q.shape[0], keys.shape[2]
@@ -231,8 +249,8 @@ def attend(
                 break
             head, query = item // chunks, item % chunks * QUERIES
             attend_item(
-                q, keys, values, position, window, scale, head, query, min(QUERIES, m - query),
-                group, out, rows_q, state, outputs, scores,
+                q, keys, values, scales, position, window, scale, head, query,
+                min(QUERIES, m - query), group, out, rows_q, state, outputs, scores,
             )  # fmt: skip
 
 

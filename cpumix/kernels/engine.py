@@ -44,6 +44,10 @@ class Engine(ABC):
         """Run products, in one parallel region; rows that a matrix wants as codes are quantized."""
 
     @abstractmethod
+    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:
+        """Keep rotated keys, and values, of the positions from `past.position` on."""
+
+    @abstractmethod
     def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:
         """Attention of each query to what came before it and to itself."""
 

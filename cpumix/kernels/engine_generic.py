@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..quant import bf16
+from ..quant import bf16, heads
 from . import generic
 from .engine import Chosen, Engine, Floats
 from .operands import Matrix, Past, Product
@@ -43,14 +45,38 @@ class GenericEngine(Engine):
             wide = bf16.dequantize(weight.tiles, 16 * tiles, 32 * blocks)
             generic.multiply_float(wide, p.x.values[rows], p.rows, out)
 
+    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:  # noqa: D102
+        kv_heads, _, head_dim, _ = past.keys.shape
+        slots = np.arange(past.position, past.position + n) % past.values.shape[1]
+        shape = n, kv_heads, head_dim
+        keys: NDArray[Any]
+        values: NDArray[Any]
+        keys, values = (x.values[:n, : kv_heads * head_dim].reshape(shape) for x in (k, v))
+        if past.keys.dtype == np.int8:
+            coded = heads.quantize(keys), heads.quantize(values)
+            scales = np.stack([c.scale.T for c in coded], axis=1)
+            past.scales.view(np.float16)[:, :, slots] = scales
+            keys, values = (c.codes for c in coded)
+        as_numbers(past.keys)[:, slots // 16, :, slots % 16] = keys
+        as_numbers(past.values)[:, slots, :head_dim] = values.transpose(1, 0, 2)
+
     def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:  # noqa: D102
-        keys, values = (
-            c.view(np.float16).astype(np.float32) if c.dtype == np.uint16 else c
-            for c in (past.keys, past.values)
-        )
-        generic.attend(q.values[:n], *past._replace(keys=keys, values=values), out.values)
+        keys, values = (as_numbers(x).astype(np.float32) for x in (past.keys, past.values))
+        if past.keys.dtype == np.int8:
+            scales = past.scales.view(np.float16).astype(np.float32)
+            keys *= scales[:, 0].reshape(len(keys), -1, 1, 16)
+            values *= scales[:, 1, :, None]
+        generic.attend(
+            q.values[:n], keys, values, past.position, past.window, past.scale, past.group,
+            out.values,
+        )  # fmt: skip
 
     def route(  # noqa: D102
         self, x: Rows, router: Floats, experts: int, n: int, chosen: Chosen, share: Floats
     ) -> None:
         generic.route(x.values, router, experts, n, chosen, share)
+
+
+def as_numbers(cache: NDArray[Any]) -> NDArray[Any]:
+    """Return keys or values as what they are: kernels see float16 as uint16."""
+    return cache.view(np.float16) if cache.dtype == np.uint16 else cache

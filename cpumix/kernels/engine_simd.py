@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import attention, panels, products, rowwise, simd_amx
+from . import past as cache
 from .engine import Chosen, Engine, Floats
 from .isa import active
 from .operands import Past, Product
@@ -33,6 +34,10 @@ class SimdEngine(Engine):
         jobs, items = products.job_table(run)
         self._counter[0] = 0
         products.multiply(jobs, items, self._counter, self._scratch)
+
+    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:  # noqa: D102
+        kept = past.keys, past.values, past.scales
+        cache.remember(k.values, v.values, n, *kept, past.position)
 
     def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:  # noqa: D102
         needed = attention.scratch_bytes(past.group, past.values.shape[2])

@@ -41,6 +41,7 @@ class Past(NamedTuple):
 
     keys: NDArray[Any]
     values: NDArray[Any]
+    scales: NDArray[np.uint16]
     position: int
     window: int
     scale: float

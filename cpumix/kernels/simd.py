@@ -206,12 +206,28 @@ def store_i8(b: Builder, p: Value, v: Value) -> None:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def load_as_f32(typing_context: Any, array: Any, p: Any) -> Any:
-    """Load 16 elements of `array`'s type at p, widened: float32, or float16 seen as uint16."""
-    half = array.dtype == types.uint16
+    """Load 16 elements of `array`'s type at p, widened: float32, float16 seen as uint16, int8."""
+    kind = {types.float32: VF, types.uint16: VH, types.int8: VC}[array.dtype]
 
     def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
-        loaded = builder.load(at(builder, values[1], VH if half else VF), align=1)
-        return builder.fpext(loaded, VF) if half else loaded
+        loaded = builder.load(at(builder, values[1], kind), align=1)
+        if kind is VF:
+            return loaded
+        if kind is VH:
+            return builder.fpext(loaded, VF)
+        return builder.sitofp(builder.sext(loaded, VI), VF)
+
+    return f32x16(array, pointer), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_scale(typing_context: Any, array: Any, p: Any) -> Any:
+    """Load the float16 scales at p of 16 int8; 1 where `array`'s type is another, and has none."""
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        if array.dtype != types.int8:
+            return ir.Constant(VF, [1.0] * LANES)
+        return builder.fpext(builder.load(at(builder, values[1], VH), align=1), VF)
 
     return f32x16(array, pointer), generate
 
@@ -228,6 +244,29 @@ def read_as_f32(typing_context: Any, array: Any, p: Any) -> Any:
         return builder.bitcast(builder.shl(bits, I32(16)), F32)
 
     return types.float32(array, pointer), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def write_as(typing_context: Any, array: Any, p: Any, x: Any) -> Any:
+    """Write float32 x at p as an element of `array`: float32, float16 seen as uint16, or int8.
+
+    Float16 is rounded to nearest even; for int8, x is an integer.
+    """
+    half, whole = array.dtype == types.uint16, array.dtype == types.int8
+
+    def generate(context: Any, builder: Builder, signature: Any, values: Any) -> Value:
+        x = values[2]
+        x = builder.fptrunc(x, F16) if half else builder.fptosi(x, I8) if whole else x
+        builder.store(x, at(builder, values[1], x.type))
+        return context.get_dummy_value()
+
+    return types.void(array, pointer, types.float32), generate
+
+
+@instruction(types.float32, pointer)
+def read_f16(b: Builder, p: Value) -> Value:
+    """Read one float16, widened."""
+    return b.fpext(b.load(at(b, p, F16)), F32)
 
 
 @instruction(types.void, pointer, types.float32)
