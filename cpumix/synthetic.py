@@ -19,6 +19,7 @@ from .store import ModelWriter, TensorEntry, build_entries, build_metadata
 
 CHUNK_BYTES = 64 << 20
 SCALE = 2e-4  # of a block: weights of about +-0.02, as in a trained model
+EMBEDDING_SCALE = 0.02  # a token's own state outweighs what attention adds, which is much the same
 SEED = 1
 
 
@@ -82,22 +83,25 @@ def _pieces(entry: TensorEntry, pool: NDArray[np.uint8], random: np.random.Gener
             yield (random.standard_normal(count, np.float32) * np.float32(0.02)).view(np.float32)
         return
     size = FORMATS[entry.format].tile_bytes
-    tiles = CHUNK_BYTES // 2 // size
-    for start in range(0, entry.nbytes // size, tiles):
-        count = min(tiles, entry.nbytes // size - start)
+    most = CHUNK_BYTES // 2 // size
+    for start in range(0, entry.nbytes // size, most):
+        count = min(most, entry.nbytes // size - start)
         first = int(random.integers(0, CHUNK_BYTES // 2))
-        yield as_weights(
-            pool[first : first + count * size].reshape(count, size).copy(), entry.format
-        )
+        tiles = pool[first : first + count * size].reshape(count, size).copy()
+        scale = EMBEDDING_SCALE if entry.name == "token_embd.weight" else SCALE
+        yield as_weights(tiles, entry.format, scale)
 
 
-def as_weights(tiles: NDArray[np.uint8], format_name: str) -> NDArray[np.uint8]:
-    """Turn random bytes (tiles, tile_bytes) into weights of the named format."""
+def as_weights(tiles: NDArray[np.uint8], format_name: str, scale: float) -> NDArray[np.uint8]:
+    """Turn random bytes (tiles, tile_bytes) into weights of the named format, in place."""
     if format_name == "bf16":
         # Sign and mantissa stay random; the exponents become those of 2^-7 .. 2^-5.
         bits = tiles.view(np.uint16)
         bits &= 0x80FF
         bits |= 0x3C00
     else:
-        tiles[:, -2 * ROWS :].view(np.float16)[:] = SCALE
+        # A random sign makes up for code books whose mean is not zero: a mean, however small, adds
+        # up over columns and layers until all tokens look alike to the routers.
+        scales = tiles[:, -2 * ROWS :].view(np.float16)
+        np.copysign(np.float16(scale), scales, out=scales)
     return tiles

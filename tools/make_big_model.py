@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = mixtral_8x7b(options.layers)
     if options.tokenizer is None:
-        files = synthetic_tokenizer(config.vocab_size)
+        files = {"tokenizer.model": synthetic_tokenizer(config.vocab_size)}
     else:
         files = {n: p.read_bytes() for n in SIDE_FILES if (p := options.tokenizer / n).exists()}
 

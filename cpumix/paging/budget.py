@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ..units import MIB
 
-MARGIN = 32 * MIB  # two pieces that arrive before others have left, and the allocator's moods
+MARGIN = 32 * MIB  # pieces that arrive before others have left, and the allocator's moods
 
 
 @dataclass

@@ -76,10 +76,10 @@ class ExpertPager:
         self._position, self._tokens = position, len(ids)
         self.dense.bring()
         self.dense.bring_rows(ids, keep=self._budget is None)
-        if self._budget is None:
-            return
         with self._changed:
             self._look_for_losses()
+            if self._budget is None:
+                return
             self._shelf.room = self._budget.room(self.resident_bytes, len(ids), full)
             leaving = self._shelf.make_room(0, self._reading.keys())
         for p in leaving or ():
@@ -93,6 +93,7 @@ class ExpertPager:
                 p = self._places[key]
                 if self.region.missing(p.offset, p.nbytes):
                     self._shelf.lose(key)
+                    self._whole = False
 
     @property
     def resident_bytes(self) -> int:
@@ -151,12 +152,12 @@ class ExpertPager:
 
     def wait(self, read: Read, nbytes: int) -> None:
         """Return when the first bytes of a read are in memory; FormatError if they will not be."""
-        if read.prefix < nbytes and read.error is None:
-            began = perf_counter()
-            with self._changed:
+        with self._changed:
+            if read.prefix < nbytes and read.error is None:
+                began = perf_counter()
                 while read.prefix < nbytes and read.error is None:
                     self._changed.wait(1.0)  # Windows lets Ctrl-C through only between waits
-            self._counters.wait_seconds += perf_counter() - began
+                self._counters.wait_seconds += perf_counter() - began
         if read.error is not None:
             raise read.error
 

@@ -1,6 +1,6 @@
 """Threads that read ranges of the file, in order, in pieces; they only make system calls.
 
-Two threads share each read piece by piece: that keeps a disk busier than one, and the first expert
+They share each read piece by piece: that keeps a disk busier than one would, and the first expert
 is complete as early as can be. All state is guarded by one condition, `changed`, which is also the
 pager's lock and tells the computing thread that something has arrived.
 """
@@ -15,8 +15,10 @@ from time import perf_counter
 from .region import MappedRegion
 from .views import Key, Place
 
-PIECE = 8 << 20  # bytes; 2 threads reach 2.3-2.7 GB/s with 4 to 16 MiB where one reads 1.4-1.9
-THREADS = 2
+# Four pieces of 4 MiB on their way: 1.26 GB/s from a disk that gives 1.2-1.35 to direct reads;
+# two of 8 MiB reach 1.16 (tools/bench_paging.py). And small ones complete a start sooner.
+PIECE = 4 << 20  # bytes
+THREADS = 4
 
 
 class Read:
