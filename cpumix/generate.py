@@ -284,8 +284,12 @@ def load(
 
 
 def first_run_note() -> str | None:
-    """Return what to tell a user whose run has to compile the kernels; None if that is done."""
-    return "compiling the kernels for this processor: once, up to 40 s" if jit.is_cold() else None
+    """Return what to tell a user whose run has to compile kernels, or cannot keep them; or None."""
+    notes = [jit.cache_note()]
+    if jit.is_cold():
+        often = "" if jit.cache_folder() is None else "once, "
+        notes.insert(0, f"compiling the kernels for this processor: {often}up to 25 s")
+    return "; ".join(filter(None, notes)) or None
 
 
 def _layers_done(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-from levels import run
+from levels import run, start
 from naive import GENERIC, WITHOUT_JIT
 from numba.core.errors import NumbaPerformanceWarning
 
@@ -101,6 +102,55 @@ def test_works_where_nothing_can_be_written(package, tmp_path):
     assert done.stdout.split() == ["42", "0", "None"], done.stderr
 
 
+ANSWER = """
+import sys
+from cpumix.kernels.caller import ask
+kinds = {"int": 41, "float": 41.0, "complex": 41 + 0j, "bool": True}
+for name in sys.argv[1:]:
+    print(ask(kinds[name]), len(ask.stats.cache_hits))
+"""
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_processes_that_start_at_once_keep_one_anothers_work(package, tmp_path):
+    """Numba alone can lose an entry of its index, or give two signatures the same file."""
+    (package / "kernels" / "caller.py").write_text(CALLER)
+    (package / "kernels" / "callee.py").write_text(CALLEE)
+    place = {"cwd": package.parent, CACHE_VARIABLE: str(tmp_path / "cache")}
+    expected = {"int": "42", "float": "42.0", "complex": "(42+0j)", "bool": "2"}
+    runs = {name: start(["-c", ANSWER, name], {"": place})[""] for name in expected}
+    for name, done in runs.items():
+        assert done.result().stdout.split() == [expected[name], "0"], done.result().stderr
+    later = run(["-c", ANSWER, *expected], **place).stdout.splitlines()
+    assert later == [f"{value} {i + 1}" for i, value in enumerate(expected.values())]
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_damaged_file_is_compiled_again(package, tmp_path):
+    (package / "kernels" / "caller.py").write_text(CALLER)
+    (package / "kernels" / "callee.py").write_text(CALLEE)
+    place = {"cwd": package.parent, CACHE_VARIABLE: str(tmp_path / "cache")}
+    for end in (".nbc", ".nbi"):
+        assert run(["-c", ASK], **place).stdout.split()[0] == "42"
+        files = [p for p in (tmp_path / "cache").rglob("*" + end) if p.name.startswith("caller.")]
+        assert files
+        for path in files:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        done = run(["-c", ASK], **place)
+        assert done.stdout.split() == ["42", "0"], done.stderr
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_full_disk_keeps_nothing_and_does_no_harm(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile.save", full)
+    assert kernel(lambda x: x + 1)(41) == 42
+    assert not list(tmp_path.rglob("*.nbc"))
+
+
 # Where it is kept
 # ------------------------------------------------------------------------------------------------
 
@@ -147,6 +197,33 @@ def test_no_place_at_all(roots):
         root.parent.mkdir(exist_ok=True)
         root.write_text("a file in the way")
     assert find() is None
+
+
+def test_place_other_than_the_preferred_is_said(roots, monkeypatch):
+    monkeypatch.setattr(jit, "cache_folder", find)
+    assert jit.cache_note() is None
+    monkeypatch.setattr(jit, "is_trusted", lambda root: root != roots[0])
+    assert jit.cache_note() == (
+        f"{roots[0]} cannot be written, so compiled kernels are kept in {roots[1]}"
+    )
+    monkeypatch.setattr(jit, "is_trusted", lambda root: False)
+    assert jit.cache_note() == (
+        f"{roots[0]} cannot be written, so every run compiles; set CPUMIX_CACHE_DIR"
+    )
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="other places there")
+def test_run_says_in_one_line_where_it_keeps_code_instead(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    second = tmp_path / f"cpumix-{os.getuid()}"
+    second.symlink_to(jit.cache_folder().parent)  # where compiled kernels are, to be quick
+    place = {"XDG_CACHE_HOME": str(tmp_path / "file"), "TMPDIR": str(tmp_path), CACHE_VARIABLE: ""}
+    done = run(["-m", "cpumix", "run", "-p", "And", "-n", "1"], **place)
+    assert done.returncode == 0, done.stderr
+    said = f"{tmp_path}/file/cpumix cannot be written, so compiled kernels are kept in {second}\n"
+    assert done.stderr.endswith(said)
+    assert done.stderr.count("\n") == 1
 
 
 def test_place_that_another_user_made_is_passed_over(roots, monkeypatch):

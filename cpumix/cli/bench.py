@@ -11,6 +11,7 @@ import click
 from cpumix import __version__
 from cpumix.cli import options
 from cpumix.cli.progress import byte_progress
+from cpumix.cli.texts import note_first_run
 
 DEFAULT_PRECISIONS = ("int4", "int8")
 
@@ -41,6 +42,7 @@ def command(
     Without MODEL, layers as wide as Mixtral 8x7B's are made up in a temporary folder (0.8 GiB a
     layer at int4, twice that at int8), and the start of a fresh process is timed too.
     """
+    note_first_run()
     from cpumix import bench
     from cpumix.generate import load
 

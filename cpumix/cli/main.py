@@ -21,6 +21,7 @@ COMMANDS = {
     "perplexity": "cpumix.cli.perplexity",
     "run": "cpumix.cli.run",
     "verify": "cpumix.cli.verify",
+    "warmup": "cpumix.cli.warmup",
 }
 INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 

@@ -13,7 +13,7 @@ import click
 import cpumix
 from cpumix.cli import options
 from cpumix.cli.progress import progress_bar
-from cpumix.cli.texts import read_file
+from cpumix.cli.texts import note_first_run, read_file
 
 if TYPE_CHECKING:
     from cpumix.evaluate import Evaluation
@@ -45,6 +45,7 @@ def command(
     only, so that a file can be compared with itself.
     """
     content = read_file(text)
+    note_first_run()
     from cpumix.evaluate import evaluate
 
     with ExitStack() as stack:

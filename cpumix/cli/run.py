@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -10,7 +11,8 @@ import click
 
 import cpumix
 from cpumix.cli import options
-from cpumix.cli.texts import read_stdin
+from cpumix.cli.progress import PromptStatus
+from cpumix.cli.texts import note_first_run, read_stdin
 from cpumix.errors import ConfigError
 
 
@@ -29,6 +31,7 @@ from cpumix.errors import ConfigError
 @options.raw
 @options.stats
 @options.stats_json
+@options.trace
 def command(
     model: Path | None,
     prompt: str,
@@ -44,6 +47,7 @@ def command(
     raw: bool,
     stats: bool,
     stats_json: IO[str] | None,
+    trace: IO[str] | None,
 ) -> None:
     """Continue a prompt and stream the text.
 
@@ -51,8 +55,12 @@ def command(
     cpumix answers. A model with a chat template is asked through it, unless --raw is given.
     """
     text = read_stdin() if prompt == "-" else _check(prompt)
-    _note_first_run()
+    note_first_run()
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
+        said = _say(loaded.notes)
+        if trace:
+            loaded.trace(trace)
+        status = PromptStatus()
         generation = loaded.generate(
             text,
             max_tokens=max_tokens,
@@ -61,17 +69,28 @@ def command(
             top_p=top_p,
             seed=seed,
             raw=raw,
+            progress=status,
         )
         try:
             for piece in generation:
                 click.echo(piece, nl=False)
         finally:  # after Ctrl-C too: the numbers so far are worth having
+            status.clear()
             click.echo()
+            _say(note for note in loaded.notes if note not in said)
             if stats:
                 click.echo(generation.stats.summary(), err=True)
             if stats_json:
                 json.dump(generation.stats.to_dict(), stats_json)
                 stats_json.write("\n")
+
+
+def _say(notes: Iterable[str]) -> list[str]:
+    """Print notes on stderr, a line each, and return them."""
+    said = list(notes)
+    for note in said:
+        click.echo(note, err=True)
+    return said
 
 
 def _check(prompt: str) -> str:
@@ -80,10 +99,3 @@ def _check(prompt: str) -> str:
     except UnicodeEncodeError as error:  # Python hands over undecodable arguments as surrogates
         raise ConfigError("prompt: expected UTF-8 text, found other bytes.") from error
     return prompt
-
-
-def _note_first_run() -> None:
-    from cpumix.generate import first_run_note
-
-    if note := first_run_note():
-        click.echo(note, err=True)

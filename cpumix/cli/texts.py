@@ -1,11 +1,21 @@
-"""Read what a command is given as text: from standard input or a file, as UTF-8."""
+"""What a command is given as text, from standard input or a file, and what it says beside."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import click
+
 from cpumix.errors import ConfigError
+
+
+def note_first_run() -> None:
+    """Say on stderr that the kernels have to be compiled, or cannot be kept."""
+    from cpumix.generate import first_run_note
+
+    if note := first_run_note():
+        click.echo(note, err=True)
 
 
 def read_stdin() -> str:

@@ -24,7 +24,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-from ..folders import cache_roots, is_trusted
+from ..folders import CACHE_VARIABLE, cache_roots, is_trusted
+from .code_cache import CodeCache
 from .isa import VARIABLE, active, arm_features, host_features
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,6 +65,16 @@ def cache_folder() -> Path | None:
     return None
 
 
+def cache_note() -> str | None:
+    """Return what a user should know about the folder; None if it is where it should be."""
+    preferred, folder = cache_roots()[0], cache_folder()
+    if folder is None:
+        return f"{preferred} cannot be written, so every run compiles; set {CACHE_VARIABLE}"
+    if folder.parent != preferred:
+        return f"{preferred} cannot be written, so compiled kernels are kept in {folder.parent}"
+    return None
+
+
 def is_cold() -> bool:
     """Tell whether a run will have to compile kernels: none with this key has been through yet."""
     folder = cache_folder()
@@ -84,7 +95,10 @@ def _compile(function: F, **options: Any) -> F:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder or before)
     try:
-        return cast(F, numba.njit(cache=folder is not None, **OPTIONS, **options)(function))
+        compiled = numba.njit(**OPTIONS, **options)(function)
+        if folder is not None and compiled is not function:  # it is under NUMBA_DISABLE_JIT
+            compiled._cache = CodeCache(function, folder)
+        return cast(F, compiled)
     finally:
         numba.config.CACHE_DIR = before
 

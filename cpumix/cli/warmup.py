@@ -1,0 +1,30 @@
+"""`cpumix warmup`: compile the kernels before they are needed."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from cpumix.cli.progress import progress_bar
+from cpumix.cli.texts import note_first_run
+
+
+@click.command(epilog="Example: cpumix warmup")
+def command() -> None:
+    """Compile all kernels for this processor now.
+
+    A first run compiles what it needs by itself. This compiles everything, for every precision and
+    KV cache, say while an image is built or before a machine goes offline.
+    """
+    note_first_run()
+    from cpumix.kernels.isa import active
+    from cpumix.warmup import warm_up
+
+    began = time.perf_counter()
+    with progress_bar("Compiling", "{} steps".format) as progress:
+        folder = warm_up(progress)
+    click.echo(
+        f"kernels for {active().name}: ready after {time.perf_counter() - began:.1f} s, "
+        f"kept in {folder}"
+    )

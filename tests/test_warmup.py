@@ -1,0 +1,57 @@
+"""`cpumix warmup` leaves nothing to compile."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from click.testing import CliRunner
+from levels import run
+from naive import WITHOUT_JIT
+
+from cpumix.cli.main import main
+from cpumix.kernels import jit
+from cpumix.kernels.isa import active
+
+USE = """
+import sys
+from pathlib import Path
+from numba.core.registry import CPUDispatcher
+import cpumix
+source, target = map(Path, sys.argv[1:])
+for precision, kv in (("int4", "int8"), ("bf16", "auto"), ("int8", "auto")):
+    cpumix.convert(source, target, precision, force=True)
+    with cpumix.load(target, kv=kv) as model:
+        list(model.generate("And they returned to the city", max_tokens=2, temperature=0.5))
+kernels = [module for name, module in sys.modules.items() if name.startswith("cpumix.kernels")]
+compiled = [
+    function.py_func.__name__
+    for module in kernels
+    for function in vars(module).values()
+    if isinstance(function, CPUDispatcher) and function.stats.cache_misses
+]
+print(compiled)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")
+def test_nothing_is_left_to_compile(checkpoint_folder, tmp_path):
+    done = run(["-m", "cpumix", "warmup"])
+    assert done.returncode == 0, done.stderr
+    words = rf"kernels for {active().name}: ready after \d+\.\d s, kept in (.*)\n"
+    assert re.fullmatch(words, done.stdout)[1] == str(jit.cache_folder())
+    used = run(["-c", USE, str(checkpoint_folder), str(tmp_path / "model.bin")])
+    assert used.stdout.split("\n")[0] == "[]", used.stderr
+    assert not jit.is_cold()
+
+
+def test_nowhere_to_keep_it_is_one_sentence(monkeypatch):
+    monkeypatch.setattr(jit, "cache_folder", lambda: None)
+    monkeypatch.setattr(jit, "cache_note", lambda: None)
+    result = CliRunner().invoke(main, ["warmup"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        "cpumix: error: cache: expected a folder that can be written, found none to keep compiled "
+        "kernels in. Set CPUMIX_CACHE_DIR to one."
+    )
