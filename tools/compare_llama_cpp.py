@@ -1,0 +1,214 @@
+"""Time cpumix and llama.cpp side by side on the same weights, in turns.
+
+    python tools/compare_llama_cpp.py CHECKPOINT --llama-bench build/bin/llama-bench
+
+CHECKPOINT is a Hugging Face folder, such as `tools/make_checkpoint.py` makes. llama.cpp is either a
+`llama-bench` with `llama-quantize` beside it, or the installed `llama-cpp-python`. The weights are
+written as GGUF, quantized by llama.cpp itself and converted by cpumix; then each engine runs in a
+process of its own, one after the other, for `--rounds` rounds. Printed are medians, and the median
+of the rounds' ratios, which holds where a machine's speed comes and goes.
+
+With `--converter llama.cpp/convert_hf_to_gguf.py` its conversion is timed, too (by this Python,
+which must have what that script needs).
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+import llama_gguf
+
+from cpumix.machine import machine_info, processor_name
+
+PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
+PROMPTS = (16, 64, 128, 512)
+DECODED = 16
+Speeds = dict[tuple[str, int], float]  # tokens per second by kind of work and tokens
+WORK = [("decode", 1), *(("prefill", n) for n in PROMPTS)]
+
+PYTHON_BENCH = """
+import json, sys, time
+from llama_cpp import Llama
+path, threads, prompts, decoded = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), 16
+model = Llama(path, n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=threads,
+              n_threads_batch=threads, verbose=False)
+def run(batches):
+    model.reset()
+    began = time.perf_counter()
+    for batch in batches:
+        model.eval(batch)
+    return time.perf_counter() - began
+token = lambda i: 300 + 97 * i % 30000
+run([[token(i) for i in range(512)]]); run([[token(i)] for i in range(4)])
+found = [["decode", 1, decoded / run([[token(i)] for i in range(decoded)])]]
+found += [["prefill", n, n / run([[token(i) for i in range(n)]])] for n in prompts]
+print(json.dumps(found))
+"""
+
+
+class Engine(NamedTuple):
+    """llama.cpp as it is there: a `llama-bench`, or None for the Python package."""
+
+    bench: Path | None
+
+    def quantize(self, source: Path, target: Path, kind: str, threads: int) -> None:
+        """Write `source` in one of llama.cpp's types."""
+        if self.bench is not None:
+            tool = self.bench.with_name("llama-quantize" + self.bench.suffix)
+            _run([str(tool), str(source), str(target), kind, str(threads)])
+            return
+        import llama_cpp
+
+        options = llama_cpp.llama_model_quantize_default_params()
+        options.nthread = threads
+        options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+        paths = str(source).encode(), str(target).encode()
+        if llama_cpp.llama_model_quantize(*paths, options):
+            raise click.ClickException(f"llama.cpp could not make {target}.")
+
+    def measure(self, model: Path, threads: int) -> Speeds:
+        """Run every kind of work once, after a warm-up."""
+        if self.bench is None:
+            words = [sys.executable, "-c", PYTHON_BENCH, str(model), str(threads)]
+            rows = json.loads(_run([*words, json.dumps(PROMPTS)]))
+            return {(work, tokens): speed for work, tokens, speed in rows}
+        words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json"]
+        prompts = ",".join(map(str, PROMPTS))
+        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODED)]))
+        return {
+            ("prefill", r["n_prompt"]) if r["n_prompt"] else ("decode", 1): r["avg_ts"]
+            for r in rows
+        }
+
+
+def measure_cpumix(model: Path, threads: int) -> Speeds:
+    """Run every kind of work once, after a warm-up."""
+    words = [sys.executable, "-m", "cpumix", "bench", str(model), "--rounds", "1", "--json"]
+    rows = json.loads(_run([*words, "--threads", str(threads)]))["rows"]
+    return {(r["work"], r["tokens"]): r["tok_s"] for r in rows}
+
+
+def _run(words: list[str]) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise click.ClickException(f"{words[0]} failed with status {done.returncode}: {last[0]}")
+    return done.stdout
+
+
+def _show(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _timed(words: list[str]) -> float:
+    began = time.perf_counter()
+    _run(words)
+    return time.perf_counter() - began
+
+
+@click.command(help=__doc__)
+@click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--llama-bench", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--converter", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--folder", type=click.Path(path_type=Path), help="For the files made; kept.")
+@click.option("--threads", type=int, default=machine_info().physical_cores, show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    checkpoint: Path,
+    llama_bench: Path | None,
+    converter: Path | None,
+    folder: Path | None,
+    threads: int,
+    rounds: int,
+    as_json: bool,
+) -> None:
+    """Make what is not there yet, measure, and print a table."""
+    engine = Engine(llama_bench)
+    folder = folder or checkpoint.with_name(checkpoint.name + "-compared")
+    folder.mkdir(exist_ok=True)
+    plain, made = folder / "plain.gguf", {}
+    if not plain.exists():
+        _show("writing the weights as GGUF")
+        llama_gguf.write(checkpoint, plain)
+    for precision, kinds in PAIRS.items():
+        made[precision] = folder / f"{precision}.bin"
+        if not made[precision].exists():
+            _show(f"converting to {precision}")
+            words = [sys.executable, "-m", "cpumix", "convert", str(checkpoint)]
+            _run([*words, str(made[precision]), "--precision", precision])
+        for kind in kinds:
+            made[kind] = folder / f"{kind}.gguf"
+            if not made[kind].exists():
+                _show(f"quantizing to {kind}")
+                engine.quantize(plain, made[kind], kind, threads)
+    rows = _compare(engine, made, threads, rounds)
+    if converter is not None:
+        rows += _compare_conversion(engine, checkpoint, converter, folder, threads)
+    if as_json:
+        click.echo(json.dumps({"processor": processor_name(), "threads": threads, "rows": rows}))
+        return
+    click.echo(f"{processor_name()}, {threads} threads, median of {rounds} rounds in turns")
+    for row in rows:
+        click.echo(
+            f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {row['cpumix']:8.1f}   "
+            f"{row['type']:<7} {row['llama_cpp']:8.1f} {row['unit']:<6} {row['ratio']:5.2f} times"
+        )
+
+
+def _compare(
+    engine: Engine, made: dict[str, Path], threads: int, rounds: int
+) -> list[dict[str, object]]:
+    found: dict[str, list[Speeds]] = {name: [] for name in made}
+    for number in range(rounds):
+        for name, path in made.items():
+            _show(f"round {number + 1} of {rounds}: {name}")
+            ours = path.suffix == ".bin"
+            speeds = measure_cpumix(path, threads) if ours else engine.measure(path, threads)
+            found[name].append(speeds)
+    rows: list[dict[str, object]] = []
+    for work in WORK:
+        for precision, kinds in PAIRS.items():
+            for kind in kinds:
+                mine, theirs = [[s[work] for s in found[name]] for name in (precision, kind)]
+                rows.append({
+                    "work": work[0], "tokens": work[1], "precision": precision, "type": kind,
+                    "cpumix": statistics.median(mine), "llama_cpp": statistics.median(theirs),
+                    "unit": "tok/s",
+                    "ratio": statistics.median(a / b for a, b in zip(mine, theirs, strict=True)),
+                })  # fmt: skip
+    return rows
+
+
+def _compare_conversion(
+    engine: Engine, checkpoint: Path, converter: Path, folder: Path, threads: int
+) -> list[dict[str, object]]:
+    ours, plain, theirs = folder / "again.bin", folder / "again.gguf", folder / "again-q.gguf"
+    rows: list[dict[str, object]] = []
+    _show("converting with llama.cpp")
+    words = [sys.executable, str(converter), str(checkpoint), "--outtype", "bf16"]
+    first = _timed([*words, "--outfile", str(plain)])
+    for precision, kinds in PAIRS.items():
+        words = [sys.executable, "-m", "cpumix", "convert", str(checkpoint), str(ours), "--force"]
+        seconds = _timed([*words, "--precision", precision])
+        began = time.perf_counter()
+        engine.quantize(plain, theirs, kinds[0], threads)
+        other = first + time.perf_counter() - began
+        rows.append({
+            "work": "convert", "tokens": 0, "precision": precision, "type": kinds[0],
+            "cpumix": seconds, "llama_cpp": other, "unit": "s", "ratio": other / seconds,
+        })  # fmt: skip
+    for path in (ours, plain, theirs):
+        path.unlink()
+    return rows
+
+
+if __name__ == "__main__":
+    main()
