@@ -30,7 +30,7 @@ from .simd_level import (
 )
 
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
-AHEAD = 2048  # bytes: what a core waits for is as fast as a plain read then; best of 1 to 16 KiB
+AHEAD = 4096  # bytes: what a core waits for is as fast as a plain read then; best of 1 to 16 KiB
 
 
 @kernel

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .rows import Rows
+from .rows import Rows, address_of
 
 
-class Matrix(NamedTuple):
+@dataclass(eq=False)
+class Matrix:
     """A weight matrix as it lies in the file: tiles (tiles, blocks, tile_bytes) u8 of a format."""
 
     format: str
     tiles: NDArray[np.uint8]
 
-    @property
-    def takes_codes(self) -> bool:
+    def __post_init__(self) -> None:
+        """Note what every product asks for."""
+        self.address = address_of(self.tiles)
+        self.takes_codes = self.format != "bf16"
         """Whether products want the rows quantized to 8 bits."""
-        return self.format != "bf16"
 
 
 class Product(NamedTuple):

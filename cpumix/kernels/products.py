@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from .operands import Product
 
 BF16_BYTES = bf16.TILE_BYTES
-GRAINS = 16  # pieces that a thread's share is taken in: small against waiting, large against noise
+GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few against restarts
 
 # A product's fields in the job table, int64 each; addresses and strides in bytes.
 # fmt: off
@@ -157,16 +157,14 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
     items = 0
     for p in products:
         tiles, blocks, tile_bytes = p.weight.tiles.shape
-        x, scales = (p.x.codes, p.x.scale.strides[0]) if p.weight.takes_codes else (p.x.values, 0)
-        second = address_of(p.second.tiles) if p.second is not None else 0
+        second = p.second.address if p.second is not None else 0
         pairs = tiles if second else -(-tiles // 2)
+        out, stride = address_of(p.out), p.out.strides[0]
         for first, rows in shares(p.rows):
-            place = p.first + first
             jobs.append((
-                address_of(p.weight.tiles), second, pairs, tiles, blocks, tile_bytes,
-                address_of(x) + place * x.strides[0], x.strides[0],
-                address_of(p.x.scale) + place * scales, address_of(p.x.start) + place * scales,
-                rows, address_of(p.out) + first * p.out.strides[0], p.out.strides[0], items,
+                p.weight.address, second, pairs, tiles, blocks, tile_bytes,
+                *p.x.operand(p.first + first, p.weight.takes_codes),
+                rows, out + first * stride, stride, items,
             ))  # fmt: skip
             items += pairs
     return np.array(jobs, np.int64).reshape(-1, FIELDS), items
@@ -174,6 +172,8 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
 
 def shares(rows: int) -> list[tuple[int, int]]:
     """Cut rows into equal pieces of at most MOST_ROWS, whole groups of 16: (first, count) each."""
-    pieces = max(1, -(-rows // MOST_ROWS))
-    size = max(1, -(-rows // (16 * pieces))) * 16
+    if rows <= MOST_ROWS:
+        return [(0, rows)]
+    pieces = -(-rows // MOST_ROWS)
+    size = -(-rows // (16 * pieces)) * 16
     return [(first, min(size, rows - first)) for first in range(0, rows, size)]

@@ -163,9 +163,12 @@ def load_f16(b: Builder, p: Value) -> Value:
 
 @instruction(types.void, pointer)
 def prefetch(b: Builder, p: Value) -> None:
-    """Ask for a cache line that will be read soon; an address that is not mapped does no harm."""
+    """Ask for a cache line that will be read soon, and once: it need not displace others.
+
+    An address that is not mapped does no harm.
+    """
     declared = external(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    b.call(declared, [at(b, p, I8), I32(0), I32(3), I32(1)])
+    b.call(declared, [at(b, p, I8), I32(0), I32(0), I32(1)])
 
 
 @instruction(i32x16, pointer)
