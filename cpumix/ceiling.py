@@ -15,7 +15,7 @@ from .paging import Budget
 from .plan import CEILING, MemoryPlan, make_plan
 from .quant.precision import Precision
 from .sizes import program_bytes
-from .units import format_size, parse_size
+from .units import MIB, format_size, parse_size
 
 
 class Ceiling(NamedTuple):
@@ -71,7 +71,8 @@ def make_budget(
         raise BudgetError(
             f"memory: a budget of {format_size(ceiling)} is below the "
             f"{format_size(plan.minimum_bytes)} that this model needs at {plan.precision} with "
-            f"a context of {context}. Use a larger --ram, or lower --context."
+            f"a context of {context}. Use --ram {-(-plan.minimum_bytes // MIB)}M or more, or lower "
+            "--context."
         )
     if plan.total_bytes <= ceiling:
         return None, note

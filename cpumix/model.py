@@ -8,6 +8,7 @@ depend on the batch it came in with.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +81,6 @@ class Transformer:
             if not self.config.tie_word_embeddings
             else self._embedding
         )
-        self._output_norm = self._vector("output_norm.weight")
-        self._layers = [self._layer(i) for i in range(self.config.num_hidden_layers)]
         self._frequencies = frequencies(self.config)
         self.batch = min(BATCH, cache.context)
         self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
@@ -207,6 +206,16 @@ class Transformer:
             self._engine.norm(self._buffers.x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
             self._engine.route(g.x, layer.router, experts, 1, g.chosen, g.share)
             self._pager.guess(index, g.chosen[0].tolist())
+
+    # Copied by the first pass, when the pager has brought the dense part: loading reads nothing.
+
+    @cached_property
+    def _layers(self) -> list[Layer]:
+        return [self._layer(i) for i in range(self.config.num_hidden_layers)]
+
+    @cached_property
+    def _output_norm(self) -> Floats:
+        return self._vector("output_norm.weight")
 
     def _matrix(self, name: str) -> Matrix:
         tensor = self._file.tensors[name]

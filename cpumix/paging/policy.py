@@ -2,8 +2,8 @@
 
 Each expert has a score; a token halves all scores of the layer once in `half_life` tokens and adds
 one to the experts that it uses. A half-life of zero tokens would be LRU, an endless one LFU. A
-prompt of many tokens scores as if its tokens had come one by one, so that a long prompt, which uses
-every expert, leaves the order among them what their use says, and flushes nothing.
+prompt's tokens score as if they had come one by one, but count together as no more than a half-life
+of them: a long prompt uses every expert, and must not flush what decoding has taught.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Scores:
     """Scores of all experts of all layers."""
 
     def __init__(self, layers: int, experts: int, half_life: float = HALF_LIFE) -> None:
-        self._decay = 0.5 ** (1 / half_life)
+        self._decay, self._half_life = 0.5 ** (1 / half_life), half_life
         self._scores = np.zeros((layers, experts))
         self._used = np.zeros((layers, experts), np.int64)  # when last, for equal scores
         self._clock = 0
@@ -35,7 +35,9 @@ class Scores:
             scores[chosen[0]] += 1
             return
         weights = np.repeat(self._decay ** np.arange(tokens - 1, -1, -1), chosen.shape[1])
-        scores *= self._decay**tokens
+        kept = self._decay ** min(tokens, self._half_life)
+        weights *= (1 - kept) / (1 - self._decay**tokens)
+        scores *= kept
         scores += np.bincount(chosen.ravel(), weights, minlength=len(scores))
 
     def least(self, candidates: Iterable[tuple[int, int]]) -> tuple[int, int]:

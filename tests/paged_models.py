@@ -1,0 +1,88 @@
+"""Models that page: small ones whose experts have many pages, and room that a test decides."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from make_checkpoint import synthetic_tokenizer
+
+from cpumix.config import ModelConfig
+from cpumix.generate import Model
+from cpumix.paging import Budget, ExpertPager, advice
+from cpumix.paging.region import MappedRegion
+from cpumix.synthetic import mixtral_8x7b, write_random_model
+
+LAYERS, EXPERTS, ACTIVE = 3, 8, 2
+
+
+def small_config(hidden: int = 256, inner: int = 1024, vocab: int = 384) -> ModelConfig:
+    """Mixtral's shape, narrower and lower: an expert is 432 KiB at int4."""
+    return replace(
+        mixtral_8x7b(LAYERS),
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=4096,
+    )
+
+
+def write_paged(path: Path, config: ModelConfig | None = None) -> Path:
+    """Write such a model, int4, with random weights that route evenly."""
+    config = config or small_config()
+    tokenizer = {"tokenizer.model": synthetic_tokenizer(config.vocab_size)}
+    write_random_model(path, config, "int4", tokenizer)
+    return path
+
+
+class Room(Budget):
+    """So many bytes for experts, whatever else the process takes."""
+
+    def __init__(self, nbytes: int) -> None:
+        super().__init__(ceiling=nbytes, least=0)
+
+    def room(self, resident: int, tokens: int, full: float) -> int:
+        return self.ceiling
+
+
+def expert_bytes(model: Model) -> int:
+    return model.file.tensors["blk.0.expert.0"].nbytes
+
+
+def page(
+    model: Model,
+    experts: float | None,
+    *,
+    predict: bool = True,
+    platform: advice.Platform | None = None,
+) -> ExpertPager:
+    """Give a loaded model a new pager with room for so many experts, all if None."""
+    room = None if experts is None else Room(int(experts * expert_bytes(model)))
+    model._pager.close()
+    model._pager = ExpertPager(model.file, room, predict=predict, platform=platform)
+    model._transformer._pager = model._pager
+    return model._pager
+
+
+class Recorder:
+    """A platform that does what this system's does, and writes down what it was asked for."""
+
+    def __init__(self) -> None:
+        self.brought: list[tuple[int, int]] = []
+        self.given_back: list[tuple[int, int]] = []
+        self.platform = advice.Platform(self._bring, self._give_back)
+
+    def _bring(self, address: int, nbytes: int) -> None:
+        self.brought.append((address, nbytes))
+        advice.this_platform().bring(address, nbytes)
+
+    def _give_back(self, fd: int, offset: int, address: int, nbytes: int) -> None:
+        self.given_back.append((offset, nbytes))
+        advice.this_platform().give_back(fd, offset, address, nbytes)
+
+
+def share_in_memory(region: MappedRegion, offset: int, nbytes: int) -> float:
+    return 1 - region.missing(offset, nbytes) / nbytes
