@@ -68,6 +68,11 @@ class Model:
         return self._cache.context
 
     @property
+    def cache_bytes(self) -> int:
+        """Bytes that the KV cache has in memory now."""
+        return self._cache.resident_bytes
+
+    @property
     def threads(self) -> int:
         """Threads that the kernels run on."""
         return self._engine.threads

@@ -8,12 +8,15 @@ Keys have 16 positions side by side, values have head dimensions side by side; s
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .config import ModelConfig
 from .errors import ConfigError
 from .quant.precision import REFERENCE, Precision
+from .store.residency import resident_bytes
 
 BLOCK = 64  # attention walks blocks of 64 positions; slots of one block must not wrap around
 FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
@@ -77,6 +80,16 @@ class KVCache:
     def nbytes(self) -> int:
         """Bytes reserved; resident only as far as it is filled."""
         return self._keys.nbytes + self._values.nbytes + self._scales.nbytes
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes in memory; all of them where the system does not tell."""
+        total = 0
+        for array in (self._keys, self._values, self._scales):
+            inside = array.ctypes.data % mmap.PAGESIZE
+            known = resident_bytes(array.ctypes.data - inside, array.nbytes + inside)
+            total += array.nbytes if known is None else min(known, array.nbytes)
+        return total
 
     def clear(self) -> None:
         """Forget everything."""

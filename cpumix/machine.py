@@ -66,6 +66,15 @@ def rss_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def mapped_rss_bytes(path: Path) -> int | None:
+    """Return how much of a file this process has in its memory; None if the system keeps quiet."""
+    try:
+        maps = psutil.Process().memory_maps(grouped=True)
+    except (AttributeError, psutil.Error):  # macOS has no such list
+        return None
+    return int(sum(m.rss for m in maps if m.path == str(path.resolve())))
+
+
 def processor_name(root: Path = Path("/")) -> str:
     """Return what the processor calls itself, as for a bug report."""
     for line in _read(root / "proc/cpuinfo").splitlines():

@@ -32,7 +32,7 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"ceiling", "model"},
     {"generation"},
     {"generate", "convert", "synthetic"},
-    {"evaluate", "bench"},  # they measure the rest
+    {"evaluate", "bench", "trial", "warmup"},  # they measure the rest
     {"__init__"},  # the public names, which the command line and other programs use
     {"cli"},
     {"__main__"},

@@ -1,7 +1,7 @@
 """The `cpumix` command and the one place where errors become exit statuses.
 
 0: done. 1: the input was at fault, said in one sentence. 2: the command was mistyped.
-130: interrupted.
+130: interrupted. `cpumix fit` answers with 0, 3 or 4; whatever keeps it from answering is 2.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from cpumix.errors import CpumixError
 COMMANDS = {
     "bench": "cpumix.cli.bench",
     "convert": "cpumix.cli.convert",
+    "fit": "cpumix.cli.fit",
     "inspect": "cpumix.cli.inspect",
     "perplexity": "cpumix.cli.perplexity",
     "run": "cpumix.cli.run",
@@ -31,6 +32,12 @@ class _Sentence(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(f"cpumix: error: {self.message}", file=file, err=file is None)
+
+
+class _Unanswerable(_Sentence):
+    """The same for a command whose other statuses are answers."""
+
+    exit_code = 2
 
 
 class LazyGroup(click.Group):
@@ -52,7 +59,8 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except CpumixError as error:
-            raise _Sentence(str(error)) from error
+            kind = _Unanswerable if ctx.invoked_subcommand == "fit" else _Sentence
+            raise kind(str(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(INTERRUPTED)

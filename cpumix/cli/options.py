@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import click
 
 from cpumix.units import parse_size
+
+PRECISIONS = r"auto|bf16|int8|int4|mix-[1-9][0-9]{0,3}"
 
 
 def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -20,6 +23,13 @@ def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     return value
 
 
+def _precision_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(PRECISIONS, value):  # whether the model has so many layers is seen later
+        known = PRECISIONS.partition("[")[0].replace("|", ", ") + "N"
+        raise click.BadParameter(f'expected one of {known}, found "{value}".', ctx, param)
+    return value
+
+
 _FOLDER_OR_FILE = click.Path(path_type=Path)
 
 source = click.argument("source", type=_FOLDER_OR_FILE)
@@ -27,13 +37,16 @@ target = click.argument("target", type=_FOLDER_OR_FILE)
 model = click.argument("model", type=_FOLDER_OR_FILE)
 optional_model = click.argument("model", type=_FOLDER_OR_FILE, required=False)
 text = click.argument("text", type=_FOLDER_OR_FILE)
+model_shape = click.argument("source", required=False)
 
 precision = click.option(
     "--precision",
-    type=click.Choice(["auto", "bf16", "int8", "int4"]),
+    metavar="LEVEL",
+    callback=_precision_name,
     default="auto",
     show_default=True,
-    help="Bits of a weight; auto takes the most that fit in 75 % of --ram.",
+    help="bf16, int8, int4, or mix-N: int4 with the experts of N layers at 8 bits. auto takes the "
+    "best that fits in --ram.",
 )
 ram = click.option(
     "--ram",
@@ -119,4 +132,14 @@ window = click.option(
 )
 windows = click.option(
     "--windows", type=click.IntRange(min=1), help="Score so many windows. Default: the whole text."
+)
+
+no_probe = click.option(
+    "--no-probe", is_flag=True, help="Assume usual bandwidths of memory and disk; measure nothing."
+)
+verify = click.option(
+    "--verify",
+    type=_FOLDER_OR_FILE,
+    metavar="MODEL",
+    help="Run a model file for a moment and compare what it takes with what was predicted.",
 )

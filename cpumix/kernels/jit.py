@@ -88,6 +88,12 @@ def mark_warm() -> None:
             (folder / WARM).touch()
 
 
+def compiled_files() -> set[Path]:
+    """Return the files of machine code on disk; more of them after a run show that it compiled."""
+    folder = cache_folder()
+    return set(folder.rglob("*.nbc")) if folder else set()
+
+
 def _compile(function: F, **options: Any) -> F:
     folder = cache_folder()
     # Numba reads the folder from its global configuration, once, while decorating; other people's

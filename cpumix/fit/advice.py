@@ -1,0 +1,75 @@
+"""What to type next, and what would make a better precision fit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+
+from .. import kv_cache
+from ..plan import CEILING, MemoryPlan, choose_precision, largest_context, make_plan
+from ..quant.precision import is_mix
+from ..units import GIB
+from .sources import Source
+
+USUAL_CONTEXT = 4096
+RESIDENT, RUNS = ("fits", "tight"), ("fits", "tight", "pages")
+_PLACEHOLDER = "CHECKPOINT"
+_SHORTEST = 512  # tokens; an answer that needs a shorter context is no help
+
+
+def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
+    """Return the commands that lead to the chosen plan; none if it does not run."""
+    if plan.verdict == "no":
+        return []
+    if source.precision is not None and source.precision.name == plan.precision:
+        lines, target = [], str(source.path)
+    else:
+        folder = str(source.path) if source.is_checkpoint else _PLACEHOLDER
+        target = f"{source.name}-{plan.precision}.bin"
+        words = ["cpumix", "convert", folder, target, "--precision", plan.precision]
+        lines = [shlex.join(words)]
+    words = ["cpumix", "run", target, "-p", "Why is the sky blue?"]
+    if plan.context > USUAL_CONTEXT:
+        words += ["--context", str(plan.context)]
+    if kv != "auto":
+        words += ["--kv", kv]
+    return [*lines, shlex.join(words)]
+
+
+def advice(source: Source, plan: MemoryPlan, kv: str, forced: bool) -> Iterator[str]:
+    """Yield sentences about what else would do; `forced`: the user named the precision."""
+    if plan.verdict in RESIDENT:
+        is_free = source.precision is None and not forced
+        if is_free and (is_mix(plan.precision) or plan.precision == "int4"):
+            yield _would(source, "int8", plan, kv, RESIDENT, "fits into memory")
+    else:
+        best = choose_precision(source.config, plan.ram_bytes, plan.context, kv)
+        if best.precision != plan.precision and best.verdict in RESIDENT:
+            yield f"{best.precision} fits into memory as it is: {100 * best.share:.0f} %."
+        yield _would(source, plan.precision, plan, kv, RESIDENT, "stays in memory")
+        if plan.verdict == "no":
+            yield _would(source, plan.precision, plan, kv, RUNS, "runs, reading from disk,")
+
+
+def _would(
+    source: Source,
+    precision: str,
+    plan: MemoryPlan,
+    kv: str,
+    verdicts: tuple[str, ...],
+    does: str,
+) -> str:
+    """Say with which context, KV cache or memory a precision would get one of these verdicts."""
+    config, ram = source.config, plan.ram_bytes
+    ways = []
+    context = largest_context(config, precision, ram, kv, verdicts)
+    if _SHORTEST <= context < plan.context:
+        ways.append(f"a context of up to {context} tokens")
+    now = make_plan(config, precision, plan.context, ram, kv)
+    for smaller in kv_cache.FORMATS:
+        other = make_plan(config, precision, plan.context, ram, smaller)
+        if other.kv_bytes < now.kv_bytes and other.verdict in verdicts:
+            ways.append(f"--kv {smaller}")
+    needed = now.total_bytes if verdicts == RESIDENT else now.minimum_bytes
+    ways.append(f"{-(-int(needed / CEILING) // GIB)} GiB of memory")
+    return f"{precision} {does} with " + " or with ".join(ways) + "."

@@ -1,0 +1,143 @@
+"""Plans every precision of a model for a machine, chooses one, and says what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..plan import MemoryPlan, candidates, choose_precision, make_plan
+from ..quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+from .advice import USUAL_CONTEXT, advice, commands
+from .sources import Source
+from .speed import Bandwidths, tokens_per_second
+
+EXIT_STATUS = {"fits": 0, "tight": 0, "pages": 3, "no": 4}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One precision of the model."""
+
+    plan: MemoryPlan
+    file_bytes: int
+    tok_s: tuple[float, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers under the names that `--json` uses."""
+        plan = self.plan
+        return {
+            "precision": plan.precision,
+            "bits_per_weight": plan.bits_per_weight,
+            "file_bytes": self.file_bytes,
+            "weight_bytes": plan.dense_bytes + plan.expert_bytes,
+            "kv": plan.kv,
+            "kv_bytes": plan.kv_bytes,
+            "buffer_bytes": plan.buffer_bytes,
+            "total_bytes": plan.total_bytes,
+            "minimum_bytes": plan.minimum_bytes,
+            "share_of_ram": plan.share,
+            "verdict": plan.verdict,
+            "read_bytes_per_token": plan.read_bytes_per_token,
+            "active_bytes_per_token": plan.token_bytes,
+            "tok_s": list(self.tok_s),
+        }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What fits: a row for each precision, best first, and the one to take."""
+
+    source: Source
+    rows: tuple[Row, ...]
+    choice: Row
+    bandwidths: Bandwidths
+    advice: tuple[str, ...]
+    commands: tuple[str, ...]
+
+    @property
+    def main_rows(self) -> list[Row]:
+        """The rows worth looking at: every level, mixes in steps of an eighth, the choice."""
+        layers = self.source.config.num_hidden_layers
+        steps = {f"mix-{round(eighth * layers / 8)}" for eighth in range(1, 8)}
+        shown = {REFERENCE.name, *PRECISIONS, *steps}
+        return [row for row in self.rows if row.plan.precision in shown or row is self.choice]
+
+    @property
+    def active_weights(self) -> int:
+        """How many weights one token is multiplied with, or looked up."""
+        config = self.source.config
+        expert = 3 * config.hidden_size * config.intermediate_size * config.num_hidden_layers
+        idle = config.num_local_experts - config.num_experts_per_tok
+        return self.choice.plan.weights - idle * expert
+
+    @property
+    def exit_status(self) -> int:
+        """0 if the choice stays in memory, 3 if it pages, 4 if it does not run."""
+        return EXIT_STATUS[self.choice.plan.verdict]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as `--json` writes it."""
+        plan = self.choice.plan
+        return {
+            "model": self.source.name,
+            "weights": plan.weights,
+            "active_weights": self.active_weights,
+            "ram_bytes": plan.ram_bytes,
+            "target_bytes": plan.target_bytes,
+            "ceiling_bytes": plan.ceiling_bytes,
+            "context": plan.context,
+            "kv": plan.kv,
+            "choice": plan.precision,
+            "verdict": plan.verdict,
+            "bandwidths": asdict(self.bandwidths),
+            "rows": [row.to_dict() for row in self.rows],
+            "advice": list(self.advice),
+            "commands": list(self.commands),
+        }
+
+
+def answer(
+    source: Source,
+    ram_bytes: int,
+    context: int | None,
+    bandwidths: Bandwidths,
+    *,
+    kv: str = "auto",
+    precision: str = "auto",
+) -> Answer:
+    """Plan `source` for a machine of `ram_bytes`, and choose a precision unless one is given.
+
+    A model file has its precision already. Raises ConfigError for a context, precision or format of
+    the KV cache that the model cannot have.
+    """
+    config = source.config
+    if context is None:
+        context = min(USUAL_CONTEXT, config.max_position_embeddings)
+    chosen: str | Precision
+    if precision != "auto":
+        chosen = find_precision(precision, config.num_hidden_layers)
+    elif source.precision is not None:
+        chosen = source.precision
+    else:
+        chosen = choose_precision(config, ram_bytes, context, kv).precision
+    best = make_plan(config, chosen, context, ram_bytes, kv)
+
+    def row(plan: MemoryPlan) -> Row:
+        size = plan.file_bytes + source.header_bytes
+        return Row(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
+
+    others = [make_plan(config, REFERENCE, context, ram_bytes, kv)]
+    for name in candidates(config):
+        if name != best.precision:
+            others.append(make_plan(config, name, context, ram_bytes, kv))
+    plans = [best, *others]
+    plans.sort(key=lambda plan: -plan.file_bytes)
+    rows = tuple(row(plan) for plan in plans)
+    return Answer(
+        source,
+        rows,
+        next(r for r in rows if r.plan is best),
+        bandwidths,
+        tuple(advice(source, best, kv, forced=precision != "auto")),
+        tuple(commands(source, best, kv)),
+    )

@@ -1,0 +1,186 @@
+"""The answers of `cpumix fit` for Mixtral 8x7B on machines of every size, without any machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cpumix.errors import ConfigError
+from cpumix.fit.answer import Answer, answer
+from cpumix.fit.models import NAMES
+from cpumix.fit.sources import Source, open_source
+from cpumix.fit.speed import ASSUMED, Bandwidths, tokens_per_second
+from cpumix.plan import make_plan
+
+GIB = 2**30
+FIELDS = {  # of `--json`, which other programs read
+    "ram_bytes",
+    "target_bytes",
+    "ceiling_bytes",
+    "context",
+    "kv",
+    "choice",
+    "rows",
+}
+ROW_FIELDS = {
+    "precision",
+    "bits_per_weight",
+    "file_bytes",
+    "weight_bytes",
+    "kv_bytes",
+    "buffer_bytes",
+    "total_bytes",
+    "share_of_ram",
+    "verdict",
+    "read_bytes_per_token",
+    "tok_s",
+}
+
+
+def ask(gib: float, context: int | None = None, **options) -> Answer:
+    return answer(open_source("mixtral-8x7b"), int(gib * GIB), context, ASSUMED, **options)
+
+
+@pytest.mark.parametrize(
+    ("gib", "context", "kv", "precision", "verdict", "status"),
+    [
+        (256, None, "auto", "bf16", "fits", 0),
+        (192, None, "auto", "bf16", "fits", 0),
+        (96, None, "auto", "int8", "fits", 0),
+        (96, 32768, "auto", "int8", "fits", 0),
+        (64, None, "auto", "int8", "tight", 0),
+        (64, 8192, "auto", "int8", "tight", 0),
+        (64, 32768, "f16", "mix-23", "fits", 0),
+        (64, 16384, "int8", "int8", "tight", 0),
+        (48, None, "auto", "mix-11", "fits", 0),
+        (36, None, "auto", "int4", "tight", 0),
+        (32, None, "auto", "int4", "pages", 3),
+        (24, None, "auto", "int4", "pages", 3),
+        (16, None, "auto", "int4", "pages", 3),
+        (8, None, "auto", "int4", "pages", 3),
+        (4, None, "auto", "int4", "pages", 3),
+        (4, 32768, "f16", "int4", "no", 4),
+        (2, None, "auto", "int4", "no", 4),
+    ],
+)
+def test_choice_for_mixtral(gib, context, kv, precision, verdict, status):
+    found = ask(gib, context, kv=kv)
+    plan = found.choice.plan
+    assert (plan.precision, plan.verdict, found.exit_status) == (precision, verdict, status)
+    assert found.choice in found.main_rows
+    low, high = found.choice.tok_s
+    assert (low == high == 0) if verdict == "no" else 0 < low < high
+
+
+def test_choice_at_64_gib_with_the_whole_context_says_what_else_would_do():
+    found = ask(64, 32768)
+    (sentence,) = found.advice
+    assert sentence.startswith("int8 fits into memory with a context of up to ")
+    most = int(sentence.split("up to ")[1].split()[0])
+    assert 8192 < most < 32768
+    assert make_plan(found.source.config, "int8", most, 64 * GIB).verdict == "tight"
+    assert make_plan(found.source.config, "int8", most + 64, 64 * GIB).verdict == "pages"
+
+
+def test_no_level_stays_in_32_gib_and_int4_pages_with_figures():
+    found = ask(32)
+    assert {row.plan.verdict for row in found.rows} == {"pages"}
+    plan = found.choice.plan
+    assert 0 < plan.read_bytes_per_token < plan.token_bytes
+    assert found.advice == ("int4 stays in memory with 35 GiB of memory.",)
+
+
+def test_a_mix_beats_int4_in_48_gib():
+    from cpumix.quant.sensitivity import most_sensitive, sensitivities
+
+    plan = ask(48).choice.plan
+    assert make_plan(ask(48).source.config, "int4", 4096, 48 * GIB).total_bytes < plan.total_bytes
+    gained = sum(sensitivities(32)[layer] for layer in most_sensitive(32)[:11])
+    assert gained > 11 / 32  # of the loss between int4 and int8, for as much of the bytes
+
+
+@pytest.mark.parametrize(
+    ("precision", "gb", "gib"),
+    [("float32", 186.8, 174.0), ("bf16", 93.4, 87.0), ("int8", 49.6, 46.2), ("int4", 27.1, 25.2)],
+)
+def test_weights_count_every_expert_and_their_scales(precision, gb, gib):
+    (row,) = (row for row in ask(64).rows if row.plan.precision == precision)
+    assert row.file_bytes / 1e9 == pytest.approx(gb, abs=0.1)
+    assert row.file_bytes / GIB == pytest.approx(gib, abs=0.05)
+    assert row.plan.bits_per_weight == pytest.approx(8 * row.file_bytes / 46.7028e9, rel=1e-3)
+
+
+def test_active_weights_count_two_experts():
+    found = ask(64)
+    assert found.choice.plan.weights == 46_702_792_704
+    assert found.active_weights == 12_879_925_248
+
+
+def test_rows_are_every_precision_and_shown_are_some():
+    found = ask(48)
+    names = [row.plan.precision for row in found.rows]
+    assert names == ["float32", "bf16", "int8", *(f"mix-{n}" for n in range(31, 0, -1)), "int4"]
+    shown = [row.plan.precision for row in found.main_rows]
+    assert shown[:4] == ["float32", "bf16", "int8", "mix-28"]
+    assert "mix-11" in shown
+    assert len(shown) == 12
+
+
+def test_json_has_every_number():
+    found = json.loads(json.dumps(ask(48).to_dict()))
+    assert found.keys() >= FIELDS
+    assert all(row.keys() >= ROW_FIELDS for row in found["rows"])
+    assert (found["ram_bytes"], found["context"], found["kv"]) == (48 * GIB, 4096, "f16")
+    assert found["target_bytes"] == int(0.70 * 48 * GIB)
+    assert found["ceiling_bytes"] == 36 * GIB
+    (row,) = (row for row in found["rows"] if row["precision"] == found["choice"])
+    parts = row["weight_bytes"] + row["kv_bytes"] + row["buffer_bytes"]
+    assert row["total_bytes"] == parts
+    assert row["share_of_ram"] == row["total_bytes"] / found["ram_bytes"] <= 0.70
+
+
+def test_a_named_precision_is_the_choice_and_a_better_one_is_told():
+    found = ask(48, precision="int8")
+    assert found.choice.plan.verdict == "pages"
+    assert found.advice[0] == "mix-11 fits into memory as it is: 69 %."
+    assert ask(64, precision="mix-3").choice.plan.precision == "mix-3"
+
+
+def test_what_does_not_run_says_what_would():
+    (first, second) = ask(4, 32768).advice
+    assert first == "int4 stays in memory with 40 GiB of memory."
+    assert second.startswith("int4 runs, reading from disk, with a context of up to ")
+    assert ask(4, 32768).commands == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_known_model_has_an_answer(name):
+    found = answer(open_source(name), 64 * GIB, None, ASSUMED)
+    assert found.choice.plan.verdict in ("fits", "tight", "pages")
+    assert found.commands[0].startswith(f"cpumix convert CHECKPOINT {name}-")
+
+
+def test_commands_name_what_differs_from_the_usual(tmp_path):
+    source = Source("mine", open_source(None).config, tmp_path)
+    found = answer(source, 96 * GIB, 32768, ASSUMED, kv="int8")
+    assert found.commands == (
+        f"cpumix convert {tmp_path} mine-int8.bin --precision int8",
+        "cpumix run mine-int8.bin -p 'Why is the sky blue?' --context 32768 --kv int8",
+    )
+
+
+@pytest.mark.parametrize("context", [0, 32769])
+def test_context_that_the_model_does_not_have(context):
+    with pytest.raises(ConfigError, match="expected 1 to 32768 tokens, which is what the model"):
+        ask(64, context)
+
+
+def test_speed_is_bound_by_memory_or_disk():
+    config = open_source(None).config
+    fits, pages = (make_plan(config, "int4", 4096, gib * GIB) for gib in (64, 16))
+    slow, fast = (Bandwidths(w, 2e9, True, True) for w in (30e9, 60e9))
+    low, high = tokens_per_second(fits, 32, slow)
+    assert high < slow.memory / fits.token_bytes
+    assert tokens_per_second(fits, 32, fast) > (1.5 * low, 1.5 * high)
+    assert tokens_per_second(pages, 32, fast)[1] == 2e9 / pages.read_bytes_per_token
