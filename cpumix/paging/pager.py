@@ -234,8 +234,12 @@ class ExpertPager:
 
     def _start(self, key: Key, kept: Collection[Key]) -> Read | None:
         """Make room for an expert and prepare its read; None when nothing may leave."""
-        p = self._places[key]
-        leaving = self._shelf.make_room(p.nbytes, kept)
+        p, leaving = self._places[key], None
+        if self._tokens > 1:  # a prompt will need those of the layers to come
+            coming = {other for other in self._shelf.present if other[0] > key[0]}
+            leaving = self._shelf.make_room(p.nbytes, coming.union(kept))
+        if leaving is None:
+            leaving = self._shelf.make_room(p.nbytes, kept)
         if leaving is None:
             return None
         self._shelf.reserve(key)
