@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .kernels.simd_limits import Limits
 
 PROMPT_TOKENS = (16, 64, 128, 512)
-DECODE_TOKENS = 8  # in one timing; each goes through other experts
+DECODE_TOKENS = 16  # in one timing; each goes through other experts
 CONTEXT = 1024
 
 
@@ -149,6 +149,7 @@ class Bench:
         self._model.advance(self._ids(n))
 
     def _decode(self) -> None:
+        self._model.restart()
         for token in self._ids(DECODE_TOKENS):
             self._model.advance([token])
 
