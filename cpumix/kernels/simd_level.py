@@ -130,10 +130,15 @@ def start_dots(b: Builder, start: Value, stride: Value) -> Value:
 @instruction(dots, dots, i32x16, i32x16, pointer, types.int64)
 def dot4_tokens(b: Builder, acc: Value, w0: Value, w1: Value, x: Value, stride: Value) -> Value:
     """`dot4` of two tiles with TOKENS tokens: each activation is loaded once and used twice."""
-    for t in range(TOKENS):
-        value = spread(b, b.load(at(b, row(b, x, stride, t), I32), align=4))
-        for slot, w in ((t, w0), (TOKENS + t, w1)):
-            acc = b.insert_value(acc, LEVEL.dot4(b, b.extract_value(acc, slot), w, value), slot)
+    pairs = [(t, side) for t in range(TOKENS) for side in (0, 1)]
+    if TOKENS == 2:  # few registers: all activations, and one tile after the other, leave more free
+        pairs.sort(key=lambda pair: pair[1])
+    values: dict[int, Value] = {}
+    for t, side in pairs:
+        if t not in values:
+            values[t] = spread(b, b.load(at(b, row(b, x, stride, t), I32), align=4))
+        slot, w = side * TOKENS + t, (w0, w1)[side]
+        acc = b.insert_value(acc, LEVEL.dot4(b, b.extract_value(acc, slot), w, values[t]), slot)
     return acc
 
 

@@ -1,0 +1,84 @@
+"""Compile kernels for a level, had by this machine or not, and find the loops that they spend in.
+
+    CPUMIX_ISA=LEVEL python tests/hot_loops.py
+
+prints a JSON object: for each kernel, the text of its innermost loops. Nothing is run, so that a
+machine writes the code of all others: ARM's too, if its LLVM knows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from importlib import import_module
+
+import llvmlite.binding as llvm
+
+from cpumix.kernels import isa
+
+ADDRESSES = {  # kernels that take so many addresses and counts
+    "matvec.row_q8": 5,
+    "matvec.row_q4": 5,
+    "matvec.row_bf16": 3,
+    "panels.panel_rows": 7,
+    "panels.bf16_rows": 6,
+    "simd_amx.panel_rows": 7,
+}
+FORMATS = {"f16": "uint16", "int8": "int8", "f32": "float32"}
+PROCESSORS = {"amx": "sapphirerapids"}  # what else LLVM should compile for
+X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
+
+
+def innermost_loops(assembly: str) -> list[str]:
+    """Return the stretches from a label to a jump back to it that hold no such stretch."""
+    lines = assembly.splitlines()
+    labels = {line.split(":")[0]: i for i, line in enumerate(lines) if re.match(r"[.\w$]+:", line)}
+    loops = []
+    for i, line in enumerate(lines):
+        jump = re.match(r"\t(?:j\w+|b|b\.\w+|[ct]bn?z\t.*?,)\s+(?:.*, )?([.\w$]+)\s*$", line)
+        if jump and labels.get(jump[1], i) < i:
+            loops.append((labels[jump[1]], i + 1))
+    return [
+        "\n".join(lines[first:last])
+        for first, last in loops
+        if not any((a, b) != (first, last) and first <= a and b <= last for a, b in loops)
+    ]
+
+
+def compile_for(level: isa.Level) -> dict[str, str]:
+    """Return the assembly of each kernel; ends the process where LLVM does not know the machine."""
+    isa.host_features = lambda: frozenset(level.features)
+    isa.arm_features = lambda: frozenset()
+    is_arm = llvm.get_process_triple().startswith(("aarch64", "arm64"))
+    if is_arm != (level.name == "neon"):
+        llvm.initialize_all_targets()
+        llvm.initialize_all_asmprinters()
+        llvm.get_process_triple = lambda: X86 if is_arm else ARM
+    if level.name in PROCESSORS:
+        os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = PROCESSORS[level.name], ""
+    from numba.core import types
+
+    found = {}
+
+    def keep(name: str, *signature: types.Type) -> None:
+        module, function = name.split("@")[0].split(".")
+        kernel = getattr(import_module(f"cpumix.kernels.{module}"), function)
+        kernel.compile(signature)
+        found[name] = kernel.inspect_asm(signature)
+
+    for name, count in ADDRESSES.items():
+        if level.name == "amx" or "amx" not in name:
+            keep(name, *[types.int64] * count)
+    for kv, element in FORMATS.items():
+        keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))
+        number = types.int64
+        keep(f"attention.score_block@{kv}", number, keys, number, number, number)
+        keep(f"attention.weigh_block@{kv}", number, values, *[number] * 4)
+    return found
+
+
+if __name__ == "__main__":
+    (asked,) = (level for level in isa.LEVELS if level.name == os.environ[isa.VARIABLE])
+    loops = {name: innermost_loops(text) for name, text in compile_for(asked).items()}
+    print(json.dumps(loops))

@@ -1,0 +1,133 @@
+"""The loops where the time goes hold the level's instruction and nothing that slows it down.
+
+Levels that this machine lacks are compiled too, ARM's on x86; see `hot_loops`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hot_loops import innermost_loops
+from levels import at, start
+
+LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
+DOT = {
+    "avx2": r"vpmaddubsw\s.*ymm",
+    "avxvnni": r"vpdpbusd\s.*ymm",
+    "avx512": r"vpmaddubsw\s.*zmm",
+    "avx512vnni": r"vpdpbusd\s.*zmm",
+    "amx": r"vpdpbusd\s.*zmm",
+    "neon": r"sdot\s.*16b",
+}
+KINDS = {  # what a kind of processor calls: look-up, multiply-add, half and byte to float
+    "x86": (r"vpshufb", r"vfmadd\d+ps", r"vcvtph2psx?", r"vcvtdq2ps"),
+    "arm": (r"tbl", r"fmla", r"fcvtl", r"scvtf"),
+}
+FORBIDDEN = {  # gathers, elements one by one, and scalar arithmetic
+    "x86": r"v?p?gather|vpinsr|vpextr|vmulss|vaddss|vfmadd\d+ss|imul|mulb|div|call",
+    "arm": r"ins|umov|smov|fmadd|fmul\s+s\d|mul|madd|[su]div|bl\b",
+}
+STACK = r"\(%rsp|\[sp"
+# Where 16 registers do not hold a block's sums and the totals, or LLVM loads ARM's registers ahead:
+# at most one access of the stack for so many multiplications.
+SPILLING = {
+    ("avxvnni", "panels.panel_rows"): 4,
+    ("avx512vnni", "panels.panel_rows"): 16,  # addresses, no sums
+    ("avx2", "panels.bf16_rows"): 8,
+    ("avxvnni", "panels.bf16_rows"): 8,
+    ("neon", "panels.bf16_rows"): 8,
+    ("neon", "matvec.row_bf16"): 4,
+}
+KERNELS = [
+    "matvec.row_q8",
+    "matvec.row_q4",
+    "matvec.row_bf16",
+    "panels.panel_rows",
+    "panels.bf16_rows",
+    *(
+        f"attention.{name}@{kv}"
+        for name in ("score_block", "weigh_block")
+        for kv in ("f16", "int8")
+    ),
+]
+
+pytestmark = [pytest.mark.slow, pytest.mark.isa]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    script = Path(__file__).parent / "hot_loops.py"
+    nowhere = tmp_path_factory.mktemp("cache") / "file"
+    nowhere.write_text("in the way: what is kept on disk has no assembly")
+    places = {level: at(level, CPUMIX_CACHE_DIR=str(nowhere)) for level in LEVELS}
+    return start([str(script)], places)
+
+
+def loops_of(runs, level: str) -> dict[str, list[str]]:
+    done = runs[level].result()
+    if "No available targets" in done.stderr:
+        pytest.skip("this LLVM does not write the level's code")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def instructions(loop: str) -> list[str]:
+    """Return the lines that are instructions, without the prefix that says how they are encoded."""
+    return [re.sub(r"^\t(\{\w+\}\s*)?", "", x) for x in loop.splitlines() if x.startswith("\t")]
+
+
+def wanted_in(kernel: str, level: str) -> list[str]:
+    """Return the patterns that a kernel's hot loop must match."""
+    look_up, multiply_add, half, byte = KINDS["arm" if level == "neon" else "x86"]
+    if "bf16" in kernel:
+        return [multiply_add]
+    if "attention" in kernel:
+        return [multiply_add, half if kernel.endswith("f16") else byte]
+    return [DOT[level], look_up] if "q4" in kernel else [DOT[level]]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("level", LEVELS)
+def test_hot_loop(runs, level, kernel):
+    first, *others = wanted_in(kernel, level)
+    loops = [instructions(loop) for loop in loops_of(runs, level)[kernel]]
+    hot = [loop for loop in loops if any(re.match(first, x) for x in loop)]
+    assert hot
+    for loop in hot:
+        for pattern in others:
+            assert any(re.match(pattern, x) for x in loop), pattern
+        slow = [x for x in loop if re.match(FORBIDDEN["arm" if level == "neon" else "x86"], x)]
+        assert not slow
+        spills = [x for x in loop if re.search(STACK, x)]
+        products = sum(bool(re.match(first, x)) for x in loop)
+        most = products // SPILLING[level, kernel] if (level, kernel) in SPILLING else 0
+        assert len(spills) <= most, spills
+
+
+def test_amx_multiplies_tiles(runs):
+    loops = map(instructions, loops_of(runs, "amx")["simd_amx.panel_rows"])
+    found = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
+    hot = [names for names in found if names["tdpbssd"]]
+    assert hot
+    for names in hot:
+        assert names["tileloadd"] == 2 * names["tdpbssd"] == 2 * names["tilestored"]
+        assert names["callq"] == 0
+    assert any(names["vfmadd213ps"] + names["vfmadd231ps"] >= 16 for names in hot)
+
+
+@pytest.mark.parametrize(
+    ("assembly", "loops"),
+    [
+        ("a:\n\tadd\n\tjne\ta\n\tret", ["a:\n\tadd\n\tjne\ta"]),
+        ("a:\n\tadd\nb:\n\tsub\n\tjl\tb\n\tjmp\ta\n", ["b:\n\tsub\n\tjl\tb"]),
+        ("b:\n\tcbnz\tx1, c\nc:\n\ttbz\tw2, #3, b\n", ["b:\n\tcbnz\tx1, c\nc:\n\ttbz\tw2, #3, b"]),
+        (".L1:\n\tsubs\n\tb.ne\t.L1\n.L2:\n\tb\t.L3\n.L3:\n", [".L1:\n\tsubs\n\tb.ne\t.L1"]),
+        ("a:\n\tret\nb:\n\tjmp\tc\nc:\n\tcall\tb\n", []),
+    ],
+)  # fmt: skip
+def test_innermost_loops_are_found(assembly, loops):
+    assert innermost_loops(assembly) == loops
