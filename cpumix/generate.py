@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class Model:
         """What the user should know about memory: a line each, none when all is as expected."""
         return [note for note in (self._note, self._pager.region.note) if note]
 
-    def trace(self, stream: TextIO) -> None:
+    def trace(self, stream: IO[str]) -> None:
         """Write a line to `stream` for each layer and pass from now on; see `paging.trace`."""
         self._pager.trace = Trace(stream)
 

@@ -33,6 +33,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.asked: dict[str, object] = {}
         self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
+        self.notes: list[str] = []
         self.stats = SimpleNamespace(
             to_dict=lambda: {"generated_tokens": 4}, summary=lambda: "4 tokens, 8.0 tok/s"
         )
@@ -154,6 +155,53 @@ def test_run_writes_stats_as_one_object(invoke, model, tmp_path):
     path = tmp_path / "stats.json"
     assert invoke("run", "-p", "Hi", "--stats-json", str(path)).exit_code == 0
     assert json.loads(path.read_text()) == {"generated_tokens": 4}
+
+
+def test_run_says_each_note_once(invoke, model):
+    model.notes = ["memory: using less"]
+
+    def pieces():
+        yield "Hello"
+        model.notes = [*model.notes, "paging: plainly"]
+
+    model.pieces = pieces()
+    result = invoke("run", "-p", "Hi")
+    assert result.stderr.splitlines()[1:] == ["memory: using less", "paging: plainly"]
+
+
+def test_run_hands_on_the_file_for_the_trace(invoke, model, tmp_path):
+    model.trace = lambda stream: stream.write("a line\n")
+    assert invoke("run", "-p", "Hi", "--trace", str(tmp_path / "trace.tsv")).exit_code == 0
+    assert (tmp_path / "trace.tsv").read_text() == "a line\n"
+
+
+def test_prompt_status_is_one_line_with_the_time_left(monkeypatch, capsys):
+    from cpumix.cli import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    status = progress.PromptStatus()
+    for now[0], done in ((0.5, 1), (2.0, 10), (2.1, 11), (40.0, 50)):
+        status(done, 100)
+    shown = capsys.readouterr().err
+    assert shown == "\rprompt: 10 %, 18.0 s left\rprompt: 50 %, 40.0 s left"
+    status(100, 100)
+    assert capsys.readouterr().err == "\r" + " " * len("prompt: 50 %, 40.0 s left") + "\r"
+    status.clear()
+    assert capsys.readouterr().err == ""
+
+
+def test_prompt_status_is_for_terminals(monkeypatch, capsys):
+    from cpumix.cli import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    status = progress.PromptStatus()
+    now[0] = 9.0
+    status(1, 2)
+    status.clear()
+    assert capsys.readouterr().err == ""
 
 
 def test_run_reads_the_prompt_from_stdin(invoke, model):

@@ -119,6 +119,12 @@ stats_json = click.option(
     metavar="FILE",
     help="Write the same numbers to FILE as one JSON object.",
 )
+trace = click.option(
+    "--trace",
+    type=click.File("w", encoding="utf-8", lazy=False),
+    metavar="FILE",
+    help="Write a line to FILE for each layer and token: which experts, found in memory or not.",
+)
 
 against = click.option(
     "--against", type=_FOLDER_OR_FILE, help="A more precise file of the same model to compare with."

@@ -3,15 +3,48 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import click
 
-from cpumix.units import format_size
+from cpumix.units import format_seconds, format_size
 
 Show = Callable[[int, int], None]
+
+PATIENCE = 1.0  # seconds without news that a person does not mind
+NEWS = 0.2  # seconds between two
+
+
+class PromptStatus:
+    """Says in a terminal how far a prompt is, and how long it will take: one line, then gone."""
+
+    def __init__(self) -> None:
+        self._began = self._said_at = time.monotonic()
+        self._width = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take what is done of the prompt's work, and what there is in all."""
+        now = time.monotonic()
+        if done == total:
+            self.clear()
+        elif min(now - self._began - PATIENCE, now - self._said_at - NEWS) >= 0:
+            if sys.stderr.isatty():
+                left = (now - self._began) * (total - done) / done
+                self._say(f"prompt: {100 * done / total:.0f} %, {format_seconds(left)} left")
+                self._said_at = now
+
+    def _say(self, text: str) -> None:
+        click.echo(f"\r{text:{self._width}}", nl=False, err=True)
+        self._width = len(text)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._width:
+            self._say("")
+            click.echo("\r", nl=False, err=True)
 
 
 def byte_progress(label: str) -> AbstractContextManager[Show]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TextIO
+from typing import IO
 
 COLUMNS = ("position", "tokens", "layer", "experts", "found", "milliseconds", "resident_bytes")
 
@@ -15,7 +15,7 @@ class Trace:
     layer's experts, waiting included | resident_bytes: of all experts, after it.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         stream.write("\t".join(COLUMNS) + "\n")
 
