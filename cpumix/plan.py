@@ -1,7 +1,7 @@
 """Say what a model needs in memory, before anything is loaded. Pure arithmetic, no I/O.
 
     total   = dense part + all experts + KV cache + buffers
-    minimum = dense part + the active experts of one layer + KV cache + buffers
+    minimum = dense part + the active experts of one layer + KV cache + buffers + the pager's margin
 
 Weights are the bytes of the model file's tensors (scales, padding and page alignment included), so
 they are exact. For memory every expert counts; for time only the active ones do. Up to 70 % of the
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from cpumix import kv_cache
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
+from cpumix.paging.budget import MARGIN
 from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
 from cpumix.units import format_size, parse_size
@@ -52,7 +53,7 @@ class MemoryPlan:
     @property
     def minimum_bytes(self) -> int:
         """The least that runs at all, however slowly."""
-        return self.layer_active_bytes + self.fixed_bytes
+        return self.layer_active_bytes + self.fixed_bytes + MARGIN
 
     @property
     def fixed_bytes(self) -> int:
