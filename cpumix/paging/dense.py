@@ -1,7 +1,8 @@
 """The part of the file that every token uses: read once, before the first pass, and kept.
 
-Except the embedding table: a token uses one row of it, so its rows come one by one, and all of them
-go when they have become many. (A tied one is the output matrix too, and stays.)
+Where memory is short, the embedding table is not: a token uses one row of it, so its rows come one
+by one, and all of them go when they have become many. (A tied one is the output matrix too, and
+stays.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from ..quant.tiles import ROWS
 from ..store.reader import ModelFile
 from ..units import MIB
-from .readers import PIECE, THREADS
+from .readers import THREADS, first_piece
 from .region import MappedRegion
 
 EMBEDDING = "token_embd.weight"
@@ -24,36 +25,35 @@ class DensePart:
 
     def __init__(self, file: ModelFile, region: MappedRegion) -> None:
         self._region, self._embedding = region, file.tensors[EMBEDDING]
-        tied = file.config.tie_word_embeddings
         dense = [t for t in file.tensors.values() if ".expert." not in t.name]
-        self._tensors = [t for t in dense if tied or t.name != EMBEDDING]
+        self._all_rows = file.config.tie_word_embeddings
+        self._tensors = [t for t in dense if self._all_rows or t.name != EMBEDDING]
         self._tile_bytes = self._embedding.nbytes // -(-self._embedding.shape[0] // ROWS)
         self._tiles: set[int] = set()
-        self._tied, self._ready = tied, False
-
-    @property
-    def embedding_bytes(self) -> int:
-        """Bytes of the file that need no memory."""
-        return 0 if self._tied else max(self._embedding.nbytes - ROWS_BYTES, 0)
 
     def bring(self) -> None:
         """Read everything but the embedding table, the first time."""
-        if self._ready:
-            return
         pieces = []
         for t in self._tensors:
-            for first in range(0, t.nbytes, PIECE):
-                pieces.append((t.offset + first, min(PIECE, t.nbytes - first)))
-        with ThreadPoolExecutor(THREADS) as threads:
-            list(threads.map(lambda piece: self._region.bring(*piece), pieces))
-        self._ready = True
+            at, end = t.offset, t.offset + t.nbytes
+            while at < end:
+                pieces.append((at, nbytes := first_piece(at, end - at)))
+                at += nbytes
+        if pieces:
+            with ThreadPoolExecutor(THREADS) as threads:
+                list(threads.map(lambda piece: self._region.bring(*piece), pieces))
+        self._tensors = []
 
     def bring_rows(self, ids: Iterable[int], keep: bool) -> None:
-        """Read the embedding rows of some tokens; unless `keep`, let go of many others."""
-        tiles = {int(i) // ROWS for i in ids} - self._tiles
-        if self._tied or not tiles:
+        """Read the embedding rows of some tokens and let go of many others; all rows if `keep`."""
+        if self._all_rows:
             return
-        if not keep and len(self._tiles) * self._tile_bytes > ROWS_BYTES:
+        if keep:
+            self._tensors, self._all_rows = [self._embedding], True
+            self.bring()
+            return
+        tiles = {int(i) // ROWS for i in ids} - self._tiles
+        if tiles and len(self._tiles) * self._tile_bytes > ROWS_BYTES:
             self._region.give_back(self._embedding.offset, self._embedding.nbytes)
             self._tiles.clear()
         for tile in tiles:
