@@ -73,8 +73,8 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     for kv, element in FORMATS.items():
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))
         number = types.int64
-        keep(f"attention.score_block@{kv}", number, keys, number, number, number)
-        keep(f"attention.weigh_block@{kv}", number, values, *[number] * 4)
+        keep(f"attention.score_block@{kv}", number, keys, *[number] * 4)
+        keep(f"attention.weigh_block@{kv}", number, values, *[number] * 5)
     return found
 
 

@@ -17,7 +17,9 @@ MODULES = sorted(
     for path in PACKAGE.rglob("*.py")
     if path.name != "__main__.py"
 )
-NEEDS_NUMBA = re.compile(r"cpumix\.(kernels|experts|model|generate|generation|warmup|convert|evaluate|bench)\b")
+NEEDS_NUMBA = re.compile(
+    r"cpumix\.(kernels|experts|model|generate|generation|warmup|convert|evaluate|bench)\b"
+)
 
 
 def fresh(code: str) -> str:

@@ -27,14 +27,18 @@ from .simd import (
     load_as_f32,
     load_f32,
     load_scale,
+    prefetch_l2,
     read_f32,
     splat,
     store_f32,
     write_f32,
 )
 from .simd_lanes import add, mul, reduce_add, reduce_max, sub, where_greater
-from .simd_level import TOKENS, fma_tokens, load_sums, no_sums, rescale_tokens, store_sums
+from .simd_level import TOKENS
+from .simd_sums import sums_of
 
+ROWS = min(TOKENS, 4)  # as many query heads as share a key-value head in Mixtral
+_, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(ROWS)
 POSITIONS = 64
 QUERIES = 8
 NEVER = -1e30  # finite, so that differences of two of them are 0 and not NaN
@@ -44,19 +48,23 @@ MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
 
 @kernel
 def score_block(
-    q: Address, keys: NDArray[Any], tile: Address, head_dim: int, scores: Address
+    q: Address, keys: NDArray[Any], tile: Address, head_dim: int, scores: Address, ahead: Address
 ) -> None:
-    """Scores of TOKENS rows (head_dim f32 apart) for 64 positions: 4 key tiles, two at a time."""
+    """Scores of ROWS rows (head_dim f32 apart) for 64 positions: 4 key tiles, two at a time.
+
+    Meanwhile the block's values are fetched, from `ahead`.
+    """
     size = 16 * head_dim * keys.itemsize
     for pair in range(2):
         first = tile + 2 * pair * size
         total = no_sums()
         for d in range(head_dim):
             k = first + 16 * keys.itemsize * d
-            total = fma_tokens(
+            prefetch_l2(ahead + 32 * keys.itemsize * (pair * head_dim + d))
+            total = fma_rows(
                 total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim
             )
-        store_sums(scores + 128 * TOKENS * pair, total)
+        store_sums(scores + 128 * ROWS * pair, total)
 
 
 @kernel
@@ -77,7 +85,7 @@ def softmax_row(
     """
     best = splat(np.float32(NEVER))
     for i in range(4):
-        p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
+        p = scores + 128 * ROWS * (i // 2) + 64 * (i % 2)
         position = count_up(np.float32(block + 16 * i))
         v = mul(load_f32(p), load_scale(keys, key_scale + 32 * i))
         v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), v)
@@ -89,7 +97,7 @@ def softmax_row(
     correction = exp(splat(before - maximum))
     total = mul(load_f32(state + SUM), correction)
     for i in range(4):
-        p = scores + 128 * TOKENS * (i // 2) + 64 * (i % 2)
+        p = scores + 128 * ROWS * (i // 2) + 64 * (i % 2)
         v = load_f32(p)
         weight = where_greater(
             v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0))
@@ -109,15 +117,20 @@ def weigh_block(
     width: int,
     factors: Address,
     outputs: Address,
+    ahead: Address,
 ) -> None:
-    """Rescale TOKENS rows' outputs and add 64 weighted values, 32 head dimensions at a time."""
+    """Rescale ROWS rows' outputs and add 64 weighted values, 32 head dimensions at a time.
+
+    Meanwhile the next block's keys are fetched, from `ahead`.
+    """
     for d in range(0, width, 32):
-        place = outputs + 4 * TOKENS * d
-        total = rescale_tokens(load_sums(place), factors, STATE)
+        place = outputs + 4 * ROWS * d
+        total = rescale_rows(load_sums(place), factors, STATE)
         for j in range(POSITIONS):
             v = first + values.itemsize * (j * width + d)
-            weight = scores + 128 * TOKENS * (j // 32) + 4 * (j % 32)
-            total = fma_tokens(
+            prefetch_l2(ahead + 32 * values.itemsize * (2 * d + j))
+            weight = scores + 128 * ROWS * (j // 32) + 4 * (j % 32)
+            total = fma_rows(
                 total,
                 load_as_f32(values, v),
                 load_as_f32(values, v + 16 * values.itemsize),
@@ -167,7 +180,7 @@ def attend_item(
 ) -> None:
     """All queries and query heads of one item."""
     head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
-    rows = -(-queries * group // TOKENS) * TOKENS
+    rows = -(-queries * group // ROWS) * ROWS
     gather_rows(q, np.float32(scale), head, group, query, rows, head_dim, rows_q)
     for row in range(rows):
         store_f32(state + STATE * row + SUM, splat(np.float32(0)))
@@ -181,10 +194,12 @@ def attend_item(
     scales_head = address(scales) + head * scales.strides[0]
     for block in range(first_block * POSITIONS, last + 1, POSITIONS):
         slot = block % capacity
-        for row in range(0, rows, TOKENS):
-            tile = key_head + (slot // 16) * keys.strides[1]
-            score_block(address(rows_q) + 4 * head_dim * row, keys, tile, head_dim, scores)
-            for t in range(TOKENS):
+        tile = key_head + slot // 16 * keys.strides[1]
+        next_tile = key_head + (slot + POSITIONS) % capacity // 16 * keys.strides[1]
+        first = value_head + slot * values.strides[1]
+        for row in range(0, rows, ROWS):
+            score_block(address(rows_q) + 4 * head_dim * row, keys, tile, head_dim, scores, first)
+            for t in range(ROWS):
                 here = position + query + min((row + t) // group, queries - 1)
                 s = state + STATE * (row + t)
                 key_scale = scales_head + 2 * slot
@@ -194,18 +209,15 @@ def attend_item(
                 )  # fmt: skip
                 write_f32(s + CORRECTION, reduce_max(correction))
             place = outputs + 4 * width * row
-            first = value_head + slot * values.strides[1]
-            weigh_block(scores, values, first, width, state + STATE * row + CORRECTION, place)
+            factors = state + STATE * row + CORRECTION
+            weigh_block(scores, values, first, width, factors, place, next_tile)
     for row in range(queries * group):
         t, h = query + row // group, head * group + row % group
         total = reduce_add(load_f32(state + STATE * row + SUM))
         for d in range(head_dim):
-            # Outputs of TOKENS rows lie together, 32 dimensions at a time: see load_sums.
+            # Outputs of ROWS rows lie together, 32 dimensions at a time: see load_sums.
             p = outputs + 4 * (
-                (row // TOKENS) * TOKENS * width
-                + (d // 32) * 32 * TOKENS
-                + (row % TOKENS) * 32
-                + d % 32
+                (row // ROWS) * ROWS * width + (d // 32) * 32 * ROWS + (row % ROWS) * 32 + d % 32
             )
             out[t, h * head_dim + d] = read_f32(p) / total
 
@@ -236,12 +248,12 @@ def attend(
     m, head_dim = q.shape[0], keys.shape[2]
     chunks = -(-m // QUERIES)
     items = chunks * keys.shape[0]
-    rows = QUERIES * group + TOKENS
+    rows = QUERIES * group + ROWS
     for worker in prange(scratch.shape[0]):
         rows_q = np.empty((rows, head_dim), np.float32)
         base = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
         scores = base
-        state = scores + 4 * POSITIONS * TOKENS
+        state = scores + 4 * POSITIONS * ROWS
         outputs = state + STATE * rows
         while True:
             item = fetch_add(address(counter), 1)
@@ -256,5 +268,5 @@ def attend(
 
 def scratch_bytes(group: int, width: int) -> int:
     """Bytes of scratch memory that one thread needs."""
-    rows = QUERIES * group + TOKENS
-    return 64 + 4 * POSITIONS * TOKENS + STATE * rows + 4 * width * rows
+    rows = QUERIES * group + ROWS
+    return 64 + 4 * POSITIONS * ROWS + STATE * rows + 4 * width * rows

@@ -14,9 +14,7 @@ from numba.core import types
 from ..quant.q4 import CODE_BOOK
 from .isa import active
 from .simd import (
-    F32,
     I32,
-    I64,
     VF,
     VI,
     Builder,
@@ -31,6 +29,7 @@ from .simd import (
     pointer,
     spread,
 )
+from .simd_sums import read_row, row, sums_of
 
 
 class Instructions(NamedTuple):
@@ -76,7 +75,9 @@ else:
 LEVEL = TABLE[active().name]
 UNSIGNED, TOKENS = LEVEL.unsigned, LEVEL.tokens
 
-dots, sums = Stack(i32x16, 2 * TOKENS), Stack(f32x16, 2 * TOKENS)
+SUMS = sums_of(TOKENS)
+dots, sums = Stack(i32x16, 2 * TOKENS), SUMS.stack
+load_sums, store_sums, fma_tokens = SUMS.load, SUMS.store, SUMS.fma
 
 
 @instruction(i32x16, i32x16, i32x16, i32x16)
@@ -111,11 +112,6 @@ def code_book(b: Builder) -> Value:
     return ir.Constant(VI, words * 4)
 
 
-def row(b: Builder, p: Value, stride: Value, index: int) -> Value:
-    """Address of row `index` when rows are `stride` bytes apart."""
-    return b.add(p, b.mul(stride, I64(index)))
-
-
 @instruction(dots, pointer, types.int64)
 def start_dots(b: Builder, start: Value, stride: Value) -> Value:
     """Begin the sums of two tiles x TOKENS rows: 0, or `start` where weights are unsigned."""
@@ -148,61 +144,10 @@ def scale_tokens(
 ) -> Value:
     """Add each token's integer sums x its activation scale x the weights' scales to the totals."""
     for t in range(TOKENS):
-        value = spread(b, b.load(at(b, row(b, scale, stride, t), F32), align=4))
+        value = read_row(b, scale, stride, t)
         for slot, w in ((t, w0), (TOKENS + t, w1)):
             scaled = b.fmul(b.sitofp(b.extract_value(acc, slot), VF), value)
             total = b.insert_value(
                 total, multiply_add(b, scaled, w, b.extract_value(total, slot)), slot
             )
     return total
-
-
-@instruction(sums, pointer)
-def load_sums(b: Builder, p: Value) -> Value:
-    """Load the totals of TOKENS tokens x two tiles: token by token, 2 x 64 bytes each."""
-    out = ir.Constant(sums.llvm, ir.Undefined)
-    for t in range(TOKENS):
-        for side in (0, 1):
-            value = b.load(at(b, b.add(p, I64(64 * (2 * t + side))), VF), align=4)
-            out = b.insert_value(out, value, side * TOKENS + t)
-    return out
-
-
-@instruction(types.void, pointer, sums)
-def store_sums(b: Builder, p: Value, total: Value) -> None:
-    """Store what `load_sums` loads."""
-    for t in range(TOKENS):
-        for side in (0, 1):
-            b.store(
-                b.extract_value(total, side * TOKENS + t),
-                at(b, b.add(p, I64(64 * (2 * t + side))), VF),
-                align=4,
-            )
-
-
-@instruction(sums, sums, f32x16, f32x16, pointer, types.int64)
-def fma_tokens(b: Builder, total: Value, w0: Value, w1: Value, x: Value, stride: Value) -> Value:
-    """Add one float column of two tiles x TOKENS tokens to the totals."""
-    for t in range(TOKENS):
-        value = spread(b, b.load(at(b, row(b, x, stride, t), F32), align=4))
-        for slot, w in ((t, w0), (TOKENS + t, w1)):
-            total = b.insert_value(
-                total, multiply_add(b, value, w, b.extract_value(total, slot)), slot
-            )
-    return total
-
-
-@instruction(sums, sums, pointer, types.int64)
-def rescale_tokens(b: Builder, total: Value, factor: Value, stride: Value) -> Value:
-    """Multiply each token's totals by its float32 factor."""
-    for t in range(TOKENS):
-        value = spread(b, b.load(at(b, row(b, factor, stride, t), F32), align=4))
-        for slot in (t, TOKENS + t):
-            total = b.insert_value(total, b.fmul(b.extract_value(total, slot), value), slot)
-    return total
-
-
-@instruction(sums)
-def no_sums(b: Builder) -> Value:
-    """Totals that are zero."""
-    return ir.Constant(sums.llvm, None)
