@@ -56,6 +56,24 @@ def test_linux_asks_for_the_range_and_then_fills_the_page_tables(monkeypatch):
     assert library.calls == [("madvise", 4096, 8192, 3), ("madvise", 4096, 8192, 22)]
 
 
+def test_linux_brings_whole_large_pages_as_such(monkeypatch):
+    """Whatever reads beyond the range would be memory that nobody counts."""
+    library, large = FakeLibrary(monkeypatch), advice.LARGE_PAGE
+    advice.bring_large_linux(large + 4096, 3 * large)
+    inner = 2 * large, 2 * large
+    first, last = (large + 4096, large - 4096), (4 * large, 4096)
+    assert library.calls == [
+        *(("madvise", *inner, number) for number in (14, 1, 22)),
+        *(("madvise", *end, number) for end in (first, last) for number in (3, 22)),
+    ]
+
+
+def test_linux_brings_less_than_a_large_page_in_small_ones(monkeypatch):
+    library = FakeLibrary(monkeypatch)
+    advice.bring_large_linux(4096, advice.LARGE_PAGE)
+    assert {call[3] for call in library.calls} == {3, 22}
+
+
 def test_linux_gives_back_page_tables_and_cache(monkeypatch):
     library = FakeLibrary(monkeypatch)
     advice.give_back_linux(7, 16384, 4096, 8192)

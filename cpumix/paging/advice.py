@@ -3,7 +3,7 @@
 Pages count in three places: the system's file cache, this process's page tables, and a disk read
 when they are in neither. `bring` ends with pages in both; `give_back` takes them out of both. The
 calls go through ctypes, which releases the interpreter's lock, so that threads read while others
-compute. Never MADV_RANDOM: it reads single pages, at a twentieth of the disk's speed.
+compute. MADV_RANDOM only for large pages: it reads single ones, at a twentieth of the disk's speed.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-WILLNEED, DONTNEED, POPULATE_READ = 3, 4, 22  # madvise, Linux; the first two are macOS's too
+WILLNEED, DONTNEED = 3, 4  # madvise, Linux and macOS
+RANDOM, HUGEPAGE, POPULATE_READ = 1, 14, 22  # madvise, Linux
 FADVISE_DONTNEED = 4
+LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
 MS_INVALIDATE = 2  # msync, macOS: drop the cached pages of the range
 
 _REFUSED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)  # the call, not the file
@@ -37,6 +39,8 @@ class Platform(NamedTuple):
     """(address, nbytes): read what is missing and enter it into the page tables."""
     give_back: Callable[[int, int, int, int], None]
     """(file number, offset, address, nbytes): leave page tables and file cache."""
+    bring_large: Callable[[int, int], None] | None = None
+    """`bring` in large pages, for what is meant to stay; None where that is no different."""
 
 
 def touch(address: int, nbytes: int) -> None:
@@ -53,6 +57,24 @@ def bring_linux(address: int, nbytes: int) -> None:
     """
     _madvise(address, nbytes, WILLNEED)
     _madvise(address, nbytes, POPULATE_READ)
+
+
+def bring_large_linux(address: int, nbytes: int) -> None:
+    """Read what can be large pages as such, and the ends as `bring_linux` does.
+
+    Decode then takes a tenth less time: the page table entries of 4 KiB pages are themselves read
+    from memory. Without MADV_RANDOM two more large pages would be read past the end.
+    """
+    start = -(-address // LARGE_PAGE) * LARGE_PAGE
+    end = (address + nbytes) // LARGE_PAGE * LARGE_PAGE
+    if start >= end:
+        bring_linux(address, nbytes)
+        return
+    for advice in (HUGEPAGE, RANDOM, POPULATE_READ):
+        _madvise(start, end - start, advice)
+    for first, last in ((address, start), (end, address + nbytes)):
+        if first < last:
+            bring_linux(first, last - first)
 
 
 def give_back_linux(fd: int, offset: int, address: int, nbytes: int) -> None:
@@ -111,7 +133,7 @@ def bring_plainly(address: int, nbytes: int) -> None:
 
 PLAIN = Platform(bring_plainly, give_back_nothing)
 PLATFORMS = {
-    "linux": Platform(bring_linux, give_back_linux),
+    "linux": Platform(bring_linux, give_back_linux, bring_large_linux),
     "darwin": Platform(bring_macos, give_back_macos),
     "win32": Platform(bring_windows, give_back_windows),
 }

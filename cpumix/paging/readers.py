@@ -21,6 +21,11 @@ PIECE = 4 << 20  # bytes
 THREADS = 4
 
 
+def first_piece(offset: int, nbytes: int) -> int:
+    """Return how much of a range of the file one thread takes: up to a multiple of PIECE."""
+    return min(PIECE - offset % PIECE, nbytes)
+
+
 class Read:
     """One expert on its way into memory."""
 
@@ -118,7 +123,7 @@ class ReaderThreads:
     def _take(self, read: Read) -> None:
         """Bring the next piece of a read; the lock is free meanwhile."""
         first = read.asked
-        nbytes = min(PIECE, read.end - first)
+        nbytes = first_piece(read.place.offset + first, read.end - first)
         read.asked += nbytes
         read.under_way.add(first)
         if read.asked == read.end:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 
 from ..errors import FormatError
 from ..store.reader import ModelFile
@@ -17,8 +18,13 @@ class MappedRegion:
     from several threads at once.
     """
 
-    def __init__(self, file: ModelFile, platform: advice.Platform | None = None) -> None:
+    def __init__(
+        self, file: ModelFile, platform: advice.Platform | None = None, large: bool = False
+    ) -> None:
+        """Take `large` pages where the system has them, if nothing will be given back."""
         self._file, self._platform = file, platform or advice.this_platform()
+        self._large = large
+        self._refused: set[Callable[[int, int], None]] = set()  # ways that the system knows not
         self._address = file.address
         self.note: str | None = None
 
@@ -28,11 +34,7 @@ class MappedRegion:
         start = offset - offset % mmap.PAGESIZE
         where = self._address + start, nbytes + offset - start
         try:
-            try:
-                self._platform.bring(*where)
-            except advice.Refused as e:
-                self._fall_back(e)
-                self._platform.bring(*where)
+            self._advise(*where)
         except OSError as e:
             self._file.check_size()  # shorter meanwhile? Then say that
             raise FormatError(
@@ -53,9 +55,18 @@ class MappedRegion:
         present = resident_bytes(self._address + offset, nbytes)
         return nbytes if present is None else nbytes - present
 
-    def _fall_back(self, e: Exception) -> None:
-        self._platform = self._platform._replace(bring=advice.bring_plainly)
-        self._say(e)
+    def _advise(self, address: int, nbytes: int) -> None:
+        """Bring a range in the best way that the system takes."""
+        p = self._platform
+        for way in (self._large and p.bring_large, p.bring, advice.bring_plainly):
+            if way and way not in self._refused:
+                try:
+                    way(address, nbytes)
+                    return
+                except advice.Refused as e:
+                    self._refused.add(way)
+                    if way is p.bring:
+                        self._say(e)
 
     def _say(self, e: Exception) -> None:
         self.note = (
