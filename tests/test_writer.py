@@ -14,6 +14,7 @@ import pytest
 
 from cpumix.errors import ConvertError
 from cpumix.store import ModelWriter, TensorEntry, gguf, layout
+from cpumix.store.partial import PartialFile
 
 METADATA = {"general.architecture": "llama", "general.alignment": layout.ALIGNMENT}
 ENTRIES = [
@@ -296,3 +297,29 @@ def test_file_gets_the_permissions_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     target = write(tmp_path / TARGET)
     assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_large_pages_are_written_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else the system keeps the file in small ones, and a run reads it more slowly."""
+    large, put, places = 2 << 20, PartialFile._put, []
+
+    def record(file: PartialFile, offset: int, data: memoryview) -> None:
+        places.append((offset, len(data)))
+        put(file, offset, data)
+
+    monkeypatch.setattr(PartialFile, "_put", record)
+    content = np.random.default_rng(0).bytes(5 * large + 12345)
+    file = PartialFile(tmp_path / TARGET, len(content))
+    at = 16384
+    for size in (1000, large, 1, 3 * large - 5, 7):
+        file.write(at, memoryview(content)[at : at + size])
+        at += size
+    at += 100  # a gap, zeros
+    file.write(at, memoryview(content)[at:])
+    file.write(0, memoryview(content)[:16384])
+    file.publish()
+    found = (tmp_path / TARGET).read_bytes()
+    assert found == content[: at - 100] + bytes(100) + content[at:]
+    inner = [(offset, n) for offset, n in places if n and offset not in (0, 16384)]
+    assert all(offset % large == 0 for offset, _ in inner)
+    assert all(n % large == 0 for offset, n in inner if offset + n < len(content))

@@ -26,6 +26,7 @@ if sys.platform != "win32":
     import fcntl
 
 _WRITE_BYTES = 64 << 20  # one system call takes at most 2 GiB, on macOS it fails above
+_LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # fallocate on some file systems
 
 
@@ -67,6 +68,7 @@ class PartialFile:
         self.nbytes = nbytes
         self._path: Path | None = None  # of the temporary file, while there is one
         self._fd = -1
+        self._start, self._tail = 0, bytearray()  # where a large page begins, and what is there
         _remove_stale(target)
         free = shutil.disk_usage(target.parent).free
         if free < nbytes:
@@ -110,7 +112,32 @@ class PartialFile:
         os.ftruncate(self._fd, self.nbytes)
 
     def write(self, offset: int, data: memoryview) -> None:
-        """Write bytes at an offset."""
+        """Write bytes at an offset.
+
+        Bytes that follow each other are written by whole large pages: so the system keeps them in
+        such, and a run that finds them in its cache is as fast as one that reads them itself.
+        """
+        gap = offset - (self._start + len(self._tail))
+        if 0 <= gap < _LARGE_PAGE:
+            self._tail += bytes(gap)
+        else:
+            self._flush()
+            self._start = offset
+        missing = -(self._start + len(self._tail)) % _LARGE_PAGE
+        self._tail += data[:missing]
+        if len(data) >= missing:
+            self._flush()
+            whole = (len(data) - missing) // _LARGE_PAGE * _LARGE_PAGE
+            self._put(self._start, data[missing : missing + whole])
+            self._start += whole
+            self._tail += data[missing + whole :]
+
+    def _flush(self) -> None:
+        self._put(self._start, memoryview(bytes(self._tail)))
+        self._start += len(self._tail)
+        self._tail.clear()
+
+    def _put(self, offset: int, data: memoryview) -> None:
         try:
             os.lseek(self._fd, offset, os.SEEK_SET)
             while data:
@@ -121,6 +148,7 @@ class PartialFile:
     def publish(self) -> None:
         """Bring the bytes to the disk and give the file its name, whole, in one step."""
         assert self._path is not None
+        self._flush()
         try:
             os.fsync(self._fd)
             if sys.platform == "win32":  # an open file cannot be renamed there
