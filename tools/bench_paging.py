@@ -8,8 +8,8 @@
 Each run is a process of its own in a control group that limits its memory (Linux, as root;
 elsewhere without). `--share` sets the memory so that this share of the experts fits. The disk is
 measured in turns with the model, by direct reads of whole experts from the same file; the disk's
-share is the time it would take to read what missed, over the time that the tokens took. The
-process's resident memory is sampled every 50 ms.
+share is the time it would take to read what missed, over the time that the tokens took. Figures are
+medians over turns of 8 tokens. The process's resident memory is sampled every 50 ms.
 """
 
 from __future__ import annotations
@@ -110,27 +110,32 @@ class Work:
 
     def measure(self, tokens: int, prompt: bool) -> dict[str, Any]:
         """Return what so many tokens took: the pager's counters, seconds, and the disk's speed."""
-        before, seconds, speeds = self._model._pager.counters, [], []
-        self._guessed_hits = 0
+        pager, turns = self._model._pager, []
+        before, disk_before = pager.counters, self._disk.gb_s()
         for first in range(0, tokens, tokens if prompt else TURN):
-            speeds.append(self._disk.gb_s())
             count = tokens if prompt else min(TURN, tokens - first)
             if prompt or self._model._cache.position + count > self._model.context:
                 self._model.restart()
-            ids = self._ids(count)
+            ids, misses, self._guessed_hits = self._ids(count), pager.counters.misses, 0
             began = time.perf_counter()
             for batch in [ids] if prompt else [[i] for i in ids]:
                 self._model.advance(batch)
-            seconds.append(time.perf_counter() - began)
-        speeds.append(self._disk.gb_s())
-        counted = self._model._pager.counters.since(before)
-        missed = (counted.misses + self._guessed_hits) * self._expert_bytes
+            seconds = time.perf_counter() - began
+            missed = pager.counters.misses - misses + self._guessed_hits
+            disk_after = self._disk.gb_s()
+            disk, disk_before = (disk_before + disk_after) / 2, disk_after
+            turns.append((count / seconds, disk, missed * self._expert_bytes, seconds))
+        counted = pager.counters.since(before)
         return {
             "tokens": tokens,
-            "seconds": sum(seconds),
-            "disk_gb_s": statistics.mean(speeds),
+            "seconds": sum(seconds for *_, seconds in turns),
+            "tok_s": statistics.median(speed for speed, *_ in turns),
+            "disk_gb_s": statistics.median(disk for _, disk, *_ in turns),
+            "disk_share": statistics.median(
+                missed / disk / 1e9 / seconds for _, disk, missed, seconds in turns
+            ),
+            "missed_bytes": sum(missed for *_, missed, _ in turns),
             "hit_rate": counted.hit_rate,
-            "missed_bytes": missed,
             **counted.to_dict(),
         }
 
@@ -226,18 +231,17 @@ def show(result: dict[str, Any], expert_bytes: int, llama: float | None) -> None
     print(f"  first token: {100 * first:.2f} % of the experts in memory (2 of 8: 25 %)")
     for name in ("prompt", "decode"):
         if r := result.get(name):
-            ideal = r["missed_bytes"] / r["disk_gb_s"] / 1e9
             print(
-                f"  {name} of {r['tokens']}: {r['tokens'] / r['seconds']:.2f} tok/s"
-                f" ({r['seconds']:.2f} s), hit rate {100 * r['hit_rate']:.1f} %,"
+                f"  {name} of {r['tokens']}: {r['tok_s']:.2f} tok/s, hit rate"
+                f" {100 * r['hit_rate']:.1f} %,"
                 f" {100 * r['peak_resident_bytes'] / expert_bytes:.0f} % of the experts resident,"
                 f" {r['bytes_read'] / 1e9:.2f} GB read for {r['missed_bytes'] / 1e9:.2f} GB missed;"
-                f" disk {r['disk_gb_s']:.2f} GB/s, its share {100 * ideal / r['seconds']:.0f} %"
-                f" (reading {r['read_seconds']:.2f} s, waiting {r['wait_seconds']:.2f} s);"
-                f" guesses {r['predicted_used']} of {r['predicted']}"
+                f" disk {r['disk_gb_s']:.2f} GB/s, its share {100 * r['disk_share']:.0f} %"
+                f" ({r['seconds']:.2f} s in all, reading {r['read_seconds']:.2f} s, waiting"
+                f" {r['wait_seconds']:.2f} s); guesses {r['predicted_used']} of {r['predicted']}"
             )
     if llama is not None:
-        own = result["decode"]["tokens"] / result["decode"]["seconds"]
+        own = result["decode"]["tok_s"]
         print(f"  llama.cpp in the same group: {llama:.2f} tok/s; ours is {own / llama:.2f} times")
 
 
