@@ -126,6 +126,30 @@ def test_processes_that_start_at_once_keep_one_anothers_work(package, tmp_path):
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_few_rows_take_one_thread_and_both_codes_are_kept(tmp_path, monkeypatch):
+    """Numba's own index does not tell apart what was compiled with other options."""
+
+    def double(x, rows):
+        for row in prange(rows):
+            x[row] *= 2
+
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    for compiles in (1, 0):
+        made = jit.row_kernel(double)
+        together, alone = made.variants
+        assert (together.targetoptions.get("parallel"), alone.targetoptions.get("parallel")) == (
+            True,
+            None,
+        )
+        for rows, used in ((jit.FEW_ROWS, alone), (jit.FEW_ROWS + 1, together)):
+            x = np.ones(10)
+            made(x, rows)
+            assert x.sum() == 10 + rows
+            assert sum(used.stats.cache_misses.values()) == compiles
+            assert sum(used.stats.cache_hits.values()) == 1 - compiles
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
 def test_damaged_file_is_compiled_again(package, tmp_path):
     (package / "kernels" / "caller.py").write_text(CALLER)
     (package / "kernels" / "callee.py").write_text(CALLEE)
@@ -269,8 +293,9 @@ def compiled():
     for name in names:
         module = import_module(f"cpumix.kernels.{name}")
         for attribute, value in vars(module).items():
-            if isinstance(value, numba.core.registry.CPUDispatcher):
-                yield f"{name}.{attribute}", value
+            for variant in getattr(value, "variants", (value,)):
+                if isinstance(variant, numba.core.registry.CPUDispatcher):
+                    yield f"{name}.{attribute}, {variant.targetoptions.get('parallel')}", variant
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")

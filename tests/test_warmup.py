@@ -27,7 +27,8 @@ kernels = [module for name, module in sys.modules.items() if name.startswith("cp
 compiled = [
     function.py_func.__name__
     for module in kernels
-    for function in vars(module).values()
+    for value in vars(module).values()
+    for function in getattr(value, "variants", (value,))
     if isinstance(function, CPUDispatcher) and function.stats.cache_misses
 ]
 print(compiled)

@@ -37,11 +37,11 @@ def turn(folder: Path) -> Iterator[None]:
 
 
 class CodeCache(FunctionCache):  # type: ignore[misc]
-    """The machine code of one function, one file for each signature."""
+    """The machine code of one function, one file for each signature and set of options."""
 
-    def __init__(self, function: Callable[..., Any], folder: Path) -> None:
+    def __init__(self, function: Callable[..., Any], folder: Path, **options: Any) -> None:
         super().__init__(function)
-        self._folder = folder
+        self._folder, self._options = folder, sorted(options.items())
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep what was compiled; where that fails, the next process compiles again."""
@@ -51,6 +51,10 @@ class CodeCache(FunctionCache):  # type: ignore[misc]
             except DAMAGE:
                 self.flush()  # the index, which then starts anew
                 super().save_overload(signature, compiled)
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        """Name an entry; by the options too, which Numba's own name leaves out."""
+        return super()._index_key(signature, codegen), repr(self._options)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return what was kept; None, so that it is compiled, if nothing is or it is damaged."""

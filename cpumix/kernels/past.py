@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel, parallel_kernel, prange
+from .jit import kernel, prange, row_kernel
 from .simd import Address, address, read_f16, read_f32, write_as
 
 
@@ -44,7 +44,7 @@ def write_head(
         write_as(cache, place + step * i, code if ratio > 0 else np.float32(0))
 
 
-@parallel_kernel
+@row_kernel
 def remember(
     k: NDArray[np.float32],
     v: NDArray[np.float32],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel, parallel_kernel, prange
+from .jit import kernel, prange, row_kernel
 
 
 @kernel
@@ -35,7 +35,7 @@ def choose_experts(
         share[slot] /= total
 
 
-@parallel_kernel
+@row_kernel
 def rotate(
     x: NDArray[np.float32],
     heads: int,
@@ -57,7 +57,7 @@ def rotate(
                 x[row, first + half + i] = b * cos[row, i] + a * sin[row, i]
 
 
-@parallel_kernel
+@row_kernel
 def combine(
     x: NDArray[np.float32],
     experts: NDArray[np.float32],
@@ -78,7 +78,7 @@ def combine(
                 x[row, i] += weight * experts[place, i]
 
 
-@parallel_kernel
+@row_kernel
 def accumulate(x: NDArray[np.float32], update: NDArray[np.float32], rows: int) -> None:
     """Add update to x, both (>= rows, >= x.shape[1]) f32."""
     for row in prange(rows):

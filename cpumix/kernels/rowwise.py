@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel, parallel_kernel, prange
+from .jit import kernel, prange, row_kernel
 from .plain import choose_experts
 from .simd import Address, address, broadcast_f32, load_f32, splat, store_f32, store_i8
 from .simd_lanes import (
@@ -29,7 +29,7 @@ from .simd_lanes import (
 SMALLEST_PEAK = 2.0**-100
 
 
-@parallel_kernel
+@row_kernel
 def norm(
     x: NDArray[np.float32],
     weight: NDArray[np.float32],
@@ -73,7 +73,7 @@ def quantize_block(x: Address, codes: Address) -> Any:
     return peak * np.float32(1 / 127), reduce_add_i32(add_i32(first, second))
 
 
-@parallel_kernel
+@row_kernel
 def quantize_rows(
     x: NDArray[np.float32],
     rows: int,
@@ -95,7 +95,7 @@ def quantize_rows(
             start[row, b] = -128 * total
 
 
-@parallel_kernel
+@row_kernel
 def route(
     x: NDArray[np.float32],
     router: NDArray[np.float32],
