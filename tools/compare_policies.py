@@ -7,7 +7,20 @@ generated text, if not told otherwise); routing of random weights would be unifo
 equal. A policy sees which experts each token uses, layer by layer, and keeps as many as fit. The
 table gives the hit rates, and for guesses of the next layer's experts how many are right.
 
-What it found decides `paging.policy` and whether the pager guesses; the result stands at its end.
+What it found decides `paging.policy` and whether the pager guesses. The demo model, 1507 tokens:
+
+    used by the token before, too: 58.1 % (chance 25.0 %)
+    experts of the next layer guessed right: 74.2 %
+
+    hit rate % with experts in memory    25.0 %    37.5 %    50.0 %    66.0 %    80.0 %
+    LRU                                    58.3      71.0      85.6      96.2      99.5
+    half-life 4 tokens                     60.8      79.0      88.9      96.4      99.5
+    half-life 32 tokens                    62.4      81.1      90.4      97.4      99.6
+    half-life 256 tokens                   62.6      81.2      90.6      97.5      99.7
+    LFU                                    62.8      81.2      90.4      97.6      99.7
+    foreknowledge                          71.5      86.4      94.0      98.5      99.8
+
+So a half-life of 32 tokens: as good as any, and soon at home in another text, unlike LFU.
 """
 
 from __future__ import annotations
