@@ -7,6 +7,7 @@ Medians over alternating rounds, after a warm-up.
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -16,15 +17,13 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .config import ModelConfig
 from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
 from .machine import processor_name
-from .quant import nbytes
-from .quant.precision import tensor_format
+from .store import ModelFile
 
 if TYPE_CHECKING:
     from .kernels.simd_limits import Limits
@@ -96,22 +95,30 @@ class Report:
         )
 
 
-def active_weights(config: ModelConfig, precision: str) -> tuple[int, int]:
-    """Return the weights that one token is multiplied by, and the bytes that they take.
+class ActiveWeights(NamedTuple):
+    """What a pass multiplies by."""
 
-    The chosen experts of every layer, attention, router and head; of the embedding one row, which
-    is not counted.
-    """
-    count = size = 0
-    for name, shape in config.tensor_shapes().items():
-        if name == "token_embd.weight" and not config.tie_word_embeddings:
-            continue
+    layers: int
+    """Weights for each token: its experts in every layer, attention and routers."""
+    head: int
+    """Weights for the last token of a batch, whose logits are wanted."""
+    nbytes: int
+    """Bytes of both for one token. Of the embedding it reads a row, which is not counted."""
+
+
+def active_weights(file: ModelFile) -> ActiveWeights:
+    """Count the weights and bytes that one token needs."""
+    head_name = "token_embd.weight" if file.config.tie_word_embeddings else "output.weight"
+    layers = head = size = 0
+    for name, tensor in file.tensors.items():
         parts = name.split(".")
-        if "expert" in parts and int(parts[3]) >= config.num_experts_per_tok:
+        spare = "expert" in parts and int(parts[3]) >= file.config.num_experts_per_tok
+        if spare or (name == "token_embd.weight" and name != head_name):
             continue
-        weights = shape[0] * (shape[1] if len(shape) == 2 else 1)
-        count, size = count + weights, size + nbytes(tensor_format(precision, name), shape)
-    return count, size
+        weights = math.prod(tensor.shape)
+        layers, head = (layers, weights) if name == head_name else (layers + weights, head)
+        size += tensor.nbytes
+    return ActiveWeights(layers, head, size)
 
 
 class Bench:
@@ -156,11 +163,12 @@ class Bench:
     def rows(self, limits: dict[str, float | None]) -> list[Row]:
         """Return a row for each kind of work."""
         precision = self._model.file.precision
-        weights, size = active_weights(self._model.config, precision)
+        active = active_weights(self._model.file)
         rows = []
         for (work, tokens), times in self._times.items():
             second = statistics.median(times)
-            gb_s, gmac_s = size / second / 1e9, tokens * weights / second / 1e9
+            gb_s = active.nbytes / second / 1e9
+            gmac_s = (tokens * active.layers + active.head) / second / 1e9
             limit, reached = (
                 (limits["read_gb_s"], gb_s) if work == "decode" else (limits["int8_gmac_s"], gmac_s)
             )

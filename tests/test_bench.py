@@ -1,0 +1,106 @@
+"""`cpumix bench`: what it counts and what it prints; how fast a machine is, no test can say."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+
+import pytest
+from click.testing import CliRunner
+from tiny_models import CONFIGS, write_model
+
+import cpumix
+from cpumix import bench
+from cpumix.cli.main import main
+from cpumix.config import ModelConfig
+from cpumix.folders import CACHE_VARIABLE
+from cpumix.kernels.isa import active
+
+HAS_LIMITS = active().name != "generic"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("bench"), CONFIGS["moe"], "int4")
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def test_active_weights_are_those_of_two_experts_and_one_head(path):
+    with cpumix.load(path) as model:
+        found, c = bench.active_weights(model.file), model.config
+    attention = 2 * c.hidden_size * (c.q_size + c.kv_size)
+    experts = c.num_experts_per_tok * 3 * c.hidden_size * c.intermediate_size
+    router, norms = c.num_local_experts * c.hidden_size, 2 * c.hidden_size
+    one = attention + experts + router + norms
+    assert found.layers == c.num_hidden_layers * one + c.hidden_size
+    assert found.head == c.vocab_size * c.hidden_size
+    assert 0.5 < found.nbytes / (found.layers + found.head) < 4
+
+
+def test_tied_head_is_counted_once(tmp_path):
+    tied = CONFIGS["moe"] | {"tie_word_embeddings": True}
+    with cpumix.load(write_model(tmp_path, tied)) as model:
+        found = bench.active_weights(model.file)
+        assert found.head == math.prod(model.file.tensors["token_embd.weight"].shape)
+
+
+def test_json_has_a_row_for_each_kind_of_work(path):
+    result = invoke(path, "--rounds", 2, "--threads", 1, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    work = [(row["work"], row["tokens"]) for row in report["rows"]]
+    prompts = [("prefill", n) for n in bench.PROMPT_TOKENS]
+    assert [w for w in work if w[0] == "prefill"] == prompts
+    assert ("decode", 1) in work
+    assert (report["threads"], report["rounds"], report["isa"]) == (1, 2, active().name)
+    for row in report["rows"]:
+        assert row["precision"] == "int4"
+        assert 0 < row["tok_s_low"] <= row["tok_s"] <= row["tok_s_high"]
+        assert row["gb_s"] > 0 < row["gmac_s"]
+        if HAS_LIMITS:
+            name = "read_gb_s" if row["work"] == "decode" else "int8_gmac_s"
+            speed = row["gb_s"] if row["work"] == "decode" else row["gmac_s"]
+            assert row["share_of_limit"] == pytest.approx(speed / report["limits"][name])
+
+
+def test_table_can_be_pasted(path):
+    result = invoke(path, "--rounds", 1)
+    first, second, *rows = result.stdout.splitlines()
+    assert first.startswith(f"cpumix {cpumix.__version__}, ")
+    assert first.endswith("median of 1 rounds")
+    assert second.startswith("limits: ")
+    assert rows[0].startswith("int4 decode     1  ")
+    assert all(" tok/s (" in row for row in rows)
+    assert max(map(len, rows)) <= 100
+
+
+def test_without_a_model_layers_are_made_up_and_starts_timed(monkeypatch, tmp_path):
+    tiny = ModelConfig.from_huggingface(
+        CONFIGS["moe"] | {"vocab_size": 4096, "max_position_embeddings": 1024}, "tiny"
+    )
+    monkeypatch.setattr("cpumix.synthetic.mixtral_8x7b", lambda layers: tiny)
+    monkeypatch.setattr(bench, "measure_start", lambda: {"cold": 2.5, "warm": 0.5})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    result = invoke("--rounds", 1, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert {row["precision"] for row in report["rows"]} == {"int4", "int8"}
+    assert report["start_seconds"] == {"cold": 2.5, "warm": 0.5}
+    assert not list(tmp_path.iterdir())  # what was made is gone
+
+
+def test_cold_start_has_an_empty_cache_and_warm_start_the_same_one(monkeypatch):
+    caches = []
+
+    def run(command, env, **options):
+        assert options["check"]
+        caches.append(env[CACHE_VARIABLE])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(bench.subprocess, "run", run)
+    assert list(bench.measure_start()) == ["cold", "warm"]
+    assert caches[0] == caches[1]
