@@ -12,7 +12,7 @@ from .config import ModelConfig
 from .errors import BudgetError
 from .machine import MachineInfo, rss_bytes
 from .paging import Budget
-from .plan import CEILING, MemoryPlan, make_plan
+from .plan import CEILING, MemoryPlan, largest_context_within, make_plan
 from .quant.precision import Precision
 from .sizes import program_bytes
 from .units import MIB, format_size, parse_size
@@ -68,11 +68,12 @@ def make_budget(
     plan = make_plan(config, precision, context, machine.limit_bytes, kv)
     ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
     if plan.minimum_bytes > ceiling:
+        most = largest_context_within(config, precision, ceiling, kv)
+        shorter = f", or a --context of at most {most}" if most else ""
         raise BudgetError(
             f"memory: a budget of {format_size(ceiling)} is below the "
             f"{format_size(plan.minimum_bytes)} that this model needs at {plan.precision} with "
-            f"a context of {context}. Use --ram {-(-plan.minimum_bytes // MIB)}M or more, or lower "
-            "--context."
+            f"a context of {context}. Use --ram {-(-plan.minimum_bytes // MIB)}M or more{shorter}."
         )
     if plan.total_bytes <= ceiling:
         return None, note

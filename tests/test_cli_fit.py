@@ -101,7 +101,7 @@ def test_options_know_every_level_and_cache():
 def test_small_models_are_told_in_mib(demo_model):
     result = invoke(demo_model, "--ram", "8G")
     assert result.exit_code == 0
-    assert "Sizes in MiB." in result.stdout
+    assert "Sizes in MiB (1024 KiB)" in result.stdout
     assert f"cpumix run {demo_model} -p " in result.stdout
     assert "cpumix convert" not in result.stdout
 

@@ -6,12 +6,15 @@ import json
 
 import pytest
 
-from cpumix.errors import ConfigError
+from cpumix.ceiling import make_budget
+from cpumix.errors import BudgetError, ConfigError
 from cpumix.fit.answer import Answer, answer
 from cpumix.fit.models import NAMES
 from cpumix.fit.sources import Source, open_source
 from cpumix.fit.speed import ASSUMED, Bandwidths, tokens_per_second
+from cpumix.machine import MachineInfo
 from cpumix.plan import make_plan
+from cpumix.quant.precision import find_precision
 
 GIB = 2**30
 FIELDS = {  # of `--json`, which other programs read
@@ -184,3 +187,19 @@ def test_speed_is_bound_by_memory_or_disk():
     assert high < slow.memory / fits.token_bytes
     assert tokens_per_second(fits, 32, fast) > (1.5 * low, 1.5 * high)
     assert tokens_per_second(pages, 32, fast)[1] == 2e9 / pages.read_bytes_per_token
+
+
+def test_run_refuses_a_context_and_says_which_one_runs():
+    config = open_source(None).config
+    machine = MachineInfo(4 * GIB, 4 * GIB, None, 2, 4096)
+    level = find_precision("int4", 32)
+    with pytest.raises(
+        BudgetError, match=r"Use --ram \d+M or more, or a --context of at most"
+    ) as e:
+        make_budget(config, level, 32768, "f16", None, machine)
+    most = int(str(e.value).split()[-1].rstrip("."))
+    assert make_budget(config, level, most, "f16", None, machine)[0] is not None
+    with pytest.raises(BudgetError):
+        make_budget(config, level, most + 64, "f16", None, machine)
+    (_, sentence) = ask(4, 32768).advice
+    assert f"with a context of up to {most} tokens" in sentence  # `fit` knew

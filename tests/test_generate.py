@@ -281,7 +281,7 @@ def test_extreme_temperatures_work(model, temperature):
             BudgetError,
             r"budget of 2.0 MiB is below the 1\d\d.\d MiB .* context of 5",
         ),
-        ({"ram": 1 << 21}, BudgetError, r"Use --ram 1\d\dM or more, or lower --context"),
+        ({"ram": 1 << 21}, BudgetError, r"Use --ram 1\d\dM or more.$"),
         ({"ram": "much"}, ConfigError, 'size: expected an amount .* found "much"'),
         (
             {"threads": 0},
@@ -291,7 +291,7 @@ def test_extreme_temperatures_work(model, temperature):
         ({"threads": 5000}, ConfigError, "threads: expected 1 to .* found 5000"),
         ({"context": 513}, ConfigError, "context: expected 1 to 512 tokens, .* found 513"),
         ({"context": 0}, ConfigError, "context: expected 1 to 512 tokens, .* found 0"),
-        ({"kv": "f8"}, ConfigError, 'KV cache: expected one of f16, f32, found "f8"'),
+        ({"kv": "f8"}, ConfigError, 'KV cache: expected one of f16, int8, f32, found "f8"'),
     ],
 )
 def test_load_refuses(path, options, error, message):

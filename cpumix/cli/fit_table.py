@@ -8,12 +8,14 @@ from textwrap import wrap
 import click
 
 from cpumix.cli.bars import PLAIN, TERMINAL, Bars
+from cpumix.fit.advice import PLACEHOLDER
 from cpumix.fit.answer import Answer, Row
 from cpumix.machine import MachineInfo
 from cpumix.plan import CEILING, TARGET
 from cpumix.units import GIB, MIB, format_size
 
 COLORS = {"fits": "green", "tight": "yellow", "pages": "magenta", "no": "red"}
+VERBS = {"fits": "fits", "tight": "is tight", "pages": "pages", "no": "does not run"}
 COLUMNS = {  # title: how its cells are aligned
     "precision": "<9",
     "bits": ">5",
@@ -68,11 +70,12 @@ class Page:
         for paragraph in self._legend():
             yield from wrap(paragraph, self._text_width)
         yield ""
-        for paragraph in (f"{self._plan.precision}: {self._plan.meaning()}", *self._answer.advice):
+        for paragraph in self._conclusion():
             yield from (self._paint(line) for line in wrap(paragraph, self._text_width))
         if self._answer.commands:
             yield ""
-            yield "Next:"
+            is_open = PLACEHOLDER in self._answer.commands[0].split()
+            yield f"Next ({PLACEHOLDER}: its folder):" if is_open else "Next:"
             yield from (f"  {line}" for line in self._answer.commands)
 
     def _head(self, machine: MachineInfo | None) -> Iterator[str]:
@@ -95,7 +98,7 @@ class Page:
     def _picture(self, row: Row) -> str:
         plan = row.plan
         label = self._marked(row, plan.precision.ljust(LABEL_WIDTH - MARGIN))
-        note = f"{100 * plan.share:5.0f} %  {plan.verdict}"
+        note = f"{_percent(plan.share):>7}  {plan.verdict}"
         return label + self._bar(row) + self._paint(note, plan.verdict)
 
     def _bar(self, row: Row) -> str:
@@ -125,31 +128,35 @@ class Page:
             plan.precision,
             f"{plan.bits_per_weight:.1f}",
             *(f"{size / self._unit:.1f}" for size in sizes),
-            f"{100 * plan.share:.0f} %",
+            _percent(plan.share),
             f" {plan.verdict}",
             f"{read / self._unit:.1f}" if read and plan.verdict == "pages" else "-",
-            "-".join(map(_rate, row.tok_s)) if plan.verdict != "no" else "-",
+            "-".join(dict.fromkeys(map(_rate, row.tok_s))) if plan.verdict != "no" else "-",
         ]
 
     def _legend(self) -> Iterator[str]:
-        yield (
-            f"Sizes in {self._unit_name}. bits: of a weight in the file, scales included; "
-            "disk: read for each token."
-        )
-        yield "mix-N: int4, but 8 bits for the experts of the N layers that gain most from them."
-        yield (
-            "fits: up to 70 % of the memory; tight: up to 75 %; pages: experts come from disk "
-            "as needed."
-        )
+        whole = "1024 MiB, as memory is sold" if self._unit == GIB else "1024 KiB"
         glyphs = self._bars.glyphs
-        parts = f"{glyphs.parts[-1]} weights, {glyphs.second} KV cache and buffers"
-        yield f"Bars: {parts}; the right end is the whole memory."
-        yield f"tok/s: {self._answer.bandwidths.describe()}."
+        yield f"Sizes in {self._unit_name} ({whole}); disk: read for each token."
+        yield f"Bars: {glyphs.parts[-1]} weights, {glyphs.second} KV cache and buffers."
+        yield "bits: of a weight in the file, scales included."
+        yield "mix-N: int4, with 8 bits for the experts of the N layers that gain most."
+        yield "fits: up to 70 % of the memory; tight: up to 75 %; pages: reads as it runs."
+        yield f"tok/s: from {self._answer.bandwidths.describe()}."
+
+    def _conclusion(self) -> Iterator[str]:
+        plan = self._plan
+        yield f"{plan.precision} {VERBS[plan.verdict]}{plan.meaning().removeprefix(plan.verdict)}."
+        yield from self._answer.advice
 
 
 def _align(cells: Sequence[str]) -> str:
     """Put cells into their columns."""
     return "".join(f"{cell:{form}}" for cell, form in zip(cells, COLUMNS.values(), strict=True))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share < 9.995 else ">999 %"
 
 
 def _rate(tokens: float) -> str:

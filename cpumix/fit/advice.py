@@ -13,7 +13,7 @@ from .sources import Source
 
 USUAL_CONTEXT = 4096
 RESIDENT, RUNS = ("fits", "tight"), ("fits", "tight", "pages")
-_PLACEHOLDER = "CHECKPOINT"
+PLACEHOLDER = "CHECKPOINT"
 _SHORTEST = 512  # tokens; an answer that needs a shorter context is no help
 
 
@@ -24,7 +24,7 @@ def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
     if source.precision is not None and source.precision.name == plan.precision:
         lines, target = [], str(source.path)
     else:
-        folder = str(source.path) if source.is_checkpoint else _PLACEHOLDER
+        folder = str(source.path) if source.is_checkpoint else PLACEHOLDER
         target = f"{source.name}-{plan.precision}.bin"
         words = ["cpumix", "convert", folder, target, "--precision", plan.precision]
         lines = [shlex.join(words)]
