@@ -63,7 +63,7 @@ def test_linux_brings_whole_large_pages_as_such(monkeypatch):
     inner = 2 * large, 2 * large
     first, last = (large + 4096, large - 4096), (4 * large, 4096)
     assert library.calls == [
-        *(("madvise", *inner, number) for number in (14, 1, 22)),
+        *(("madvise", *inner, number) for number in (14, 1, 22, 0)),
         *(("madvise", *end, number) for end in (first, last) for number in (3, 22)),
     ]
 

@@ -62,21 +62,11 @@ def test_system_without_large_pages_takes_small_ones_and_says_nothing(file):
         raise advice.Refused("Invalid argument")
 
     small = advice.Platform(lambda *_: taken.append("small"), advice.give_back_nothing, refuse)
-    region = MappedRegion(file, small, large=True)
+    region = MappedRegion(file, small)
     region.bring(0, 4096)
     region.bring(4096, 4096)
     assert taken == ["large", "small", "small"]
     assert region.note is None
-
-
-@pytest.mark.parametrize("large", [False, True])
-def test_large_pages_are_for_what_stays(file, large):
-    taken = []
-    platform = advice.Platform(
-        lambda *_: taken.append(False), advice.give_back_nothing, lambda *_: taken.append(True)
-    )
-    MappedRegion(file, platform, large).bring(0, 4096)
-    assert taken == [large]
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

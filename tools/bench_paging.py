@@ -22,6 +22,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from control_group import MemoryGroup, memory_group
 import cpumix
 from cpumix.generate import Model
 from cpumix.machine import machine_info
+from cpumix.paging.advice import HUGEPAGE
 from cpumix.paging.budget import MARGIN
 from cpumix.paging.readers import PIECE, THREADS
 from cpumix.plan import make_plan
@@ -53,6 +55,7 @@ class Disk:
     def __init__(self, file: ModelFile) -> None:
         self._experts = [t for t in file.tensors.values() if ".expert." in t.name]
         self._fd = os.open(file.path, os.O_RDONLY | os.O_DIRECT)
+        self._buffers = threading.local()
         self._random = np.random.default_rng(7)
 
     def gb_s(self) -> float:
@@ -68,8 +71,11 @@ class Disk:
         return done / (time.perf_counter() - began) / 1e9
 
     def _read(self, offset: int) -> int:
-        with mmap.mmap(-1, PIECE) as buffer:  # direct reads want whole pages
-            return os.preadv(self._fd, [buffer], offset)
+        if not hasattr(self._buffers, "own"):
+            self._buffers.own = mmap.mmap(-1, PIECE)  # direct reads want whole pages
+            with contextlib.suppress(OSError):  # large ones: requests to the disk list few pages
+                self._buffers.own.madvise(HUGEPAGE)
+        return os.preadv(self._fd, [self._buffers.own], offset)
 
 
 def drop_cache(path: Path) -> None:

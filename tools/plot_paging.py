@@ -42,7 +42,11 @@ def read_trace(lines: Iterable[str]) -> Passes:
         raise SystemExit(f"trace: expected the columns {', '.join(COLUMNS)}, found {found}.")
     records = [dict(zip(COLUMNS, row, strict=True)) for row in rows if len(row) == len(COLUMNS)]
     layers = 1 + max((int(r["layer"]) for r in records), default=-1)
-    passes = [records[i : i + layers] for i in range(0, len(records) - layers + 1, layers or 1)] if layers else []
+    passes = (
+        [records[i : i + layers] for i in range(0, len(records) - layers + 1, layers or 1)]
+        if layers
+        else []
+    )
     if not passes:
         raise SystemExit("trace: expected a line for each layer and token, found no whole token.")
     found_by_layer = [[r["found"].split(",") for r in records] for records in passes]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 WILLNEED, DONTNEED = 3, 4  # madvise, Linux and macOS
-RANDOM, HUGEPAGE, POPULATE_READ = 1, 14, 22  # madvise, Linux
+NORMAL, RANDOM, HUGEPAGE, POPULATE_READ = 0, 1, 14, 22  # madvise, Linux
 FADVISE_DONTNEED = 4
 LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
 MS_INVALIDATE = 2  # msync, macOS: drop the cached pages of the range
@@ -40,7 +40,7 @@ class Platform(NamedTuple):
     give_back: Callable[[int, int, int, int], None]
     """(file number, offset, address, nbytes): leave page tables and file cache."""
     bring_large: Callable[[int, int], None] | None = None
-    """`bring` in large pages, for what is meant to stay; None where that is no different."""
+    """`bring` in large pages; None where that is no different."""
 
 
 def touch(address: int, nbytes: int) -> None:
@@ -63,14 +63,17 @@ def bring_large_linux(address: int, nbytes: int) -> None:
     """Read what can be large pages as such, and the ends as `bring_linux` does.
 
     Decode then takes a tenth less time: the page table entries of 4 KiB pages are themselves read
-    from memory. Without MADV_RANDOM two more large pages would be read past the end.
+    from memory. Reading is up to twice as fast, and takes the processor a tenth of the time: a
+    request to the disk lists its pages, and has room for so many. Without MADV_RANDOM two more
+    large pages would be read past the end; with it to the last, the system would not see these
+    pages used, and take them back first.
     """
     start = -(-address // LARGE_PAGE) * LARGE_PAGE
     end = (address + nbytes) // LARGE_PAGE * LARGE_PAGE
     if start >= end:
         bring_linux(address, nbytes)
         return
-    for advice in (HUGEPAGE, RANDOM, POPULATE_READ):
+    for advice in (HUGEPAGE, RANDOM, POPULATE_READ, NORMAL):
         _madvise(start, end - start, advice)
     for first, last in ((address, start), (end, address + nbytes)):
         if first < last:

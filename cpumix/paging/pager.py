@@ -52,7 +52,7 @@ class ExpertPager:
         self._views: dict[Key, Expert] = {}
         self._scores = Scores(layers, experts)
         self._shelf = Shelf(self._places, self._scores)
-        self.region = MappedRegion(file, platform, large=budget is None)
+        self.region = MappedRegion(file, platform)
         self.dense = DensePart(file, self.region)
         self._guard = BusGuard(file.address, file.mapped_bytes)
         self._readers = ReaderThreads(self.region, self._finish_read, self._read_ahead)

@@ -18,12 +18,8 @@ class MappedRegion:
     from several threads at once.
     """
 
-    def __init__(
-        self, file: ModelFile, platform: advice.Platform | None = None, large: bool = False
-    ) -> None:
-        """Take `large` pages where the system has them, if nothing will be given back."""
+    def __init__(self, file: ModelFile, platform: advice.Platform | None = None) -> None:
         self._file, self._platform = file, platform or advice.this_platform()
-        self._large = large
         self._refused: set[Callable[[int, int], None]] = set()  # ways that the system knows not
         self._address = file.address
         self.note: str | None = None
@@ -58,7 +54,7 @@ class MappedRegion:
     def _advise(self, address: int, nbytes: int) -> None:
         """Bring a range in the best way that the system takes."""
         p = self._platform
-        for way in (self._large and p.bring_large, p.bring, advice.bring_plainly):
+        for way in (p.bring_large, p.bring, advice.bring_plainly):
             if way and way not in self._refused:
                 try:
                     way(address, nbytes)
