@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 from cpumix.cli import options
-from cpumix.cli.fit_table import Page
 from cpumix.units import format_size
 
 NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "total"}
@@ -47,6 +46,7 @@ def command(
     if verify is not None:
         _verify(verify, ram, context, kv, not no_probe, as_json)
         return
+    from cpumix.cli.fit_table import Page
     from cpumix.fit.answer import answer
     from cpumix.fit.probe import find_bandwidths
     from cpumix.fit.sources import open_source
