@@ -146,6 +146,14 @@ def test_budget_is_what_the_rest_of_the_process_leaves():
     assert budget.room(0, 1, 1.0) == 10 * MIB, "never less than one token needs"
 
 
+def test_experts_that_the_system_took_unseen_make_no_room():
+    rss = [300 * MIB]
+    budget = Budget(1 << 30, 0, memory=lambda: rss[0])
+    before = budget.room(200 * MIB, 1, 1.0)
+    rss[0] = 150 * MIB
+    assert budget.room(200 * MIB, 1, 1.0) == before
+
+
 def test_budget_expects_the_program_to_grow_before_the_first_pass():
     budget = Budget(1 << 30, 0, startup_bytes=250 * MIB, memory=lambda: 100 * MIB)
     assert budget.room(0, 0, 0.0) == (1024 - 250) * MIB - MARGIN

@@ -31,13 +31,15 @@ class Budget:
     memory: Callable[[], int] = lambda: 0
     """Measures the resident memory of the process."""
     rows_seen: int = 0
+    besides: int = 0
 
     def room(self, resident: int, tokens: int, full: float) -> int:
         """Return what experts may take during a pass of `tokens`.
 
         `resident`: the experts' bytes in memory now. `full`: the share of the KV cache in use.
         """
-        besides = self.memory() - resident
+        # The most so far: when the system takes experts back unseen, there only seems to be less.
+        self.besides = besides = max(self.memory() - resident, self.besides)
         if self.rows_seen == 0:
             besides = max(besides, self.startup_bytes)
         coming = int(self.kv_bytes * (1 - full)) + max(tokens - self.rows_seen, 0) * self.row_bytes
