@@ -134,21 +134,7 @@ def main(
     engine = Engine(llama_bench)
     folder = folder or checkpoint.with_name(checkpoint.name + "-compared")
     folder.mkdir(exist_ok=True)
-    plain, made = folder / "plain.gguf", {}
-    if not plain.exists():
-        _show("writing the weights as GGUF")
-        llama_gguf.write(checkpoint, plain)
-    for precision, kinds in PAIRS.items():
-        made[precision] = folder / f"{precision}.bin"
-        if not made[precision].exists():
-            _show(f"converting to {precision}")
-            words = [sys.executable, "-m", "cpumix", "convert", str(checkpoint)]
-            _run([*words, str(made[precision]), "--precision", precision])
-        for kind in kinds:
-            made[kind] = folder / f"{kind}.gguf"
-            if not made[kind].exists():
-                _show(f"quantizing to {kind}")
-                engine.quantize(plain, made[kind], kind, threads)
+    made = _make(engine, checkpoint, folder, threads)
     rows = _compare(engine, made, threads, rounds)
     if converter is not None:
         rows += _compare_conversion(engine, checkpoint, converter, folder, threads)
@@ -161,6 +147,26 @@ def main(
             f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {row['cpumix']:8.1f}   "
             f"{row['type']:<7} {row['llama_cpp']:8.1f} {row['unit']:<6} {row['ratio']:5.2f} times"
         )
+
+
+def _make(engine: Engine, checkpoint: Path, folder: Path, threads: int) -> dict[str, Path]:
+    """Return the files to compare, by precision or type; those that are there are used again."""
+    made = {precision: folder / f"{precision}.bin" for precision in PAIRS}
+    made |= {kind: folder / f"{kind}.gguf" for kinds in PAIRS.values() for kind in kinds}
+    plain = folder / "plain.gguf"
+    for name, path in made.items():
+        if path.exists():
+            continue
+        _show(f"making {path.name}")
+        if name in PAIRS:
+            words = [sys.executable, "-m", "cpumix", "convert", str(checkpoint), str(path)]
+            _run([*words, "--precision", name])
+            continue
+        if not plain.exists():
+            llama_gguf.write(checkpoint, plain)
+        engine.quantize(plain, path, name, threads)
+    plain.unlink(missing_ok=True)
+    return made
 
 
 def _compare(
