@@ -126,6 +126,8 @@ class Bench:
 
     def __init__(self, model: Model, prompts: Iterable[int] = PROMPT_TOKENS) -> None:
         self._model = model
+        self._precision, self._threads = model.file.precision, model.threads
+        self._active = active_weights(model.file)
         self._prompts = [n for n in prompts if n <= model.batch]
         self._times: dict[tuple[str, int], list[float]] = {}
         self._token = 0
@@ -161,9 +163,8 @@ class Bench:
             self._model.advance([token])
 
     def rows(self, limits: dict[str, float | None]) -> list[Row]:
-        """Return a row for each kind of work."""
-        precision = self._model.file.precision
-        active = active_weights(self._model.file)
+        """Return a row for each kind of work; the model may be closed by then."""
+        precision, active = self._precision, self._active
         rows = []
         for (work, tokens), times in self._times.items():
             second = statistics.median(times)
@@ -177,7 +178,7 @@ class Bench:
                     work,
                     precision,
                     tokens,
-                    self._model.threads,
+                    self._threads,
                     tokens / second,
                     tokens / max(times),
                     tokens / min(times),
@@ -198,6 +199,7 @@ def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version
     on disk.
     """
     report = Report(version, processor_name(), isa.active().name, 0, rounds)
+    benches: list[Bench] = []
     reads: list[float] = []
     products: list[float] = []
     for open_model in models:
@@ -205,17 +207,19 @@ def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version
             report.threads = model.threads
             limits = _limits(model.threads)
             bench = Bench(model)
+            benches.append(bench)
             bench.warm_up()
             for _ in range(rounds):
                 if limits is not None:
                     reads.append(limits.read_gb_s())
                     products.append(limits.int8_gmac_s())
                 bench.round()
-            report.limits = {
-                "read_gb_s": statistics.median(reads) if reads else None,
-                "int8_gmac_s": statistics.median(products) if products else None,
-            }
-            report.rows += bench.rows(report.limits)
+    report.limits = {
+        "read_gb_s": statistics.median(reads) if reads else None,
+        "int8_gmac_s": statistics.median(products) if products else None,
+    }
+    for bench in benches:
+        report.rows += bench.rows(report.limits)
     if start:
         report.start_seconds = measure_start()
     return report

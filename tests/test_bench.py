@@ -89,6 +89,9 @@ def test_without_a_model_layers_are_made_up_and_starts_timed(monkeypatch, tmp_pa
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout)
     assert {row["precision"] for row in report["rows"]} == {"int4", "int8"}
+    if HAS_LIMITS:
+        shares = {r["precision"]: r["share_of_limit"] / r["gb_s"] for r in report["rows"][::5]}
+        assert shares["int4"] == pytest.approx(shares["int8"])  # beside the same limit
     assert report["start_seconds"] == {"cold": 2.5, "warm": 0.5}
     assert not list(tmp_path.iterdir())  # what was made is gone
 
