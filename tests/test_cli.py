@@ -97,6 +97,7 @@ def test_help(invoke, arguments):
         ["run", "-p", "x", "--seed", "-1"],
         ["run", "-p", "x", "--threads", "0"],
         ["run", "-p", "x", "--stats-json", "no/such/folder/stats.json"],
+        ["run", "-p", "x", "--trace", "."],
         ["convert", "source"],
         ["convert", "source", "target", "--precision", "int5"],
     ],

@@ -141,3 +141,24 @@ def test_reader_that_goes_away_is_not_an_error():
     process.wait(timeout=60)
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.parametrize("option", ["--stats-json", "--trace"])
+def test_refused_run_leaves_its_outputs_alone(tmp_path, option):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.write_text("numbers of an earlier run")
+    for path in (old, new):
+        result = invoke("run", "-p", "Now", "--ram", "2M", option, path)
+        assert result.exit_code == 1
+        assert "Use --ram" in result.stderr
+    assert old.read_text() == "numbers of an earlier run"
+    assert not new.exists()
+
+
+@pytest.mark.parametrize("option", ["--stats-json", "--trace"])
+def test_output_that_cannot_be_written_is_refused_at_once(tmp_path, option):
+    for path in (tmp_path, tmp_path / "no" / "folder"):
+        result = invoke("run", "-p", "Now", option, path)
+        assert result.exit_code == 2
+        assert "expected a file that can be written" in result.stderr
+        assert not result.stdout

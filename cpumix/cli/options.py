@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
+from typing import IO, Any
 
 import click
 
@@ -113,15 +115,34 @@ threads = click.option(
 )
 raw = click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
 stats = click.option("--stats", is_flag=True, help="Say on stderr how fast it was.")
+
+
+class _Output(click.File):
+    """A text file that is opened with its first line: a run that is refused leaves it as it was."""
+
+    def __init__(self) -> None:
+        super().__init__("w", encoding="utf-8", lazy=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> IO[Any]:
+        """Say now, not after the run, that nothing can be written there."""
+        path = Path(value)
+        place = path if path.exists() else path.parent
+        if value != "-" and (path.is_dir() or not os.access(place, os.W_OK)):
+            self.fail(f"{value!r}: expected a file that can be written.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 stats_json = click.option(
     "--stats-json",
-    type=click.File("w", encoding="utf-8", lazy=False),
+    type=_Output(),
     metavar="FILE",
     help="Write the same numbers to FILE as one JSON object.",
 )
 trace = click.option(
     "--trace",
-    type=click.File("w", encoding="utf-8", lazy=False),
+    type=_Output(),
     metavar="FILE",
     help="Write a line to FILE for each layer and token: which experts, found in memory or not.",
 )
