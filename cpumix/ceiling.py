@@ -14,7 +14,7 @@ from .machine import MachineInfo, rss_bytes
 from .paging import Budget
 from .plan import CEILING, MemoryPlan, largest_context_within, make_plan
 from .quant.precision import Precision
-from .sizes import program_bytes
+from .sizes import PREFILL_TOKENS, program_bytes
 from .units import MIB, format_size, parse_size
 
 
@@ -82,7 +82,7 @@ def make_budget(
 
 def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int) -> Budget:
     program = program_bytes(config)
-    rows = min(512, plan.context)
+    rows = min(PREFILL_TOKENS, plan.context)
     return Budget(
         ceiling=ceiling,
         least=plan.layer_active_bytes,

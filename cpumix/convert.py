@@ -22,8 +22,9 @@ from .checkpoint import Checkpoint, SourceTensor, open_checkpoint
 from .errors import ConvertError
 from .kernels.encoder import encode
 from .machine import machine_info
-from .plan import choose_precision
+from .plan import choose_precision, default_context
 from .quant import FLOAT32
+from .quant.bf16 import to_float32
 from .store import ModelWriter, TensorEntry, build_entries, build_metadata
 from .store.layout import EXPERT_PARTS
 from .tokenizer import Tokenizer
@@ -31,7 +32,6 @@ from .units import parse_size
 
 Progress = Callable[[int, int], None]
 SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
-PLANNED_CONTEXT = 4096  # tokens that "auto" leaves room for
 # Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
 # rounds it to infinity.
 INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
@@ -82,7 +82,7 @@ def convert(
     Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now, not at the first run
     if precision == "auto":
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
-        context = min(PLANNED_CONTEXT, checkpoint.config.max_position_embeddings)
+        context = default_context(checkpoint.config)
         precision = choose_precision(checkpoint.config, limit, context).precision
     _refuse_own_shard(checkpoint, Path(target))
     entries = build_entries(checkpoint.config, precision)
@@ -158,7 +158,7 @@ def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
     if rows.dtype == np.float16:
         rows = rows.astype(np.float32)
     if s.entry.format == FLOAT32:
-        wide = (rows.astype(np.uint32) << 16).view(np.float32) if rows.dtype == np.uint16 else rows
+        wide = to_float32(rows) if rows.dtype == np.uint16 else rows
         largest = int(np.abs(wide).max().view(np.uint32)) if np.isfinite(wide).all() else INFINITE
         data: NDArray[Any] = np.ascontiguousarray(wide)
     else:

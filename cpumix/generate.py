@@ -19,13 +19,13 @@ from .kv_cache import KVCache, find_format
 from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
 from .paging import Counters, ExpertPager, Trace
+from .plan import default_context
 from .sampler import Sampler
 from .stats import Stats
 from .store.reader import ModelFile
 from .tokenizer import Tokenizer
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
-DEFAULT_CONTEXT = 4096
 
 
 class Model:
@@ -45,7 +45,7 @@ class Model:
             self.config: ModelConfig = self.file.config
             self.tokenizer = Tokenizer.from_files(self.file.files)
             if context is None:
-                context = min(DEFAULT_CONTEXT, self.config.max_position_embeddings)
+                context = default_context(self.config)
             kv = find_format(kv, self.file.formats)
             budget, self._note = make_budget(
                 self.config, self.file.formats, context, kv, ram, machine_info()

@@ -22,10 +22,11 @@ from .kv_cache import KVCache
 from .paging import ExpertPager, as_matrix
 from .quant import FORMATS
 from .rope import frequencies, rotation
+from .sizes import PREFILL_TOKENS
 from .store.reader import ModelFile
 
 Floats = NDArray[np.float32]
-BATCH = 512  # tokens of a prompt that go through the model together
+BATCH = PREFILL_TOKENS
 SWEEP = 8  # tokens for each expert of a layer, from which on a batch surely uses them all
 
 

@@ -24,6 +24,7 @@ from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
 from cpumix.units import format_size, parse_size
 
+DEFAULT_CONTEXT = 4096  # tokens of prompt and answer, unless the user says otherwise
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
 
 
@@ -132,6 +133,11 @@ class MemoryPlan:
         }[self.verdict]
 
 
+def default_context(config: ModelConfig) -> int:
+    """Return the context that is planned, and run, when the user names none."""
+    return min(DEFAULT_CONTEXT, config.max_position_embeddings)
+
+
 def make_plan(
     config: ModelConfig,
     precision: str | Precision,
@@ -233,7 +239,7 @@ def plan(
     config: ModelConfig,
     *,
     ram: str | int,
-    context: int = 4096,
+    context: int = DEFAULT_CONTEXT,
     precision: str = "auto",
     kv: str = "auto",
 ) -> MemoryPlan:

@@ -6,12 +6,18 @@ import shlex
 from collections.abc import Iterator
 
 from .. import kv_cache
-from ..plan import CEILING, MemoryPlan, choose_precision, largest_context, make_plan
+from ..plan import (
+    CEILING,
+    DEFAULT_CONTEXT,
+    MemoryPlan,
+    choose_precision,
+    largest_context,
+    make_plan,
+)
 from ..quant.precision import is_mix
 from ..units import GIB
 from .sources import Source
 
-USUAL_CONTEXT = 4096
 RESIDENT, RUNS = ("fits", "tight"), ("fits", "tight", "pages")
 PLACEHOLDER = "CHECKPOINT"
 _SHORTEST = 512  # tokens; an answer that needs a shorter context is no help
@@ -29,7 +35,7 @@ def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
         words = ["cpumix", "convert", folder, target, "--precision", plan.precision]
         lines = [shlex.join(words)]
     words = ["cpumix", "run", target, "-p", "Why is the sky blue?"]
-    if plan.context > USUAL_CONTEXT:
+    if plan.context > DEFAULT_CONTEXT:
         words += ["--context", str(plan.context)]
     if kv != "auto":
         words += ["--kv", kv]

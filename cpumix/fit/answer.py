@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..plan import MemoryPlan, candidates, choose_precision, make_plan
+from ..plan import MemoryPlan, candidates, choose_precision, default_context, make_plan
 from ..quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
-from .advice import USUAL_CONTEXT, advice, commands
+from .advice import advice, commands
 from .sources import Source
 from .speed import Bandwidths, tokens_per_second
 
@@ -112,7 +112,7 @@ def answer(
     """
     config = source.config
     if context is None:
-        context = min(USUAL_CONTEXT, config.max_position_embeddings)
+        context = default_context(config)
     chosen: str | Precision
     if precision != "auto":
         chosen = find_precision(precision, config.num_hidden_layers)
