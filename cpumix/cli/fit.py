@@ -52,11 +52,13 @@ def command(
     from cpumix.fit.sources import open_source
     from cpumix.machine import machine_info
 
-    machine = machine_info() if ram is None else None
-    ram_bytes = machine_info().limit_bytes if ram is None else ram
+    machine = None
+    if ram is None:
+        machine = machine_info()
+        ram = machine.limit_bytes
     found = open_source(source)
     bandwidths = find_bandwidths(found.path, measure=not no_probe)
-    result = answer(found, ram_bytes, context, bandwidths, kv=kv, precision=precision)
+    result = answer(found, ram, context, bandwidths, kv=kv, precision=precision)
     if as_json:
         click.echo(json.dumps(result.to_dict()))
     else:
