@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cpumix.checkpoint import Checkpoint, open_checkpoint
 from cpumix.config import ModelConfig
+from cpumix.quant.bf16 import to_float32
 from cpumix.store import gguf
 
 TYPES = {"uint16": 30, "float16": 1, "float32": 0}  # of GGUF; uint16 are the bits of bfloat16
@@ -87,7 +88,7 @@ def _rows(checkpoint: Checkpoint, part: Part, source: str) -> NDArray[Any]:
         halves = rows.reshape(part.heads, 2, -1, tensor.shape[1])
         rows = halves.swapaxes(1, 2).reshape(tensor.shape)
     if _is_small(part) and rows.dtype == np.uint16:
-        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+        rows = to_float32(rows)
     return rows.astype(_dtype(checkpoint, part), copy=False)
 
 

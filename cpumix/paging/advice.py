@@ -19,10 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..store.residency import LARGE_PAGE
+
 WILLNEED, DONTNEED = 3, 4  # madvise, Linux and macOS
 NORMAL, RANDOM, HUGEPAGE, POPULATE_READ = 0, 1, 14, 22  # madvise, Linux
 FADVISE_DONTNEED = 4
-LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
 MS_INVALIDATE = 2  # msync, macOS: drop the cached pages of the range
 
 _REFUSED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)  # the call, not the file

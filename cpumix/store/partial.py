@@ -22,11 +22,12 @@ from pathlib import Path
 from cpumix.errors import ConvertError
 from cpumix.units import format_size
 
+from .residency import LARGE_PAGE
+
 if sys.platform != "win32":
     import fcntl
 
 _WRITE_BYTES = 64 << 20  # one system call takes at most 2 GiB, on macOS it fails above
-_LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # fallocate on some file systems
 
 
@@ -118,16 +119,16 @@ class PartialFile:
         such, and a run that finds them in its cache is as fast as one that reads them itself.
         """
         gap = offset - (self._start + len(self._tail))
-        if 0 <= gap < _LARGE_PAGE:
+        if 0 <= gap < LARGE_PAGE:
             self._tail += bytes(gap)
         else:
             self._flush()
             self._start = offset
-        missing = -(self._start + len(self._tail)) % _LARGE_PAGE
+        missing = -(self._start + len(self._tail)) % LARGE_PAGE
         self._tail += data[:missing]
         if len(data) >= missing:
             self._flush()
-            whole = (len(data) - missing) // _LARGE_PAGE * _LARGE_PAGE
+            whole = (len(data) - missing) // LARGE_PAGE * LARGE_PAGE
             self._put(self._start, data[missing : missing + whole])
             self._start += whole
             self._tail += data[missing + whole :]

@@ -8,6 +8,8 @@ import sys
 
 import numpy as np
 
+LARGE_PAGE = 2 << 20  # bytes, on x86 and on ARM with pages of 4 KiB
+
 
 def resident_bytes(address: int, nbytes: int) -> int | None:
     """Count the mapped bytes that are in memory, whoever read them; None if the system keeps quiet.
