@@ -59,13 +59,13 @@ def buffer_bytes(config: ModelConfig, context: int) -> int:
     """Return what a prefill batch touches of the model's buffers (see `model.Buffers`).
 
     Rows of activations are float32, and those that quantized weights read are 8-bit codes too, with
-    a scale and a sum for each 32 of them. Routers are copied, widened to 16 experts.
+    a header of 16 bytes for each 32 of them. Routers are copied, widened to 16 experts.
     """
     hidden, inner = stride(config.hidden_size), stride(config.intermediate_size)
     q, kv, active = stride(config.q_size), stride(config.kv_size), config.num_experts_per_tok
     values = 3 * hidden + 2 * q + 2 * kv + active * (2 * hidden + inner)
     codes = hidden + q + active * (hidden + inner)
-    rows = min(PREFILL_TOKENS, context) * int(4 * values + 1.25 * codes)
+    rows = min(PREFILL_TOKENS, context) * int(4 * values + 1.5 * codes)
     routers = 0
     if config.is_moe:
         columns = align(config.num_local_experts, 16)

@@ -18,13 +18,15 @@ import llvmlite.binding as llvm
 from cpumix.kernels import isa
 
 ADDRESSES = {  # kernels that take so many addresses and counts
-    "matvec.row_q8": 5,
-    "matvec.row_q4": 5,
+    "matvec.row_q8": 4,
+    "matvec.row_q4": 4,
     "matvec.row_bf16": 3,
-    "panels.panel_rows": 7,
+    "panels.panel_rows": 6,
+    "panels.multiples_rows": 6,
     "panels.bf16_rows": 6,
     "simd_amx.panel_rows": 7,
 }
+ONLY = {"panels.multiples_rows": "avx512vnni", "simd_amx.panel_rows": "amx"}  # levels that call it
 FORMATS = {"f16": "uint16", "int8": "int8", "f32": "float32"}
 PROCESSORS = {"amx": "sapphirerapids"}  # what else LLVM should compile for
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -68,7 +70,7 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         found[name] = kernel.inspect_asm(signature)
 
     for name, count in ADDRESSES.items():
-        if level.name == "amx" or "amx" not in name:
+        if ONLY.get(name, level.name) == level.name:
             keep(name, *[types.int64] * count)
     for kv, element in FORMATS.items():
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))

@@ -79,9 +79,19 @@ def rows_of(x: NDArray[np.float32], capacity: int | None = None) -> Rows:
     out = Rows(capacity or len(x), x.shape[1])
     out.values[: len(x), : x.shape[1]] = x
     quantized = activations.quantize(x)
-    for mine, theirs in zip((out.codes, out.scale, out.start), quantized, strict=True):
-        mine[: len(x), : theirs.shape[1]] = theirs
+    blocks = quantized.scale.shape[1]
+    out.codes[: len(x), : 32 * blocks] = quantized.codes
+    out.headers[: len(x), :blocks] = headers(quantized.scale, quantized.start)
     return out
+
+
+def headers(scale: NDArray[np.float32], start: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return what `Rows.headers` holds for blocks with these scales and starts."""
+    power = 2.0 ** np.floor(np.log2(np.maximum(scale, 2.0**-126, dtype=np.float64)))
+    power[scale < 2.0**-126] = 2.0**-127  # how the bits of a scale that is subnormal read
+    centre = np.where(power < 2.0**105, 1.5 * 2.0**23 * power, np.nan).astype(np.float32)
+    bits = [np.ascontiguousarray(x).view(np.int32) for x in (scale, start, centre)]
+    return np.stack([*bits, bits[2] + bits[1]], axis=-1)
 
 
 def split(matrix: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

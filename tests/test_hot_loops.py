@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,6 @@ STACK = r"\(%rsp|\[sp"
 # at most one access of the stack for so many multiplications.
 SPILLING = {
     ("avxvnni", "panels.panel_rows"): 4,
-    ("avx512vnni", "panels.panel_rows"): 16,  # addresses, no sums
     ("avx2", "panels.bf16_rows"): 8,
     ("avxvnni", "panels.bf16_rows"): 8,
     ("neon", "panels.bf16_rows"): 8,
@@ -90,8 +90,9 @@ def wanted_in(kernel: str, level: str) -> list[str]:
     return [DOT[level], look_up] if "q4" in kernel else [DOT[level]]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("level", "kernel"), [*product(LEVELS, KERNELS), ("avx512vnni", "panels.multiples_rows")]
+)
 def test_hot_loop(runs, level, kernel):
     first, *others = wanted_in(kernel, level)
     loops = [instructions(loop) for loop in loops_of(runs, level)[kernel]]
@@ -103,9 +104,19 @@ def test_hot_loop(runs, level, kernel):
         slow = [x for x in loop if re.match(FORBIDDEN["arm" if level == "neon" else "x86"], x)]
         assert not slow
         spills = [x for x in loop if re.search(STACK, x)]
-        products = sum(bool(re.match(first, x)) for x in loop)
-        most = products // SPILLING[level, kernel] if (level, kernel) in SPILLING else 0
+        useful = sum(bool(re.match(first, x)) for x in loop)
+        most = useful // SPILLING[level, kernel] if (level, kernel) in SPILLING else 0
         assert len(spills) <= most, spills
+
+
+def test_scaling_by_multiples_multiplies_once(runs):
+    """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
+    loops = map(instructions, loops_of(runs, "avx512vnni")["panels.multiples_rows"])
+    (names,) = (
+        n for n in (Counter(x.split("\t")[0] for x in loop) for loop in loops) if n["vpdpbusd"]
+    )
+    assert names["vpdpbusd"] == 8 * names["vsubps"] == 8 * names["vfmadd231ps"]
+    assert not names["vmulps"] + names["vcvtdq2ps"]
 
 
 def test_amx_multiplies_tiles(runs):

@@ -16,6 +16,7 @@ from naive import (
     WITHOUT_JIT,
     U,
     hard,
+    headers,
     rows_of,
 )
 from naive import product as naive_product
@@ -116,8 +117,8 @@ def test_integer_sums_are_exact(e, name, n, k, kind):
     coded[..., -32:].view(np.float16)[:] = 1
     weight, x = Matrix(name, coded), Rows(ROWS, 32 * blocks)
     x.codes[:ROWS, : 32 * blocks] = codes
-    x.scale[:] = 1
-    x.start[:ROWS, :blocks] = -128 * codes.reshape(ROWS, blocks, 32).sum(-1)
+    starts = (-128 * codes.reshape(ROWS, blocks, 32).sum(-1)).astype(np.int32)
+    x.headers[:ROWS, :blocks] = headers(np.ones((ROWS, blocks), np.float32), starts)
     values = FORMATS[name].dequantize(coded, 16 * tiles, 32 * blocks).astype(np.int64)
     expected = codes @ values.T
     exact = expected.astype(np.float32).astype(np.int64) == expected

@@ -325,9 +325,20 @@ def test_activations_are_within_half_a_step(k, kind):
 
 
 def test_activations_extremes_reach_127():
-    made = activations.quantize(np.array([[3.0] * 32 + [-5.0] * 32], np.float32))
+    made = activations.quantize(np.array([[127 / 4] * 32 + [-127 * 1.5] * 32], np.float32))
     assert (made.codes[0] == [127] * 32 + [-127] * 32).all()
+    assert made.scale.tolist() == [[0.25, 1.5]]
     assert made.start.tolist() == [[-128 * 127 * 32, 128 * 127 * 32]]
+
+
+def test_activation_scales_are_eighths_next_above_the_peak():
+    x = hard("random", 50, 320, seed=14)
+    scale = activations.quantize(x).scale.astype(np.float64)
+    exact = np.abs(x.reshape(50, 10, 32)).max(-1) / 127.0
+    eighths = scale / 2.0 ** np.floor(np.log2(scale)) * 8
+    assert (eighths == np.rint(eighths)).all()
+    assert (exact * (1 - 2**-22) <= scale).all()
+    assert (scale < exact * 9 / 8 * (1 + 2**-22)).all()
 
 
 # Which tensor takes which

@@ -28,7 +28,7 @@ class SimdEngine(Engine):
         rowwise.norm(x.values, weight, eps, x.columns, n, out.values)
 
     def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
-        rowwise.quantize_rows(x.values, n, x.blocks, x.codes, x.scale, x.start)
+        rowwise.quantize_rows(x.values, n, x.blocks, x.codes, x.headers)
 
     def multiply(self, run: Sequence[Product]) -> None:  # noqa: D102
         jobs, items = products.job_table(run)

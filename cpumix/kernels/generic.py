@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quant.activations import SMALLEST_PEAK
 from ..quant.q4 import CODE_BOOK
 from .jit import kernel, parallel_kernel, prange
-from .plain import choose_experts
+from .plain import choose_experts, round_up
 
 ROWS, BLOCK = 16, 32
 VALUES = CODE_BOOK.astype(np.int32)
@@ -102,12 +103,13 @@ def quantize_rows(
             peak, total = np.float32(0), 0
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
                 peak = max(peak, abs(x[row, i]))
-            ratio = np.float32(127) / peak if peak > np.float32(2.0**-100) else np.float32(0)
+            unit = round_up(peak * np.float32(1 / 127))
+            ratio = np.float32(1) / unit if peak > np.float32(SMALLEST_PEAK) else np.float32(0)
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
                 code = int(np.rint(x[row, i] * ratio))
                 codes[row, i] = code
                 total += code
-            scale[row, b] = peak * np.float32(1 / 127)
+            scale[row, b] = unit
             start[row, b] = -128 * total
 
 

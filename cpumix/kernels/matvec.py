@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..quant import bf16, q4, q8
 from ..quant.tiles import BLOCK
 from .jit import kernel
+from .rows import HEADER_BYTES, SCALE, START
 from .simd import (
     Address,
     Lanes,
@@ -34,34 +35,34 @@ AHEAD = 4096  # bytes: what a core waits for is as fast as a plain read then; be
 
 
 @kernel
-def row_q8(w: Address, blocks: int, x: Address, scale: Address, start: Address) -> Lanes:
+def row_q8(w: Address, blocks: int, x: Address, header: Address) -> Lanes:
     """One tile of 8-bit weights times one row: 16 float32 sums."""
     total = splat(0.0)
-    for b in range(blocks):
-        acc = broadcast_i32(start + 4 * b) if UNSIGNED else splat_i32(0)
+    for _ in range(blocks):
+        acc = broadcast_i32(header + START) if UNSIGNED else splat_i32(0)
         for line in range(0, Q8_BYTES, 64):
             prefetch(w + AHEAD + line)
         for g in range(8):
             acc = dot4(acc, weights(load_i32(w + 64 * g)), broadcast_i32(x + 4 * g))
-        total = fma(mul(to_f32(acc), broadcast_f32(scale + 4 * b)), load_f16(w + 512), total)
-        w, x = w + Q8_BYTES, x + BLOCK
+        total = fma(mul(to_f32(acc), broadcast_f32(header + SCALE)), load_f16(w + 512), total)
+        w, x, header = w + Q8_BYTES, x + BLOCK, header + HEADER_BYTES
     return total
 
 
 @kernel
-def row_q4(w: Address, blocks: int, x: Address, scale: Address, start: Address) -> Lanes:
+def row_q4(w: Address, blocks: int, x: Address, header: Address) -> Lanes:
     """One tile of 4-bit weights times one row: 16 float32 sums."""
     total, table = splat(0.0), code_book()
-    for b in range(blocks):
-        acc = broadcast_i32(start + 4 * b) if UNSIGNED else splat_i32(0)
+    for _ in range(blocks):
+        acc = broadcast_i32(header + START) if UNSIGNED else splat_i32(0)
         for line in range(0, Q4_BYTES, 64):
             prefetch(w + AHEAD + line)
         for g in range(4):
             packed = load_i32(w + 64 * g)
             acc = dot4(acc, lookup(table, low_nibbles(packed)), broadcast_i32(x + 8 * g))
             acc = dot4(acc, lookup(table, high_nibbles(packed)), broadcast_i32(x + 8 * g + 4))
-        total = fma(mul(to_f32(acc), broadcast_f32(scale + 4 * b)), load_f16(w + 256), total)
-        w, x = w + Q4_BYTES, x + BLOCK
+        total = fma(mul(to_f32(acc), broadcast_f32(header + SCALE)), load_f16(w + 256), total)
+        w, x, header = w + Q4_BYTES, x + BLOCK, header + HEADER_BYTES
     return total
 
 
@@ -79,12 +80,10 @@ def row_bf16(w: Address, blocks: int, x: Address) -> Lanes:
 
 
 @kernel
-def row_tile(
-    tile_bytes: int, w: Address, blocks: int, x: Address, scale: Address, start: Address
-) -> Lanes:
+def row_tile(tile_bytes: int, w: Address, blocks: int, x: Address, header: Address) -> Lanes:
     """One tile of any format times one row."""
     if tile_bytes == Q4_BYTES:
-        return row_q4(w, blocks, x, scale, start)
+        return row_q4(w, blocks, x, header)
     if tile_bytes == Q8_BYTES:
-        return row_q8(w, blocks, x, scale, start)
+        return row_q8(w, blocks, x, header)
     return row_bf16(w, blocks, x)

@@ -1,9 +1,11 @@
 """Two tiles of weights times many rows: prefill, where everything stays in the first-level cache.
 
-512 columns of two tiles are unpacked to a panel of bytes, so that nibbles are widened once and not
-for every row. Then rows go over it in groups, each activation loaded once for both tiles.
+384 columns of two tiles are unpacked to a panel of bytes, so that nibbles are widened once and not
+for every row. Then rows go over it in groups, each activation loaded once for both tiles, while the
+tiles' next columns come from memory.
 
-A panel's block is 8 x 2 x 64 bytes of codes, the two tiles side by side, and 2 x 16 float32 scales.
+A panel's block is 8 x 2 x 64 bytes of codes, the two tiles side by side, and 2 x 16 float32 scales;
+or eight multiples of these, where the level scales by `simd_multiples`.
 """
 
 from __future__ import annotations
@@ -11,18 +13,23 @@ from __future__ import annotations
 from ..quant import bf16, q4, q8
 from ..quant.tiles import BLOCK
 from . import simd_amx as amx
+from . import simd_multiples as multiples
 from .isa import active
 from .jit import kernel
+from .rows import HEADER_BYTES
 from .simd import (
     Address,
+    Lanes,
     load_f16,
     load_f32,
     load_i32,
+    prefetch_l2,
     store_f32,
     store_i32,
 )
 from .simd_lanes import high_bf16, high_nibbles, low_bf16, low_nibbles
 from .simd_level import (
+    LEVEL,
     TOKENS,
     code_book,
     dot4_tokens,
@@ -39,8 +46,11 @@ from .simd_level import (
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 AMX = active().name == "amx"
 
-CHUNK = 16  # blocks in a panel: 18 KiB, which leaves room for rows in a 32 KiB first-level cache
-PANEL_BLOCK = amx.PANEL_BLOCK
+CHUNK = 12  # blocks in a panel: 24 KiB at most, which leaves room for rows
+CODES = 1024  # bytes of a block's codes; scales follow
+MULTIPLES = LEVEL.multiples
+ENOUGH_ROWS = 16  # to make up for the time that it takes to write multiples of scales
+PANEL_BLOCK = CODES + (multiples.COUNT * multiples.BYTES if MULTIPLES else 128)
 MOST_ROWS = 192  # at 4096 columns their codes take 0.8 MB: they stay in a second-level cache
 SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
 # A thread's memory: the panel, AMX's sums, and two tiles' totals for every row.
@@ -49,17 +59,27 @@ SCRATCH_BYTES = TOTALS + (MOST_ROWS + SPARE_ROWS) * 128
 
 
 @kernel
-def unpack_q8(w: Address, blocks: int, panel: Address) -> None:
+def store_scales(p: Address, scales: Lanes, many: bool) -> None:
+    """Store one tile's scales, or all multiples of them."""
+    if MULTIPLES:
+        if many:
+            multiples.store_multiples(p, scales)
+            return
+    store_f32(p, scales)
+
+
+@kernel
+def unpack_q8(w: Address, blocks: int, panel: Address, many: bool) -> None:
     """Copy one tile's blocks to its half of a panel; scales become float32."""
     for _ in range(blocks):
         for g in range(8):
             store_i32(panel + 128 * g, panel_codes(weights(load_i32(w + 64 * g))))
-        store_f32(panel + 1024, load_f16(w + 512))
+        store_scales(panel + CODES, load_f16(w + 512), many)
         w, panel = w + Q8_BYTES, panel + PANEL_BLOCK
 
 
 @kernel
-def unpack_q4(w: Address, blocks: int, panel: Address) -> None:
+def unpack_q4(w: Address, blocks: int, panel: Address, many: bool) -> None:
     """Widen one tile's nibbles to bytes in its half of a panel; scales become float32."""
     table = code_book()
     for _ in range(blocks):
@@ -67,32 +87,61 @@ def unpack_q4(w: Address, blocks: int, panel: Address) -> None:
             packed = load_i32(w + 64 * g)
             store_i32(panel + 256 * g, panel_codes(lookup(table, low_nibbles(packed))))
             store_i32(panel + 256 * g + 128, panel_codes(lookup(table, high_nibbles(packed))))
-        store_f32(panel + 1024, load_f16(w + 256))
+        store_scales(panel + CODES, load_f16(w + 256), many)
         w, panel = w + Q4_BYTES, panel + PANEL_BLOCK
 
 
 @kernel
 def panel_rows(
+    panel: Address, blocks: int, x: Address, x_stride: int, header: Address, totals: Address
+) -> None:
+    """Add a panel times TOKENS rows to their totals."""
+    stride = x_stride // BLOCK * HEADER_BYTES
+    total = load_sums(totals)
+    for _ in range(blocks):
+        acc = start_dots(header, stride)
+        for g in range(8):
+            w = panel + 128 * g
+            acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
+        w0, w1 = load_f32(panel + CODES), load_f32(panel + CODES + 64)
+        total = scale_tokens(total, acc, w0, w1, header, stride)
+        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+    store_sums(totals, total)
+
+
+@kernel
+def multiples_rows(
+    panel: Address, blocks: int, x: Address, x_stride: int, header: Address, totals: Address
+) -> None:
+    """Add a panel with multiples of its scales, times TOKENS rows, to their totals."""
+    stride = x_stride // BLOCK * HEADER_BYTES
+    total = load_sums(totals)
+    for _ in range(blocks):
+        acc = multiples.start_at_centre(header, stride)
+        for g in range(8):
+            w = panel + 128 * g
+            acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
+        total = multiples.add_multiples(total, acc, panel + CODES, header, stride)
+        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+    store_sums(totals, total)
+
+
+@kernel
+def integer_rows(
     panel: Address,
     blocks: int,
     x: Address,
     x_stride: int,
-    scale: Address,
-    start: Address,
+    header: Address,
     totals: Address,
+    many: bool,
 ) -> None:
-    """Add a panel times TOKENS rows to their totals."""
-    scale_stride = x_stride // 8  # a float32 scale (and an int32 start) for every 32 bytes of codes
-    total = load_sums(totals)
-    for b in range(blocks):
-        acc = start_dots(start + 4 * b, scale_stride)
-        for g in range(8):
-            w = panel + 128 * g
-            acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
-        w0, w1 = load_f32(panel + 1024), load_f32(panel + 1088)
-        total = scale_tokens(total, acc, w0, w1, scale + 4 * b, scale_stride)
-        panel, x = panel + PANEL_BLOCK, x + BLOCK
-    store_sums(totals, total)
+    """Add a panel times TOKENS rows, of `many`, to their totals."""
+    if MULTIPLES:  # a constant, so that other levels need not compile what they do not use
+        if many:
+            multiples_rows(panel, blocks, x, x_stride, header, totals)
+            return
+    panel_rows(panel, blocks, x, x_stride, header, totals)
 
 
 @kernel
@@ -116,43 +165,35 @@ def chunk_rows(
     blocks: int,
     x: Address,
     x_stride: int,
-    scale: Address,
-    start: Address,
+    header: Address,
     rows: int,
+    ahead: int,
     scratch: Address,
 ) -> None:
-    """Add up to CHUNK blocks of two tiles times all rows to the totals."""
-    totals, panel = scratch + TOTALS, scratch + PANEL
-    if tile_bytes == BF16_BYTES:
-        for row in range(0, rows, TOKENS):
-            bf16_rows(w0, w1, blocks, x + row * x_stride, x_stride, totals + 128 * row)
-        return
+    """Add up to CHUNK blocks of two tiles times all rows to the totals.
+
+    Meanwhile ask for what lies `ahead` bytes behind both places: it comes next.
+    """
+    totals, panel, many = scratch + TOTALS, scratch + PANEL, rows >= ENOUGH_ROWS
     if tile_bytes == Q4_BYTES:
-        unpack_q4(w0, blocks, panel)
-        unpack_q4(w1, blocks, panel + 64)
-    else:
-        unpack_q8(w0, blocks, panel)
-        unpack_q8(w1, blocks, panel + 64)
-    if AMX:
-        for row in range(0, rows, 16):
-            amx.panel_rows(
-                panel,
-                blocks,
-                x + row * x_stride,
-                x_stride,
-                scale + row * x_stride // 8,
-                totals + 128 * row,
-                scratch + SUMS,
-            )
-        return
-    for row in range(0, rows, TOKENS):
-        offset = row * (x_stride // 8)
-        panel_rows(
-            panel,
-            blocks,
-            x + row * x_stride,
-            x_stride,
-            scale + offset,
-            start + offset,
-            totals + 128 * row,
-        )
+        unpack_q4(w0, blocks, panel, many)
+        unpack_q4(w1, blocks, panel + 64, many)
+    elif tile_bytes == Q8_BYTES:
+        unpack_q8(w0, blocks, panel, many)
+        unpack_q8(w1, blocks, panel + 64, many)
+    step = 16 if AMX and tile_bytes != BF16_BYTES else TOKENS
+    share = (blocks * tile_bytes * step // rows + 63) // 64 * 64
+    fetched = ahead
+    for row in range(0, rows, step):
+        for line in range(fetched, min(fetched + share, ahead + blocks * tile_bytes), 64):
+            prefetch_l2(w0 + line)
+            prefetch_l2(w1 + line)
+        fetched += share
+        values, total = x + row * x_stride, totals + 128 * row
+        numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
+        if tile_bytes == BF16_BYTES:
+            bf16_rows(w0, w1, blocks, values, x_stride, total)
+        elif AMX:
+            amx.panel_rows(panel, blocks, values, x_stride, numbers, total, scratch + SUMS)
+        else:
+            integer_rows(panel, blocks, values, x_stride, numbers, total, many)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quant.activations import LOW_BITS
 from .jit import kernel, prange, row_kernel
+
+
+@kernel
+def round_up(scale: np.float32) -> Any:
+    """Round a scale up as `quant.activations` does."""
+    bits = np.float32(scale).view(np.int32)
+    return np.int32((bits + LOW_BITS) & ~LOW_BITS).view(np.float32)
 
 
 @kernel

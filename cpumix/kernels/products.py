@@ -24,7 +24,7 @@ from .jit import kernel, parallel_kernel, prange
 from .math import silu
 from .matvec import row_tile
 from .panels import CHUNK, MOST_ROWS, SCRATCH_BYTES, TOTALS, chunk_rows
-from .rows import address_of
+from .rows import HEADER_BYTES, address_of
 from .simd import (
     Address,
     Lanes,
@@ -45,10 +45,10 @@ GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few
 
 # A product's fields in the job table, int64 each; addresses and strides in bytes.
 # fmt: off
-(W0, W1, PAIRS, TILES, BLOCKS, TILE_BYTES, X, X_STRIDE, SCALE, START, ROWS, OUT, OUT_STRIDE,
- FIRST_ITEM) = range(14)
+(W0, W1, PAIRS, TILES, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
+ FIRST_ITEM) = range(13)
 # fmt: on
-FIELDS = 14
+FIELDS = 13
 
 FEW_ROWS = 4  # unpacking a panel costs about as much as three rows
 
@@ -67,22 +67,24 @@ def store_pair(job: Address, first: Lanes, second: Lanes, out0: Address, out1: A
 def pair_many(
     job: Address, w0: Address, w1: Address, out0: Address, out1: Address, scratch: Address
 ) -> None:
-    """Two tiles times many rows, 512 columns at a time."""
+    """Two tiles times many rows, a panel's columns at a time."""
     tile_bytes, rows, blocks = (
         read_i64(job + 8 * TILE_BYTES),
         read_i64(job + 8 * ROWS),
         read_i64(job + 8 * BLOCKS),
     )
     x, x_stride = read_i64(job + 8 * X), read_i64(job + 8 * X_STRIDE)
-    scale, start = read_i64(job + 8 * SCALE), read_i64(job + 8 * START)
+    header = read_i64(job + 8 * HEADER)
+    pair = blocks * tile_bytes * (1 if read_i64(job + 8 * W1) != 0 else 2)
     block_bytes = 4 * BLOCK if tile_bytes == BF16_BYTES else BLOCK
     totals = scratch + TOTALS
     for i in range(2 * (rows + 15)):
         store_f32(totals + 64 * i, splat(0.0))
     for b in range(0, blocks, CHUNK):
+        ahead = CHUNK * tile_bytes if b + CHUNK < blocks else pair - b * tile_bytes
         chunk_rows(
             tile_bytes, w0 + b * tile_bytes, w1 + b * tile_bytes, min(CHUNK, blocks - b),
-            x + b * block_bytes, x_stride, scale + 4 * b, start + 4 * b, rows, scratch,
+            x + b * block_bytes, x_stride, header + HEADER_BYTES * b, rows, ahead, scratch,
         )  # fmt: skip
     stride = read_i64(job + 8 * OUT_STRIDE)
     for row in range(rows):
@@ -96,10 +98,10 @@ def pair_few(job: Address, w0: Address, w1: Address, out0: Address, out1: Addres
     tile_bytes, blocks = read_i64(job + 8 * TILE_BYTES), read_i64(job + 8 * BLOCKS)
     x_stride, stride = read_i64(job + 8 * X_STRIDE), read_i64(job + 8 * OUT_STRIDE)
     for row in range(read_i64(job + 8 * ROWS)):
-        x, offset = read_i64(job + 8 * X) + row * x_stride, row * (x_stride // 8)
-        scale, start = read_i64(job + 8 * SCALE) + offset, read_i64(job + 8 * START) + offset
-        first = row_tile(tile_bytes, w0, blocks, x, scale, start)
-        second = row_tile(tile_bytes, w1, blocks, x, scale, start)
+        x = read_i64(job + 8 * X) + row * x_stride
+        header = read_i64(job + 8 * HEADER) + row * (x_stride // BLOCK * HEADER_BYTES)
+        first = row_tile(tile_bytes, w0, blocks, x, header)
+        second = row_tile(tile_bytes, w1, blocks, x, header)
         store_pair(job, first, second, out0 + row * stride, out1 + row * stride)
 
 

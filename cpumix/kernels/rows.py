@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK = 32
+# What products need to know of a block besides its codes: places in its header, and bytes of that.
+SCALE, START, CENTRE, START_AT_CENTRE, HEADER_BYTES = 0, 4, 8, 12, 16
 SPARE_ROWS = 16  # kernels read rows in groups; what they compute beyond the end is dropped
 # A row stride that is a power of two would put all rows in the same few cache sets.
 SPARE_BLOCKS = 2
@@ -39,8 +41,8 @@ def stride(columns: int) -> int:
 class Rows:
     """A buffer of up to `capacity` rows of `columns` values, zero from `columns` on.
 
-    values (capacity + 16, stride) f32 | codes i8 like values | scale f32, start i32 (capacity + 16,
-    stride / 32)
+    values (capacity + 16, stride) f32 | codes i8 like values | headers (capacity + 16, stride / 32,
+    4) i32, see `rowwise.write_header`; scale f32 and start i32 are its first two
     """
 
     def __init__(self, capacity: int, columns: int) -> None:
@@ -49,37 +51,45 @@ class Rows:
         self.stride = size = stride(columns)
         self.values = aligned_zeros((capacity + SPARE_ROWS, size), np.float32)
         self.codes = aligned_zeros((capacity + SPARE_ROWS, size), np.int8)
-        self.scale = aligned_zeros((capacity + SPARE_ROWS, size // BLOCK), np.float32)
-        self.start = aligned_zeros((capacity + SPARE_ROWS, size // BLOCK), np.int32)
+        self.headers = aligned_zeros((capacity + SPARE_ROWS, size // BLOCK, 4), np.int32)
         self._locate()
 
     def _locate(self) -> None:
         """Ask for the addresses once: NumPy takes a microsecond for each."""
         self._values_at, self._codes_at = address_of(self.values), address_of(self.codes)
-        self._scale_at, self._start_at = address_of(self.scale), address_of(self.start)
+        self._headers_at = address_of(self.headers)
 
-    def operand(self, first: int, codes: bool) -> tuple[int, int, int, int]:
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """The scales of the blocks of codes, (capacity + 16, stride / 32)."""
+        return self.headers.view(np.float32)[..., 0]
+
+    @property
+    def start(self) -> NDArray[np.int32]:
+        """-128 x the sums of the blocks of codes, (capacity + 16, stride / 32)."""
+        return self.headers[..., 1]
+
+    def operand(self, first: int, codes: bool) -> tuple[int, int, int]:
         """Return where kernels find the rows from `first` on.
 
-        Addresses of the codes or else the values, bytes from row to row of these, addresses of the
-        scales and of the starts; both of the latter lie an eighth as far apart as codes do.
+        Address of the codes or else the values, bytes from row to row of these, address of the
+        headers; these lie half as far apart as codes do.
         """
         place, width = (
             (self._codes_at, self.stride) if codes else (self._values_at, 4 * self.stride)
         )
-        small = first * self.stride // 8
-        return place + first * width, width, self._scale_at + small, self._start_at + small
+        return place + first * width, width, self._headers_at + first * self.stride // 2
 
     @property
     def nbytes(self) -> int:
         """Bytes that the buffer takes."""
-        return self.values.nbytes + self.codes.nbytes + self.scale.nbytes + self.start.nbytes
+        return self.values.nbytes + self.codes.nbytes + self.headers.nbytes
 
     def part(self, first: int) -> Rows:
         """Return the rows from `first` on, in the same memory."""
         part = copy(self)
         part.values, part.codes = self.values[first:], self.codes[first:]
-        part.scale, part.start = self.scale[first:], self.start[first:]
+        part.headers = self.headers[first:]
         part._locate()
         return part
 
@@ -89,7 +99,6 @@ class Rows:
         for mine, theirs in (
             (self.values, source.values),
             (self.codes, source.codes),
-            (self.scale, source.scale),
-            (self.start, source.start),
+            (self.headers, source.headers),
         ):
             np.take(theirs, index, axis=0, out=mine[:n], mode="clip")

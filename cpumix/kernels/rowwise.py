@@ -5,14 +5,24 @@ One iteration is one row, so nothing depends on how many rows or threads there a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quant.activations import SMALLEST_PEAK
 from .jit import kernel, prange, row_kernel
-from .plain import choose_experts
-from .simd import Address, address, broadcast_f32, load_f32, splat, store_f32, store_i8
+from .plain import choose_experts, round_up
+from .rows import CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
+from .simd import (
+    Address,
+    address,
+    broadcast_f32,
+    load_f32,
+    splat,
+    store_f32,
+    store_i8,
+    write_f32,
+    write_i32,
+)
 from .simd_lanes import (
     absolute,
     add_i32,
@@ -26,7 +36,9 @@ from .simd_lanes import (
     where_greater,
 )
 
-SMALLEST_PEAK = 2.0**-100
+EXPONENT, NAN = 0x7F800000, 0x7FC00000  # bits of float32
+CENTRE_BITS = (23 << 23) | (1 << 22)  # what makes 1.5 x 2^(23 + k) of 2^k
+LARGEST = (254 - 22) << 23  # scales from here on would have a centre beyond float32
 
 
 @row_kernel
@@ -60,17 +72,34 @@ def norm(
 
 
 @kernel
-def quantize_block(x: Address, codes: Address) -> Any:
-    """Quantize 32 float32 at x to signed bytes; return their scale and sum."""
+def write_header(header: Address, scale: np.float32, total: int) -> None:
+    """Write what products need to know of a block of codes with this scale and sum.
+
+    Four numbers of 4 bytes: the scale; -128 x the sum, where accumulators start that take weights
+    as code + 128; the float32 from whose neighbourhood `simd_multiples` reads sums, NaN for a scale
+    too large to have one; and the bits of that plus the start.
+    """
+    bits = np.float32(scale).view(np.int32)
+    centre = np.int32((bits & EXPONENT) + CENTRE_BITS) if bits < LARGEST else np.int32(NAN)
+    write_f32(header + SCALE, scale)
+    write_i32(header + START, np.int32(-128 * total))
+    write_i32(header + CENTRE, centre)
+    write_i32(header + START_AT_CENTRE, np.int32(centre - 128 * total))
+
+
+@kernel
+def quantize_block(x: Address, codes: Address, header: Address) -> None:
+    """Quantize 32 float32 at x to signed bytes."""
     low, high = load_f32(x), load_f32(x + 64)
     magnitude = absolute(low)
     magnitude = where_greater(absolute(high), magnitude, absolute(high), magnitude)
     peak = reduce_max(magnitude)
-    ratio = splat(np.float32(127) / peak if peak > np.float32(SMALLEST_PEAK) else np.float32(0))
+    scale = round_up(peak * np.float32(1 / 127))
+    ratio = splat(np.float32(1) / scale if peak > np.float32(SMALLEST_PEAK) else np.float32(0))
     first, second = to_i32(rint(mul(low, ratio))), to_i32(rint(mul(high, ratio)))
     store_i8(codes, first)
     store_i8(codes + 16, second)
-    return peak * np.float32(1 / 127), reduce_add_i32(add_i32(first, second))
+    write_header(header, scale, reduce_add_i32(add_i32(first, second)))
 
 
 @row_kernel
@@ -79,20 +108,17 @@ def quantize_rows(
     rows: int,
     blocks: int,
     codes: NDArray[np.int8],
-    scale: NDArray[np.float32],
-    start: NDArray[np.int32],
+    headers: NDArray[np.int32],
 ) -> None:
     """Quantize rows of x to 8 bits, as `quant.activations` defines.
 
-    Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | scale f32, start i32 (>= rows, >=
-            blocks).
+    Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | headers (>= rows, >= blocks, 4) i32.
     """
     for row in prange(rows):
         p, q = address(x) + row * x.strides[0], address(codes) + row * codes.strides[0]
+        header = address(headers) + row * headers.strides[0]
         for b in range(blocks):
-            unit, total = quantize_block(p + 128 * b, q + 32 * b)
-            scale[row, b] = unit
-            start[row, b] = -128 * total
+            quantize_block(p + 128 * b, q + 32 * b, header + HEADER_BYTES * b)
 
 
 @row_kernel

@@ -288,6 +288,12 @@ def write_f32(b: Builder, p: Value, x: Value) -> None:
     b.store(x, at(b, p, F32))
 
 
+@instruction(types.void, pointer, types.int32)
+def write_i32(b: Builder, p: Value, x: Value) -> None:
+    """Write one int32."""
+    b.store(x, at(b, p, I32))
+
+
 @instruction(types.float32, pointer)
 def read_f32(b: Builder, p: Value) -> Value:
     """Read one float32."""

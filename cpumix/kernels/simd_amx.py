@@ -15,8 +15,8 @@ from llvmlite import ir
 from numba.core import types
 
 from .jit import kernel
+from .rows import HEADER_BYTES, SCALE
 from .simd import (
-    F32,
     I8,
     I64,
     VF,
@@ -32,8 +32,8 @@ from .simd import (
     load_f32,
     multiply_add,
     pointer,
-    spread,
 )
+from .simd_sums import read_row
 
 AHEAD = 3  # blocks that the units work ahead of the scaling: what they store is slow to come back
 SUMS_BYTES = AHEAD * 16 * 64
@@ -119,11 +119,11 @@ def store_totals(b: Builder, p: Value, totals: Value) -> None:
 
 @instruction(sums16, sums16, pointer, f32x16, pointer, types.int64)
 def scale_rows(
-    b: Builder, totals: Value, sums: Value, w: Value, scale: Value, stride: Value
+    b: Builder, totals: Value, sums: Value, w: Value, header: Value, stride: Value
 ) -> Value:
     """Add each row's integer sums x its activation scale x the weights' scales to its totals."""
     for i in range(ROWS):
-        value = spread(b, b.load(at(b, b.add(scale, b.mul(stride, I64(i))), F32), align=4))
+        value = read_row(b, b.add(header, I64(SCALE)), stride, i)
         acc = b.load(at(b, b.add(sums, I64(64 * i)), VI), align=64)
         scaled = b.fmul(b.sitofp(acc, VF), value)
         totals = b.insert_value(totals, multiply_add(b, scaled, w, b.extract_value(totals, i)), i)
@@ -136,7 +136,7 @@ def panel_rows(
     blocks: int,
     x: Address,
     x_stride: int,
-    scale: Address,
+    header: Address,
     totals: Address,
     sums: Address,
 ) -> None:
@@ -149,7 +149,7 @@ def panel_rows(
         for b in range(blocks):
             w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
             place = sums + 1024 * (b % AHEAD)
-            total = scale_rows(total, place, w, scale + 4 * b, x_stride // 8)
+            total = scale_rows(total, place, w, header + HEADER_BYTES * b, x_stride // 2)
             c = b + AHEAD
             if c < blocks:
                 block_products(x + 32 * c, x_stride, tile + c * PANEL_BLOCK, place)

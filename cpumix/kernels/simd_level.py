@@ -13,8 +13,10 @@ from numba.core import types
 
 from ..quant.q4 import CODE_BOOK
 from .isa import active
+from .rows import SCALE, START
 from .simd import (
     I32,
+    I64,
     VF,
     VI,
     Builder,
@@ -43,6 +45,8 @@ class Instructions(NamedTuple):
     """Whether dot4 takes code + 128, so that accumulators begin at -128 x the activations' sum."""
     tokens: int
     """Rows in one pass of prefill: the sums of two tiles must stay in registers."""
+    multiples: bool = False
+    """Whether prefill scales by `simd_multiples`."""
 
 
 def keep_unsigned(b: Builder, stored: Value) -> Value:
@@ -69,7 +73,9 @@ else:
         "avx2": Instructions(x86.dot4_avx2, x86.lookup_256, make_signed, False, 2),
         "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, keep_unsigned, True, 2),
         "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, make_signed, False, 4),
-        "avx512vnni": Instructions(x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 6),
+        "avx512vnni": Instructions(
+            x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, True
+        ),
         "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4),
     }
 LEVEL = TABLE[active().name]
@@ -113,12 +119,16 @@ def code_book(b: Builder) -> Value:
 
 
 @instruction(dots, pointer, types.int64)
-def start_dots(b: Builder, start: Value, stride: Value) -> Value:
-    """Begin the sums of two tiles x TOKENS rows: 0, or `start` where weights are unsigned."""
+def start_dots(b: Builder, header: Value, stride: Value) -> Value:
+    """Begin the sums of two tiles x TOKENS rows: 0, or `start` where weights are unsigned.
+
+    The rows' headers lie `stride` apart.
+    """
     out = ir.Constant(dots.llvm, None)
     if UNSIGNED:
         for t in range(TOKENS):
-            value = spread(b, b.load(at(b, row(b, start, stride, t), I32), align=4))
+            place = b.add(row(b, header, stride, t), I64(START))
+            value = spread(b, b.load(at(b, place, I32), align=4))
             out = b.insert_value(b.insert_value(out, value, t), value, TOKENS + t)
     return out
 
@@ -140,11 +150,11 @@ def dot4_tokens(b: Builder, acc: Value, w0: Value, w1: Value, x: Value, stride: 
 
 @instruction(sums, sums, dots, f32x16, f32x16, pointer, types.int64)
 def scale_tokens(
-    b: Builder, total: Value, acc: Value, w0: Value, w1: Value, scale: Value, stride: Value
+    b: Builder, total: Value, acc: Value, w0: Value, w1: Value, header: Value, stride: Value
 ) -> Value:
     """Add each token's integer sums x its activation scale x the weights' scales to the totals."""
     for t in range(TOKENS):
-        value = read_row(b, scale, stride, t)
+        value = read_row(b, b.add(header, I64(SCALE)), stride, t)
         for slot, w in ((t, w0), (TOKENS + t, w1)):
             scaled = b.fmul(b.sitofp(b.extract_value(acc, slot), VF), value)
             total = b.insert_value(
