@@ -112,9 +112,8 @@ def test_hot_loop(runs, level, kernel):
 def test_scaling_by_multiples_multiplies_once(runs):
     """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
     loops = map(instructions, loops_of(runs, "avx512vnni")["panels.multiples_rows"])
-    (names,) = (
-        n for n in (Counter(x.split("\t")[0] for x in loop) for loop in loops) if n["vpdpbusd"]
-    )
+    counts = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
+    (names,) = (names for names in counts if names["vpdpbusd"])
     assert names["vpdpbusd"] == 8 * names["vsubps"] == 8 * names["vfmadd231ps"]
     assert not names["vmulps"] + names["vcvtdq2ps"]
 

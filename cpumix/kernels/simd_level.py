@@ -74,7 +74,7 @@ else:
         "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, keep_unsigned, True, 2),
         "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, make_signed, False, 4),
         "avx512vnni": Instructions(
-            x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, True
+            x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, multiples=True
         ),
         "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4),
     }
