@@ -53,9 +53,11 @@ ENOUGH_ROWS = 16  # to make up for the time that it takes to write multiples of 
 PANEL_BLOCK = CODES + (multiples.COUNT * multiples.BYTES if MULTIPLES else 128)
 MOST_ROWS = 192  # at 4096 columns their codes take 0.8 MB: they stay in a second-level cache
 SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
-# A thread's memory: the panel, AMX's sums, and two tiles' totals for every row.
+MOST_PAIRS = 8  # that go over the rows' columns together
+# A thread's memory: the panel, AMX's sums, and each pair's totals for every row.
 PANEL, SUMS, TOTALS = 0, CHUNK * PANEL_BLOCK, CHUNK * PANEL_BLOCK + amx.SUMS_BYTES
-SCRATCH_BYTES = TOTALS + (MOST_ROWS + SPARE_ROWS) * 128
+TOTALS_BYTES = (MOST_ROWS + SPARE_ROWS) * 128
+SCRATCH_BYTES = TOTALS + MOST_PAIRS * TOTALS_BYTES
 
 
 @kernel
@@ -168,13 +170,14 @@ def chunk_rows(
     header: Address,
     rows: int,
     ahead: int,
+    totals: Address,
     scratch: Address,
 ) -> None:
     """Add up to CHUNK blocks of two tiles times all rows to the totals.
 
     Meanwhile ask for what lies `ahead` bytes behind both places: it comes next.
     """
-    totals, panel, many = scratch + TOTALS, scratch + PANEL, rows >= ENOUGH_ROWS
+    panel, many = scratch + PANEL, rows >= ENOUGH_ROWS
     if tile_bytes == Q4_BYTES:
         unpack_q4(w0, blocks, panel, many)
         unpack_q4(w1, blocks, panel + 64, many)

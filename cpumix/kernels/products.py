@@ -23,7 +23,15 @@ from ..quant.tiles import BLOCK
 from .jit import kernel, parallel_kernel, prange
 from .math import silu
 from .matvec import row_tile
-from .panels import CHUNK, MOST_ROWS, SCRATCH_BYTES, TOTALS, chunk_rows
+from .panels import (
+    CHUNK,
+    MOST_PAIRS,
+    MOST_ROWS,
+    SCRATCH_BYTES,
+    TOTALS,
+    TOTALS_BYTES,
+    chunk_rows,
+)
 from .rows import HEADER_BYTES, address_of
 from .simd import (
     Address,
@@ -43,87 +51,86 @@ if TYPE_CHECKING:
 BF16_BYTES = bf16.TILE_BYTES
 GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few against restarts
 
-# A product's fields in the job table, int64 each; addresses and strides in bytes.
+# A product's fields in the job table, int64 each; addresses, steps and strides in bytes.
 # fmt: off
-(W0, W1, PAIRS, TILES, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
- FIRST_ITEM) = range(13)
+(W0, W1, STEP, SINGLE, GATED, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
+ FIRST_ITEM) = range(14)
 # fmt: on
-FIELDS = 13
+FIELDS = 14
 
 FEW_ROWS = 4  # unpacking a panel costs about as much as three rows
 
 
 @kernel
-def store_pair(job: Address, first: Lanes, second: Lanes, out0: Address, out1: Address) -> None:
+def field(job: Address, index: int) -> int:
+    """Read one field of a product."""
+    return read_i64(job + 8 * index)
+
+
+@kernel
+def second_tile(job: Address, pair: int) -> Address:
+    """Return where a pair's second tile lies; an odd last tile pairs with itself."""
+    side = W0 if pair == field(job, SINGLE) else W1
+    return field(job, side) + pair * field(job, STEP)
+
+
+@kernel
+def store_pair(job: Address, pair: int, row: int, first: Lanes, second: Lanes) -> None:
     """Store one row's results of a pair of tiles: both, or silu(w1 x) * w3 x."""
-    if read_i64(job + 8 * W1) != 0:
-        store_f32(out0, mul(silu(first), second))
+    out = field(job, OUT) + row * field(job, OUT_STRIDE)
+    if field(job, GATED):
+        store_f32(out + 64 * pair, mul(silu(first), second))
     else:
-        store_f32(out0, first)
-        store_f32(out1, second)
+        store_f32(out + 128 * pair, first)
+        if pair != field(job, SINGLE):
+            store_f32(out + 128 * pair + 64, second)
 
 
 @kernel
-def pair_many(
-    job: Address, w0: Address, w1: Address, out0: Address, out1: Address, scratch: Address
-) -> None:
-    """Two tiles times many rows, a panel's columns at a time."""
-    tile_bytes, rows, blocks = (
-        read_i64(job + 8 * TILE_BYTES),
-        read_i64(job + 8 * ROWS),
-        read_i64(job + 8 * BLOCKS),
-    )
-    x, x_stride = read_i64(job + 8 * X), read_i64(job + 8 * X_STRIDE)
-    header = read_i64(job + 8 * HEADER)
-    pair = blocks * tile_bytes * (1 if read_i64(job + 8 * W1) != 0 else 2)
-    block_bytes = 4 * BLOCK if tile_bytes == BF16_BYTES else BLOCK
-    totals = scratch + TOTALS
-    for i in range(2 * (rows + 15)):
-        store_f32(totals + 64 * i, splat(0.0))
+def pairs_many(job: Address, first: int, last: int, scratch: Address) -> None:
+    """Pairs first, first + 1, ... last - 1 times many rows, a panel's columns at a time.
+
+    All pairs go over some columns of the rows before any goes over the next: these columns stay in
+    the second-level cache, however many rows there are.
+    """
+    tile_bytes, blocks, rows = field(job, TILE_BYTES), field(job, BLOCKS), field(job, ROWS)
+    x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
+    step, block_bytes = field(job, STEP), 4 * BLOCK if tile_bytes == BF16_BYTES else BLOCK
+    totals = scratch + TOTALS - first * TOTALS_BYTES
+    for pair in range(first, last):
+        for i in range(2 * (rows + 15)):
+            store_f32(totals + pair * TOTALS_BYTES + 64 * i, splat(0.0))
     for b in range(0, blocks, CHUNK):
-        ahead = CHUNK * tile_bytes if b + CHUNK < blocks else pair - b * tile_bytes
-        chunk_rows(
-            tile_bytes, w0 + b * tile_bytes, w1 + b * tile_bytes, min(CHUNK, blocks - b),
-            x + b * block_bytes, x_stride, header + HEADER_BYTES * b, rows, ahead, scratch,
-        )  # fmt: skip
-    stride = read_i64(job + 8 * OUT_STRIDE)
-    for row in range(rows):
-        first, second = load_f32(totals + 128 * row), load_f32(totals + 128 * row + 64)
-        store_pair(job, first, second, out0 + row * stride, out1 + row * stride)
+        for pair in range(first, last):
+            if pair + 1 < last:
+                ahead = step
+            elif b + CHUNK < blocks:
+                ahead = CHUNK * tile_bytes - (pair - first) * step
+            else:
+                ahead = step - b * tile_bytes
+            w0, w1 = field(job, W0) + pair * step, second_tile(job, pair)
+            chunk_rows(
+                tile_bytes, w0 + b * tile_bytes, w1 + b * tile_bytes, min(CHUNK, blocks - b),
+                x + b * block_bytes, x_stride, header + HEADER_BYTES * b, rows, ahead,
+                totals + pair * TOTALS_BYTES, scratch,
+            )  # fmt: skip
+    for pair in range(first, last):
+        for row in range(rows):
+            total = totals + pair * TOTALS_BYTES + 128 * row
+            store_pair(job, pair, row, load_f32(total), load_f32(total + 64))
 
 
 @kernel
-def pair_few(job: Address, w0: Address, w1: Address, out0: Address, out1: Address) -> None:
+def pair_few(job: Address, pair: int) -> None:
     """Two tiles times a few rows."""
-    tile_bytes, blocks = read_i64(job + 8 * TILE_BYTES), read_i64(job + 8 * BLOCKS)
-    x_stride, stride = read_i64(job + 8 * X_STRIDE), read_i64(job + 8 * OUT_STRIDE)
-    for row in range(read_i64(job + 8 * ROWS)):
-        x = read_i64(job + 8 * X) + row * x_stride
-        header = read_i64(job + 8 * HEADER) + row * (x_stride // BLOCK * HEADER_BYTES)
+    tile_bytes, blocks, x_stride = field(job, TILE_BYTES), field(job, BLOCKS), field(job, X_STRIDE)
+    w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
+    for row in range(field(job, ROWS)):
+        x = field(job, X) + row * x_stride
+        header = field(job, HEADER) + row * (x_stride // BLOCK * HEADER_BYTES)
         first = row_tile(tile_bytes, w0, blocks, x, header)
         second = row_tile(tile_bytes, w1, blocks, x, header)
-        store_pair(job, first, second, out0 + row * stride, out1 + row * stride)
-
-
-@kernel
-def run_item(job: Address, pair: int, scratch: Address) -> None:
-    """One pair of tiles of one product, all rows."""
-    tile = read_i64(job + 8 * TILE_BYTES) * read_i64(job + 8 * BLOCKS)
-    w0, w1, out = read_i64(job + 8 * W0), read_i64(job + 8 * W1), read_i64(job + 8 * OUT)
-    if w1 != 0:
-        first, second = pair, pair
-    else:
-        first, second = (
-            2 * pair,
-            min(2 * pair + 1, read_i64(job + 8 * TILES) - 1),
-        )  # an odd last tile pairs with itself
-        w1 = w0
-    if read_i64(job + 8 * ROWS) < FEW_ROWS:
-        pair_few(job, w0 + first * tile, w1 + second * tile, out + 64 * first, out + 64 * second)
-    else:
-        pair_many(
-            job, w0 + first * tile, w1 + second * tile, out + 64 * first, out + 64 * second, scratch
-        )
+        store_pair(job, pair, row, first, second)
 
 
 @parallel_kernel
@@ -137,16 +144,27 @@ def multiply(
             | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
     """
     grain = max(1, items // (GRAINS * scratch.shape[0]))
+    if jobs[0, ROWS] >= FEW_ROWS:
+        grain = min(grain, MOST_PAIRS)
     for worker in prange(scratch.shape[0]):
         mine, table, job = address(scratch) + worker * SCRATCH_BYTES, address(jobs), 0
         while True:
             item = fetch_add(address(counter), grain)
             if item >= items:
                 break
-            for i in range(item, min(item + grain, items)):
-                while job + 1 < jobs.shape[0] and jobs[job + 1, FIRST_ITEM] <= i:
+            end = min(item + grain, items)
+            while item < end:
+                while job + 1 < jobs.shape[0] and jobs[job + 1, FIRST_ITEM] <= item:
                     job += 1
-                run_item(table + 8 * FIELDS * job, i - jobs[job, FIRST_ITEM], mine)
+                here, first = table + 8 * FIELDS * job, jobs[job, FIRST_ITEM]
+                last = min(end, jobs[job + 1, FIRST_ITEM] if job + 1 < jobs.shape[0] else items)
+                if jobs[job, ROWS] < FEW_ROWS:
+                    for i in range(item, last):
+                        pair_few(here, i - first)
+                else:
+                    last = min(last, item + MOST_PAIRS)
+                    pairs_many(here, item - first, last - first, mine)
+                item = last
 
 
 def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
@@ -159,12 +177,15 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
     items = 0
     for p in products:
         tiles, blocks, tile_bytes = p.weight.tiles.shape
-        second = p.second.address if p.second is not None else 0
-        pairs = tiles if second else -(-tiles // 2)
+        w0, tile, gated = p.weight.address, blocks * tile_bytes, p.second is not None
+        w1, step, pairs = w0 + tile, 2 * tile, -(-tiles // 2)
+        if p.second is not None:
+            w1, step, pairs = p.second.address, tile, tiles
+        single = pairs - 1 if tiles % 2 and not gated else -1
         out, stride = address_of(p.out), p.out.strides[0]
         for first, rows in shares(p.rows):
             jobs.append((
-                p.weight.address, second, pairs, tiles, blocks, tile_bytes,
+                w0, w1, step, single, gated, blocks, tile_bytes,
                 *p.x.operand(p.first + first, p.weight.takes_codes),
                 rows, out + first * stride, stride, items,
             ))  # fmt: skip
