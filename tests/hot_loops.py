@@ -23,10 +23,18 @@ ADDRESSES = {  # kernels that take so many addresses and counts
     "matvec.row_bf16": 3,
     "panels.panel_rows": 6,
     "panels.multiples_rows": 6,
-    "panels.bf16_rows": 6,
+    "skinny.rows_q8": 7,
+    "skinny.rows_q4": 7,
+    "skinny.rows_bf16": 6,
     "simd_amx.panel_rows": 7,
 }
-ONLY = {"panels.multiples_rows": "avx512vnni", "simd_amx.panel_rows": "amx"}  # levels that call it
+LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
+ONLY = {  # levels that call a kernel, if not all do
+    "panels.multiples_rows": ("avx512vnni",),
+    "skinny.rows_q8": LEVELS[2:],
+    "skinny.rows_q4": LEVELS[2:],
+    "simd_amx.panel_rows": ("amx",),
+}
 FORMATS = {"f16": "uint16", "int8": "int8", "f32": "float32"}
 PROCESSORS = {"amx": "sapphirerapids"}  # what else LLVM should compile for
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
@@ -70,7 +78,7 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         found[name] = kernel.inspect_asm(signature)
 
     for name, count in ADDRESSES.items():
-        if ONLY.get(name, level.name) == level.name:
+        if level.name in ONLY.get(name, LEVELS):
             keep(name, *[types.int64] * count)
     for kv, element in FORMATS.items():
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))

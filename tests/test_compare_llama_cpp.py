@@ -89,9 +89,10 @@ def test_rotated_pairs_become_neighbours(source, tmp_path):
 BENCH = """#!{python}
 import json, sys
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+times = float(words.get("-fast", 1))
 assert open(words["-m"], "rb").read(4) == b"GGUF" and words["-r"] == "1"
-rows = [dict(n_prompt=int(n), n_gen=0, avg_ts=2.0 * int(n)) for n in words["-p"].split(",")]
-print(json.dumps(rows + [dict(n_prompt=0, n_gen=int(words["-n"]), avg_ts=4.0)]))
+rows = [dict(n_prompt=int(n), n_gen=0, avg_ts=times * 2 * int(n)) for n in words["-p"].split(",")]
+print(json.dumps(rows + [dict(n_prompt=0, n_gen=int(words["-n"]), avg_ts=times * 4)]))
 """
 QUANTIZE = """#!{python}
 import shutil, sys
@@ -114,14 +115,16 @@ def programs(tmp_path):
 def test_table_of_ratios(tmp_path, programs):
     source = write_source(tmp_path / "checkpoint", CONFIGS["moe"])
     options = [source, "--llama-bench", programs, "--rounds", 1, "--threads", 1]
+    options += ["--fork", f"{programs} -fast 3"]
     result = CliRunner().invoke(compare_llama_cpp.main, [*map(str, options), "--json"])
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
-    found = {(r["work"], r["tokens"], r["precision"], r["type"]): r for r in rows}
-    assert len(found) == len(rows) == 15  # five kinds of work, three types
-    for (work, tokens, _, _), row in found.items():
-        assert row["llama_cpp"] == (4.0 if work == "decode" else 2.0 * tokens)
-        assert row["ratio"] == pytest.approx(row["cpumix"] / row["llama_cpp"])
+    found = {(r["work"], r["tokens"], r["precision"], r["type"], r["engine"]): r for r in rows}
+    assert len(found) == len(rows) == 30  # five kinds of work, three types, two engines
+    for (work, tokens, _, _, engine), row in found.items():
+        times = {"llama.cpp": 1, "fork": 3}[engine]
+        assert row["other"] == times * (4 if work == "decode" else 2 * tokens)
+        assert row["ratio"] == pytest.approx(row["cpumix"] / row["other"])
     (programs.parent / "llama-quantize").unlink()
     again = CliRunner().invoke(compare_llama_cpp.main, list(map(str, options)))
     assert again.exit_code == 0, again.output  # what was made is used again

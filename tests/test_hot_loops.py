@@ -12,10 +12,9 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from hot_loops import innermost_loops
+from hot_loops import LEVELS, ONLY, innermost_loops
 from levels import at, start
 
-LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 DOT = {
     "avx2": r"vpmaddubsw\s.*ymm",
     "avxvnni": r"vpdpbusd\s.*ymm",
@@ -37,9 +36,9 @@ STACK = r"\(%rsp|\[sp"
 # at most one access of the stack for so many multiplications.
 SPILLING = {
     ("avxvnni", "panels.panel_rows"): 4,
-    ("avx2", "panels.bf16_rows"): 8,
-    ("avxvnni", "panels.bf16_rows"): 8,
-    ("neon", "panels.bf16_rows"): 8,
+    ("avx2", "skinny.rows_bf16"): 8,
+    ("avxvnni", "skinny.rows_bf16"): 8,
+    ("neon", "skinny.rows_bf16"): 8,
     ("neon", "matvec.row_bf16"): 4,
 }
 KERNELS = [
@@ -47,7 +46,10 @@ KERNELS = [
     "matvec.row_q4",
     "matvec.row_bf16",
     "panels.panel_rows",
-    "panels.bf16_rows",
+    "panels.multiples_rows",
+    "skinny.rows_q8",
+    "skinny.rows_q4",
+    "skinny.rows_bf16",
     *(
         f"attention.{name}@{kv}"
         for name in ("score_block", "weigh_block")
@@ -91,7 +93,12 @@ def wanted_in(kernel: str, level: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("level", "kernel"), [*product(LEVELS, KERNELS), ("avx512vnni", "panels.multiples_rows")]
+    ("level", "kernel"),
+    [
+        (level, kernel)
+        for level, kernel in product(LEVELS, KERNELS)
+        if level in ONLY.get(kernel, LEVELS)
+    ],
 )
 def test_hot_loop(runs, level, kernel):
     first, *others = wanted_in(kernel, level)

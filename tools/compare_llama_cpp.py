@@ -8,17 +8,20 @@ written as GGUF, quantized by llama.cpp itself and converted by cpumix; then eac
 process of its own, one after the other, for `--rounds` rounds. Printed are medians, and the median
 of the rounds' ratios, which holds where a machine's speed comes and goes.
 
-With `--converter llama.cpp/convert_hf_to_gguf.py` its conversion is timed, too (by this Python,
-which must have what that script needs).
+With `--fork "ik_llama.cpp/build/bin/llama-bench -rtr 1"` a program that takes the same options is
+measured on the same files, too. With `--converter llama.cpp/convert_hf_to_gguf.py` conversion by
+llama.cpp is timed, too (by this Python, which must have what that script needs).
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import statistics
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +59,9 @@ print(json.dumps(found))
 class Engine(NamedTuple):
     """llama.cpp as it is there: a `llama-bench`, or None for the Python package."""
 
+    name: str
     bench: Path | None
+    options: tuple[str, ...] = ()
 
     def quantize(self, source: Path, target: Path, kind: str, threads: int) -> None:
         """Write `source` in one of llama.cpp's types."""
@@ -81,7 +86,7 @@ class Engine(NamedTuple):
             return {(work, tokens): speed for work, tokens, speed in rows}
         words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json"]
         prompts = ",".join(map(str, PROMPTS))
-        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODED)]))
+        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODED), *self.options]))
         return {
             ("prefill", r["n_prompt"]) if r["n_prompt"] else ("decode", 1): r["avg_ts"]
             for r in rows
@@ -116,6 +121,7 @@ def _timed(words: list[str]) -> float:
 @click.command(help=__doc__)
 @click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--llama-bench", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--fork", metavar="COMMAND", help="A fork's llama-bench, with options.")
 @click.option("--converter", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--folder", type=click.Path(path_type=Path), help="For the files made; kept.")
 @click.option("--threads", type=int, default=machine_info().physical_cores, show_default=True)
@@ -124,6 +130,7 @@ def _timed(words: list[str]) -> float:
 def main(
     checkpoint: Path,
     llama_bench: Path | None,
+    fork: str | None,
     converter: Path | None,
     folder: Path | None,
     threads: int,
@@ -131,11 +138,15 @@ def main(
     as_json: bool,
 ) -> None:
     """Make what is not there yet, measure, and print a table."""
-    engine = Engine(llama_bench)
+    engine = Engine("llama.cpp", llama_bench)
+    engines = [engine]
+    if fork is not None:
+        program, *options = shlex.split(fork)
+        engines.append(Engine("fork", Path(program), tuple(options)))
     folder = folder or checkpoint.with_name(checkpoint.name + "-compared")
     folder.mkdir(exist_ok=True)
     made = _make(engine, checkpoint, folder, threads)
-    rows = _compare(engine, made, threads, rounds)
+    rows = _compare(engines, made, threads, rounds)
     if converter is not None:
         rows += _compare_conversion(engine, checkpoint, converter, folder, threads)
     if as_json:
@@ -145,7 +156,8 @@ def main(
     for row in rows:
         click.echo(
             f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {row['cpumix']:8.1f}   "
-            f"{row['type']:<7} {row['llama_cpp']:8.1f} {row['unit']:<6} {row['ratio']:5.2f} times"
+            f"{row['engine']:<9} {row['type']:<6} {row['other']:8.1f} {row['unit']:<6} "
+            f"{row['ratio']:5.2f} times"
         )
 
 
@@ -170,26 +182,29 @@ def _make(engine: Engine, checkpoint: Path, folder: Path, threads: int) -> dict[
 
 
 def _compare(
-    engine: Engine, made: dict[str, Path], threads: int, rounds: int
+    engines: list[Engine], made: dict[str, Path], threads: int, rounds: int
 ) -> list[dict[str, object]]:
-    found: dict[str, list[Speeds]] = {name: [] for name in made}
+    found: dict[tuple[str, str], list[Speeds]] = {}
     for number in range(rounds):
         for name, path in made.items():
             _show(f"round {number + 1} of {rounds}: {name}")
-            ours = path.suffix == ".bin"
-            speeds = measure_cpumix(path, threads) if ours else engine.measure(path, threads)
-            found[name].append(speeds)
+            if name in PAIRS:
+                found.setdefault(("cpumix", name), []).append(measure_cpumix(path, threads))
+                continue
+            for engine in engines:
+                speeds = engine.measure(path, threads)
+                found.setdefault((engine.name, name), []).append(speeds)
+    kinds = [(precision, kind) for precision, some in PAIRS.items() for kind in some]
     rows: list[dict[str, object]] = []
-    for work in WORK:
-        for precision, kinds in PAIRS.items():
-            for kind in kinds:
-                mine, theirs = [[s[work] for s in found[name]] for name in (precision, kind)]
-                rows.append({
-                    "work": work[0], "tokens": work[1], "precision": precision, "type": kind,
-                    "cpumix": statistics.median(mine), "llama_cpp": statistics.median(theirs),
-                    "unit": "tok/s",
-                    "ratio": statistics.median(a / b for a, b in zip(mine, theirs, strict=True)),
-                })  # fmt: skip
+    for work, (precision, kind), engine in product(WORK, kinds, engines):
+        mine = [speeds[work] for speeds in found["cpumix", precision]]
+        theirs = [speeds[work] for speeds in found[engine.name, kind]]
+        rows.append({
+            "work": work[0], "tokens": work[1], "precision": precision, "type": kind,
+            "engine": engine.name, "cpumix": statistics.median(mine),
+            "other": statistics.median(theirs), "unit": "tok/s",
+            "ratio": statistics.median(a / b for a, b in zip(mine, theirs, strict=True)),
+        })  # fmt: skip
     return rows
 
 
@@ -209,7 +224,8 @@ def _compare_conversion(
         other = first + time.perf_counter() - began
         rows.append({
             "work": "convert", "tokens": 0, "precision": precision, "type": kinds[0],
-            "cpumix": seconds, "llama_cpp": other, "unit": "s", "ratio": other / seconds,
+            "engine": engine.name, "cpumix": seconds, "other": other, "unit": "s",
+            "ratio": other / seconds,
         })  # fmt: skip
     for path in (ours, plain, theirs):
         path.unlink()

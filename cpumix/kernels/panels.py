@@ -27,13 +27,12 @@ from .simd import (
     store_f32,
     store_i32,
 )
-from .simd_lanes import high_bf16, high_nibbles, low_bf16, low_nibbles
+from .simd_lanes import high_nibbles, low_nibbles
 from .simd_level import (
     LEVEL,
     TOKENS,
     code_book,
     dot4_tokens,
-    fma_tokens,
     load_sums,
     lookup,
     panel_codes,
@@ -42,6 +41,7 @@ from .simd_level import (
     store_sums,
     weights,
 )
+from .skinny import rows_bf16
 
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 AMX = active().name == "amx"
@@ -49,7 +49,6 @@ AMX = active().name == "amx"
 CHUNK = 12  # blocks in a panel: 24 KiB at most, which leaves room for rows
 CODES = 1024  # bytes of a block's codes; scales follow
 MULTIPLES = LEVEL.multiples
-ENOUGH_ROWS = 16  # to make up for the time that it takes to write multiples of scales
 PANEL_BLOCK = CODES + (multiples.COUNT * multiples.BYTES if MULTIPLES else 128)
 MOST_ROWS = 192  # at 4096 columns their codes take 0.8 MB: they stay in a second-level cache
 SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
@@ -61,27 +60,26 @@ SCRATCH_BYTES = TOTALS + MOST_PAIRS * TOTALS_BYTES
 
 
 @kernel
-def store_scales(p: Address, scales: Lanes, many: bool) -> None:
+def store_scales(p: Address, scales: Lanes) -> None:
     """Store one tile's scales, or all multiples of them."""
     if MULTIPLES:
-        if many:
-            multiples.store_multiples(p, scales)
-            return
-    store_f32(p, scales)
+        multiples.store_multiples(p, scales)
+    else:
+        store_f32(p, scales)
 
 
 @kernel
-def unpack_q8(w: Address, blocks: int, panel: Address, many: bool) -> None:
+def unpack_q8(w: Address, blocks: int, panel: Address) -> None:
     """Copy one tile's blocks to its half of a panel; scales become float32."""
     for _ in range(blocks):
         for g in range(8):
             store_i32(panel + 128 * g, panel_codes(weights(load_i32(w + 64 * g))))
-        store_scales(panel + CODES, load_f16(w + 512), many)
+        store_scales(panel + CODES, load_f16(w + 512))
         w, panel = w + Q8_BYTES, panel + PANEL_BLOCK
 
 
 @kernel
-def unpack_q4(w: Address, blocks: int, panel: Address, many: bool) -> None:
+def unpack_q4(w: Address, blocks: int, panel: Address) -> None:
     """Widen one tile's nibbles to bytes in its half of a panel; scales become float32."""
     table = code_book()
     for _ in range(blocks):
@@ -89,7 +87,7 @@ def unpack_q4(w: Address, blocks: int, panel: Address, many: bool) -> None:
             packed = load_i32(w + 64 * g)
             store_i32(panel + 256 * g, panel_codes(lookup(table, low_nibbles(packed))))
             store_i32(panel + 256 * g + 128, panel_codes(lookup(table, high_nibbles(packed))))
-        store_scales(panel + CODES, load_f16(w + 256), many)
+        store_scales(panel + CODES, load_f16(w + 256))
         w, panel = w + Q4_BYTES, panel + PANEL_BLOCK
 
 
@@ -136,27 +134,16 @@ def integer_rows(
     x_stride: int,
     header: Address,
     totals: Address,
-    many: bool,
+    sums: Address,
 ) -> None:
-    """Add a panel times TOKENS rows, of `many`, to their totals."""
-    if MULTIPLES:  # a constant, so that other levels need not compile what they do not use
-        if many:
-            multiples_rows(panel, blocks, x, x_stride, header, totals)
-            return
-    panel_rows(panel, blocks, x, x_stride, header, totals)
-
-
-@kernel
-def bf16_rows(
-    w0: Address, w1: Address, blocks: int, x: Address, x_stride: int, totals: Address
-) -> None:
-    """Add two bfloat16 tiles times TOKENS float32 rows to their totals, in column order."""
-    total = load_sums(totals)
-    for g in range(16 * blocks):
-        p0, p1 = load_i32(w0 + 64 * g), load_i32(w1 + 64 * g)
-        total = fma_tokens(total, low_bf16(p0), low_bf16(p1), x + 8 * g, x_stride)
-        total = fma_tokens(total, high_bf16(p0), high_bf16(p1), x + 8 * g + 4, x_stride)
-    store_sums(totals, total)
+    """Add a panel times some rows to their totals, in the level's own way."""
+    # Constants, so that a level need not compile what it does not use.
+    if AMX:
+        amx.panel_rows(panel, blocks, x, x_stride, header, totals, sums)
+    elif MULTIPLES:
+        multiples_rows(panel, blocks, x, x_stride, header, totals)
+    else:
+        panel_rows(panel, blocks, x, x_stride, header, totals)
 
 
 @kernel
@@ -177,13 +164,13 @@ def chunk_rows(
 
     Meanwhile ask for what lies `ahead` bytes behind both places: it comes next.
     """
-    panel, many = scratch + PANEL, rows >= ENOUGH_ROWS
+    panel = scratch + PANEL
     if tile_bytes == Q4_BYTES:
-        unpack_q4(w0, blocks, panel, many)
-        unpack_q4(w1, blocks, panel + 64, many)
+        unpack_q4(w0, blocks, panel)
+        unpack_q4(w1, blocks, panel + 64)
     elif tile_bytes == Q8_BYTES:
-        unpack_q8(w0, blocks, panel, many)
-        unpack_q8(w1, blocks, panel + 64, many)
+        unpack_q8(w0, blocks, panel)
+        unpack_q8(w1, blocks, panel + 64)
     step = 16 if AMX and tile_bytes != BF16_BYTES else TOKENS
     share = (blocks * tile_bytes * step // rows + 63) // 64 * 64
     fetched = ahead
@@ -195,8 +182,6 @@ def chunk_rows(
         values, total = x + row * x_stride, totals + 128 * row
         numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
         if tile_bytes == BF16_BYTES:
-            bf16_rows(w0, w1, blocks, values, x_stride, total)
-        elif AMX:
-            amx.panel_rows(panel, blocks, values, x_stride, numbers, total, scratch + SUMS)
+            rows_bf16(w0, w1, blocks, values, x_stride, total)
         else:
-            integer_rows(panel, blocks, values, x_stride, numbers, total, many)
+            integer_rows(panel, blocks, values, x_stride, numbers, total, scratch + SUMS)

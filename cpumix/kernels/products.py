@@ -4,7 +4,8 @@
 output columns), taken from a shared counter, so that a thread that the operating system holds up
 does not make the others wait. An item's arithmetic does not depend on who runs it or on how many
 rows there are: results are the same, bit for bit, for every number of threads, and a row of a batch
-equals the same row alone. Few rows go through `matvec`, many through `panels`.
+equals the same row alone. One row goes through `matvec`, a few through `skinny`, many through
+`panels`.
 
 The two tiles of a pair are neighbours of one matrix, or the same tile of two matrices (w1 and w3):
 then the pair's output is silu(first) x second, and the intermediate values never reach memory.
@@ -13,7 +14,7 @@ then the pair's output is silu(first) x second, and the intermediate values neve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from .panels import (
     MOST_PAIRS,
     MOST_ROWS,
     SCRATCH_BYTES,
+    SPARE_ROWS,
     TOTALS,
     TOTALS_BYTES,
     chunk_rows,
@@ -44,6 +46,9 @@ from .simd import (
     store_f32,
 )
 from .simd_lanes import mul
+from .simd_level import TOKENS
+from .skinny import MOST_ROWS as FEW_ROWS
+from .skinny import SKINNY, tile_rows
 
 if TYPE_CHECKING:
     from .operands import Product
@@ -58,17 +63,15 @@ GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few
 # fmt: on
 FIELDS = 14
 
-FEW_ROWS = 4  # unpacking a panel costs about as much as three rows
-
 
 @kernel
-def field(job: Address, index: int) -> int:
+def field(job: Address, index: int) -> Any:
     """Read one field of a product."""
     return read_i64(job + 8 * index)
 
 
 @kernel
-def second_tile(job: Address, pair: int) -> Address:
+def second_tile(job: Address, pair: int) -> Any:
     """Return where a pair's second tile lies; an odd last tile pairs with itself."""
     side = W0 if pair == field(job, SINGLE) else W1
     return field(job, side) + pair * field(job, STEP)
@@ -87,6 +90,21 @@ def store_pair(job: Address, pair: int, row: int, first: Lanes, second: Lanes) -
 
 
 @kernel
+def clear(totals: Address, rows: int) -> None:
+    """Zero two tiles' totals of some rows, and of those that make them whole groups."""
+    for i in range(2 * (rows + SPARE_ROWS - 1)):
+        store_f32(totals + 64 * i, splat(0.0))
+
+
+@kernel
+def store_rows(job: Address, pair: int, totals: Address) -> None:
+    """Store all rows' results of a pair of tiles."""
+    for row in range(field(job, ROWS)):
+        total = totals + 128 * row
+        store_pair(job, pair, row, load_f32(total), load_f32(total + 64))
+
+
+@kernel
 def pairs_many(job: Address, first: int, last: int, scratch: Address) -> None:
     """Pairs first, first + 1, ... last - 1 times many rows, a panel's columns at a time.
 
@@ -98,8 +116,7 @@ def pairs_many(job: Address, first: int, last: int, scratch: Address) -> None:
     step, block_bytes = field(job, STEP), 4 * BLOCK if tile_bytes == BF16_BYTES else BLOCK
     totals = scratch + TOTALS - first * TOTALS_BYTES
     for pair in range(first, last):
-        for i in range(2 * (rows + 15)):
-            store_f32(totals + pair * TOTALS_BYTES + 64 * i, splat(0.0))
+        clear(totals + pair * TOTALS_BYTES, rows)
     for b in range(0, blocks, CHUNK):
         for pair in range(first, last):
             if pair + 1 < last:
@@ -115,22 +132,47 @@ def pairs_many(job: Address, first: int, last: int, scratch: Address) -> None:
                 totals + pair * TOTALS_BYTES, scratch,
             )  # fmt: skip
     for pair in range(first, last):
-        for row in range(rows):
-            total = totals + pair * TOTALS_BYTES + 128 * row
-            store_pair(job, pair, row, load_f32(total), load_f32(total + 64))
+        store_rows(job, pair, totals + pair * TOTALS_BYTES)
 
 
 @kernel
-def pair_few(job: Address, pair: int) -> None:
+def pair_few(job: Address, pair: int, scratch: Address) -> None:
     """Two tiles times a few rows."""
-    tile_bytes, blocks, x_stride = field(job, TILE_BYTES), field(job, BLOCKS), field(job, X_STRIDE)
+    tile_bytes, blocks, rows = field(job, TILE_BYTES), field(job, BLOCKS), field(job, ROWS)
+    x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
+    w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
+    totals = scratch + TOTALS
+    clear(totals, rows)
+    for row in range(0, rows, TOKENS):
+        numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
+        values, total = x + row * x_stride, totals + 128 * row
+        tile_rows(tile_bytes, w0, w1, blocks, values, x_stride, numbers, total)
+    store_rows(job, pair, totals)
+
+
+@kernel
+def pair_singly(job: Address, pair: int) -> None:
+    """Two tiles times a few rows, row by row."""
+    tile_bytes, blocks = field(job, TILE_BYTES), field(job, BLOCKS)
+    x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
     w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
     for row in range(field(job, ROWS)):
-        x = field(job, X) + row * x_stride
-        header = field(job, HEADER) + row * (x_stride // BLOCK * HEADER_BYTES)
         first = row_tile(tile_bytes, w0, blocks, x, header)
         second = row_tile(tile_bytes, w1, blocks, x, header)
         store_pair(job, pair, row, first, second)
+        x, header = x + x_stride, header + x_stride // BLOCK * HEADER_BYTES
+
+
+@kernel
+def run_few(job: Address, pair: int, scratch: Address) -> None:
+    """Two tiles times a few rows, in the level's own way."""
+    if SKINNY:  # a constant, so that a level need not compile what it does not use
+        if field(job, ROWS) > 1:
+            pair_few(job, pair, scratch)
+        else:
+            pair_singly(job, pair)
+    else:
+        pair_singly(job, pair)
 
 
 @parallel_kernel
@@ -144,7 +186,7 @@ def multiply(
             | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
     """
     grain = max(1, items // (GRAINS * scratch.shape[0]))
-    if jobs[0, ROWS] >= FEW_ROWS:
+    if jobs[0, ROWS] > FEW_ROWS:
         grain = min(grain, MOST_PAIRS)
     for worker in prange(scratch.shape[0]):
         mine, table, job = address(scratch) + worker * SCRATCH_BYTES, address(jobs), 0
@@ -158,12 +200,12 @@ def multiply(
                     job += 1
                 here, first = table + 8 * FIELDS * job, jobs[job, FIRST_ITEM]
                 last = min(end, jobs[job + 1, FIRST_ITEM] if job + 1 < jobs.shape[0] else items)
-                if jobs[job, ROWS] < FEW_ROWS:
-                    for i in range(item, last):
-                        pair_few(here, i - first)
-                else:
+                if jobs[job, ROWS] > FEW_ROWS:
                     last = min(last, item + MOST_PAIRS)
                     pairs_many(here, item - first, last - first, mine)
+                else:
+                    for i in range(item, last):
+                        run_few(here, i - first, mine)
                 item = last
 
 

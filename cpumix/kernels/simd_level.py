@@ -45,6 +45,8 @@ class Instructions(NamedTuple):
     """Whether dot4 takes code + 128, so that accumulators begin at -128 x the activations' sum."""
     tokens: int
     """Rows in one pass of prefill: the sums of two tiles must stay in registers."""
+    registers: int
+    """That a vector instruction can name."""
     multiples: bool = False
     """Whether prefill scales by `simd_multiples`."""
 
@@ -65,18 +67,18 @@ if active().name == "neon":
 
     # 2: a block's integer sums take 16 of 32 registers, and half of the totals give way to them.
     # 1 would wait for loads: llvm-mca has 2 ahead by 3 % (Neoverse N1) to 18 % (Cortex-A76).
-    TABLE = {"neon": Instructions(arm.dot4_neon, arm.lookup_128, make_signed, False, 2)}
+    TABLE = {"neon": Instructions(arm.dot4_neon, arm.lookup_128, make_signed, False, 2, 32)}
 else:
     from . import simd_x86 as x86
 
     TABLE = {
-        "avx2": Instructions(x86.dot4_avx2, x86.lookup_256, make_signed, False, 2),
-        "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, keep_unsigned, True, 2),
-        "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, make_signed, False, 4),
+        "avx2": Instructions(x86.dot4_avx2, x86.lookup_256, make_signed, False, 2, 16),
+        "avxvnni": Instructions(x86.dot4_avxvnni, x86.lookup_256, keep_unsigned, True, 2, 16),
+        "avx512": Instructions(x86.dot4_avx512, x86.lookup_512, make_signed, False, 4, 32),
         "avx512vnni": Instructions(
-            x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, multiples=True
+            x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, 32, multiples=True
         ),
-        "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4),
+        "amx": Instructions(x86.dot4_avx512vnni, x86.lookup_512, keep_unsigned, True, 4, 32),
     }
 LEVEL = TABLE[active().name]
 UNSIGNED, TOKENS = LEVEL.unsigned, LEVEL.tokens

@@ -56,8 +56,10 @@ def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:
 def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-    groups = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4)
-    code = groups[ids // ROWS, :, :, ids % ROWS].reshape(len(ids), blocks, BLOCK)
+    groups = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS, ROWS)
+    code = groups[ids // ROWS, :, :, ids % ROWS].view(np.uint8).reshape(len(ids), blocks, BLOCK)
     scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
-    value = (code.astype(np.float32) - ZERO) * scale.astype(np.float32)[..., None]
+    value = code.astype(np.float32)
+    value -= ZERO
+    value *= scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)
