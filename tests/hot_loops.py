@@ -18,9 +18,9 @@ import llvmlite.binding as llvm
 from cpumix.kernels import isa
 
 ADDRESSES = {  # kernels that take so many addresses and counts
-    "matvec.row_q8": 4,
-    "matvec.row_q4": 4,
-    "matvec.row_bf16": 3,
+    "matvec.row_q8": 5,
+    "matvec.row_q4": 5,
+    "matvec.row_bf16": 4,
     "panels.panel_rows": 6,
     "panels.multiples_rows": 6,
     "skinny.rows_q8": 7,

@@ -35,6 +35,8 @@ STACK = r"\(%rsp|\[sp"
 # Where 16 registers do not hold a block's sums and the totals, or LLVM loads ARM's registers ahead:
 # at most one access of the stack for so many multiplications.
 SPILLING = {
+    ("avx2", "matvec.row_q8"): 2,  # decode waits for memory anyway
+    ("avx2", "matvec.row_q4"): 2,
     ("avxvnni", "panels.panel_rows"): 4,
     ("avx2", "skinny.rows_bf16"): 8,
     ("avxvnni", "skinny.rows_bf16"): 8,

@@ -105,8 +105,8 @@ def test_sums_of_two_tiles_and_two_rows_stay_in_registers():
 @pytest.mark.parametrize(
     ("module", "name", "operands", "wanted"),
     [
-        ("matvec", "row_q8", 4, {"sdot"}),
-        ("matvec", "row_q4", 4, {"sdot", "tbl"}),
+        ("matvec", "row_q8", 5, {"sdot"}),
+        ("matvec", "row_q4", 5, {"sdot", "tbl"}),
         ("panels", "panel_rows", 6, {"sdot"}),
     ],
 )

@@ -23,7 +23,7 @@ from ..quant import bf16
 from ..quant.tiles import BLOCK
 from .jit import kernel, parallel_kernel, prange
 from .math import silu
-from .matvec import row_tile
+from .matvec import row_pair
 from .panels import (
     CHUNK,
     MOST_PAIRS,
@@ -157,8 +157,7 @@ def pair_singly(job: Address, pair: int) -> None:
     x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
     w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
     for row in range(field(job, ROWS)):
-        first = row_tile(tile_bytes, w0, blocks, x, header)
-        second = row_tile(tile_bytes, w1, blocks, x, header)
+        first, second = row_pair(tile_bytes, w0, w1, blocks, x, header)
         store_pair(job, pair, row, first, second)
         x, header = x + x_stride, header + x_stride // BLOCK * HEADER_BYTES
 

@@ -162,23 +162,13 @@ def load_f16(b: Builder, p: Value) -> Value:
 
 
 @instruction(types.void, pointer)
-def prefetch(b: Builder, p: Value) -> None:
-    """Ask for a cache line that will be read soon, and once: it need not displace others.
+def prefetch_l2(b: Builder, p: Value) -> None:
+    """Ask for a cache line that will be read soon, in the second-level cache.
 
     An address that is not mapped does no harm.
     """
-    _prefetch(b, p, locality=0)
-
-
-@instruction(types.void, pointer)
-def prefetch_l2(b: Builder, p: Value) -> None:
-    """Ask for a cache line that will be read later, in the second-level cache, and maybe again."""
-    _prefetch(b, p, locality=2)
-
-
-def _prefetch(b: Builder, p: Value, locality: int) -> None:
     declared = external(b, "llvm.prefetch.p0", ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
-    b.call(declared, [at(b, p, I8), I32(0), I32(locality), I32(1)])
+    b.call(declared, [at(b, p, I8), I32(0), I32(2), I32(1)])
 
 
 @instruction(i32x16, pointer)

@@ -10,9 +10,8 @@ from ..quant import bf16, q4, q8
 from ..quant.tiles import BLOCK
 from .isa import active
 from .jit import kernel
-from .matvec import AHEAD
 from .rows import HEADER_BYTES
-from .simd import Address, load_f16, load_i32, prefetch
+from .simd import Address, load_f16, load_i32
 from .simd_lanes import high_bf16, high_nibbles, low_bf16, low_nibbles
 from .simd_level import (
     LEVEL,
@@ -49,9 +48,6 @@ def rows_q8(
     total = load_sums(totals)
     for _ in range(blocks):
         acc = start_dots(header, stride)
-        for line in range(0, Q8_BYTES, 64):
-            prefetch(w0 + AHEAD + line)
-            prefetch(w1 + AHEAD + line)
         for g in range(8):
             first, second = weights(load_i32(w0 + 64 * g)), weights(load_i32(w1 + 64 * g))
             acc = dot4_tokens(acc, first, second, x + 4 * g, x_stride)
@@ -75,9 +71,6 @@ def rows_q4(
     total = load_sums(totals)
     for _ in range(blocks):
         acc = start_dots(header, stride)
-        for line in range(0, Q4_BYTES, 64):
-            prefetch(w0 + AHEAD + line)
-            prefetch(w1 + AHEAD + line)
         for g in range(4):
             p0, p1 = load_i32(w0 + 64 * g), load_i32(w1 + 64 * g)
             first, second = lookup(table, low_nibbles(p0)), lookup(table, low_nibbles(p1))
@@ -96,9 +89,6 @@ def rows_bf16(
     """Add two bfloat16 tiles times TOKENS float32 rows to their totals, in column order."""
     total = load_sums(totals)
     for _ in range(blocks):
-        for line in range(0, BF16_BYTES, 64):
-            prefetch(w0 + AHEAD + line)
-            prefetch(w1 + AHEAD + line)
         for g in range(16):
             p0, p1 = load_i32(w0 + 64 * g), load_i32(w1 + 64 * g)
             total = fma_tokens(total, low_bf16(p0), low_bf16(p1), x + 8 * g, x_stride)
