@@ -50,7 +50,7 @@ CHUNK = 12  # blocks in a panel: 24 KiB at most, which leaves room for rows
 CODES = 1024  # bytes of a block's codes; scales follow
 MULTIPLES = LEVEL.multiples
 PANEL_BLOCK = CODES + (multiples.COUNT * multiples.BYTES if MULTIPLES else 128)
-MOST_ROWS = 192  # at 4096 columns their codes take 0.8 MB: they stay in a second-level cache
+MOST_ROWS = 192  # best of 128 to 512; with all pairs' totals they stay in a second-level cache
 SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
 MOST_PAIRS = 8  # that go over the rows' columns together
 # A thread's memory: the panel, AMX's sums, and each pair's totals for every row.
