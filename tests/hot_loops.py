@@ -22,7 +22,6 @@ ADDRESSES = {  # kernels that take so many addresses and counts
     "matvec.row_q4": 5,
     "matvec.row_bf16": 4,
     "panels.panel_rows": 6,
-    "panels.multiples_rows": 6,
     "skinny.rows_q8": 7,
     "skinny.rows_q4": 7,
     "skinny.rows_bf16": 6,
@@ -30,7 +29,6 @@ ADDRESSES = {  # kernels that take so many addresses and counts
 }
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 ONLY = {  # levels that call a kernel, if not all do
-    "panels.multiples_rows": ("avx512vnni",),
     "skinny.rows_q8": LEVELS[2:],
     "skinny.rows_q4": LEVELS[2:],
     "simd_amx.panel_rows": ("amx",),

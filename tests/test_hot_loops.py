@@ -48,7 +48,6 @@ KERNELS = [
     "matvec.row_q4",
     "matvec.row_bf16",
     "panels.panel_rows",
-    "panels.multiples_rows",
     "skinny.rows_q8",
     "skinny.rows_q4",
     "skinny.rows_bf16",
@@ -120,7 +119,7 @@ def test_hot_loop(runs, level, kernel):
 
 def test_scaling_by_multiples_multiplies_once(runs):
     """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
-    loops = map(instructions, loops_of(runs, "avx512vnni")["panels.multiples_rows"])
+    loops = map(instructions, loops_of(runs, "avx512vnni")["panels.panel_rows"])
     counts = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     (names,) = (names for names in counts if names["vpdpbusd"])
     assert names["vpdpbusd"] == 8 * names["vsubps"] == 8 * names["vfmadd231ps"]

@@ -16,7 +16,7 @@ from . import simd_amx as amx
 from . import simd_multiples as multiples
 from .isa import active
 from .jit import kernel
-from .rows import HEADER_BYTES
+from .rows import HEADER_BYTES, SPARE_ROWS
 from .simd import (
     Address,
     Lanes,
@@ -51,7 +51,6 @@ CODES = 1024  # bytes of a block's codes; scales follow
 MULTIPLES = LEVEL.multiples
 PANEL_BLOCK = CODES + (multiples.COUNT * multiples.BYTES if MULTIPLES else 128)
 MOST_ROWS = 192  # best of 128 to 512; with all pairs' totals they stay in a second-level cache
-SPARE_ROWS = 16  # the last group of rows may be this much shorter than a group
 MOST_PAIRS = 8  # that go over the rows' columns together
 # A thread's memory: the panel, AMX's sums, and each pair's totals for every row.
 PANEL, SUMS, TOTALS = 0, CHUNK * PANEL_BLOCK, CHUNK * PANEL_BLOCK + amx.SUMS_BYTES
@@ -99,29 +98,18 @@ def panel_rows(
     stride = x_stride // BLOCK * HEADER_BYTES
     total = load_sums(totals)
     for _ in range(blocks):
-        acc = start_dots(header, stride)
+        if MULTIPLES:
+            acc = multiples.start_at_centre(header, stride)
+        else:
+            acc = start_dots(header, stride)
         for g in range(8):
             w = panel + 128 * g
             acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
-        w0, w1 = load_f32(panel + CODES), load_f32(panel + CODES + 64)
-        total = scale_tokens(total, acc, w0, w1, header, stride)
-        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
-    store_sums(totals, total)
-
-
-@kernel
-def multiples_rows(
-    panel: Address, blocks: int, x: Address, x_stride: int, header: Address, totals: Address
-) -> None:
-    """Add a panel with multiples of its scales, times TOKENS rows, to their totals."""
-    stride = x_stride // BLOCK * HEADER_BYTES
-    total = load_sums(totals)
-    for _ in range(blocks):
-        acc = multiples.start_at_centre(header, stride)
-        for g in range(8):
-            w = panel + 128 * g
-            acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
-        total = multiples.add_multiples(total, acc, panel + CODES, header, stride)
+        if MULTIPLES:
+            total = multiples.add_multiples(total, acc, panel + CODES, header, stride)
+        else:
+            w0, w1 = load_f32(panel + CODES), load_f32(panel + CODES + 64)
+            total = scale_tokens(total, acc, w0, w1, header, stride)
         panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
     store_sums(totals, total)
 
@@ -137,11 +125,8 @@ def integer_rows(
     sums: Address,
 ) -> None:
     """Add a panel times some rows to their totals, in the level's own way."""
-    # Constants, so that a level need not compile what it does not use.
-    if AMX:
+    if AMX:  # a constant, so that a level need not compile what it does not use
         amx.panel_rows(panel, blocks, x, x_stride, header, totals, sums)
-    elif MULTIPLES:
-        multiples_rows(panel, blocks, x, x_stride, header, totals)
     else:
         panel_rows(panel, blocks, x, x_stride, header, totals)
 

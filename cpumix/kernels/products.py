@@ -29,12 +29,11 @@ from .panels import (
     MOST_PAIRS,
     MOST_ROWS,
     SCRATCH_BYTES,
-    SPARE_ROWS,
     TOTALS,
     TOTALS_BYTES,
     chunk_rows,
 )
-from .rows import HEADER_BYTES, address_of
+from .rows import HEADER_BYTES, SPARE_ROWS, address_of
 from .simd import (
     Address,
     Lanes,
@@ -168,10 +167,8 @@ def run_few(job: Address, pair: int, scratch: Address) -> None:
     if SKINNY:  # a constant, so that a level need not compile what it does not use
         if field(job, ROWS) > 1:
             pair_few(job, pair, scratch)
-        else:
-            pair_singly(job, pair)
-    else:
-        pair_singly(job, pair)
+            return
+    pair_singly(job, pair)
 
 
 @parallel_kernel

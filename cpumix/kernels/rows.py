@@ -78,7 +78,7 @@ class Rows:
         place, width = (
             (self._codes_at, self.stride) if codes else (self._values_at, 4 * self.stride)
         )
-        return place + first * width, width, self._headers_at + first * self.stride // 2
+        return place + first * width, width, self._headers_at + first * self.headers.strides[0]
 
     @property
     def nbytes(self) -> int:

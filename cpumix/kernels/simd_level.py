@@ -120,19 +120,23 @@ def code_book(b: Builder) -> Value:
     return ir.Constant(VI, words * 4)
 
 
+def start_at(b: Builder, place: int, header: Value, stride: Value) -> Value:
+    """Emit the sums of two tiles x TOKENS rows, begun at the number at `place` in each header."""
+    out = ir.Constant(dots.llvm, ir.Undefined)
+    for t in range(TOKENS):
+        number = at(b, b.add(row(b, header, stride, t), I64(place)), I32)
+        value = spread(b, b.load(number, align=4))
+        out = b.insert_value(b.insert_value(out, value, t), value, TOKENS + t)
+    return out
+
+
 @instruction(dots, pointer, types.int64)
 def start_dots(b: Builder, header: Value, stride: Value) -> Value:
     """Begin the sums of two tiles x TOKENS rows: 0, or `start` where weights are unsigned.
 
     The rows' headers lie `stride` apart.
     """
-    out = ir.Constant(dots.llvm, None)
-    if UNSIGNED:
-        for t in range(TOKENS):
-            place = b.add(row(b, header, stride, t), I64(START))
-            value = spread(b, b.load(at(b, place, I32), align=4))
-            out = b.insert_value(b.insert_value(out, value, t), value, TOKENS + t)
-    return out
+    return start_at(b, START, header, stride) if UNSIGNED else ir.Constant(dots.llvm, None)
 
 
 @instruction(dots, dots, i32x16, i32x16, pointer, types.int64)

@@ -28,9 +28,8 @@ from .simd import (
     instruction,
     multiply_add,
     pointer,
-    spread,
 )
-from .simd_level import TOKENS, dots, sums
+from .simd_level import TOKENS, dots, start_at, sums
 from .simd_sums import read_row, row
 
 COUNT = 8
@@ -49,12 +48,7 @@ def store_multiples(b: Builder, p: Value, scales: Value) -> None:
 @instruction(dots, pointer, types.int64)
 def start_at_centre(b: Builder, header: Value, stride: Value) -> Value:
     """Begin the sums of two tiles x TOKENS rows at their centres; rows' headers `stride` apart."""
-    out = ir.Constant(dots.llvm, None)
-    for t in range(TOKENS):
-        place = b.add(row(b, header, stride, t), I64(START_AT_CENTRE))
-        value = spread(b, b.load(at(b, place, I32), align=4))
-        out = b.insert_value(b.insert_value(out, value, t), value, TOKENS + t)
-    return out
+    return start_at(b, START_AT_CENTRE, header, stride)
 
 
 @instruction(sums, sums, dots, pointer, pointer, types.int64)
