@@ -37,6 +37,7 @@ STACK = r"\(%rsp|\[sp"
 SPILLING = {
     ("avx2", "matvec.row_q8"): 2,  # decode waits for memory anyway
     ("avx2", "matvec.row_q4"): 2,
+    ("avxvnni", "panels.first_rows"): 4,
     ("avxvnni", "panels.panel_rows"): 4,
     ("avx2", "skinny.rows_bf16"): 8,
     ("avxvnni", "skinny.rows_bf16"): 8,
@@ -47,6 +48,7 @@ KERNELS = [
     "matvec.row_q8",
     "matvec.row_q4",
     "matvec.row_bf16",
+    "panels.first_rows",
     "panels.panel_rows",
     "skinny.rows_q8",
     "skinny.rows_q4",

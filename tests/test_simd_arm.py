@@ -107,7 +107,7 @@ def test_sums_of_two_tiles_and_two_rows_stay_in_registers():
     [
         ("matvec", "row_q8", 5, {"sdot"}),
         ("matvec", "row_q4", 5, {"sdot", "tbl"}),
-        ("panels", "panel_rows", 6, {"sdot"}),
+        ("panels", "panel_rows", 8, {"sdot"}),
     ],
 )
 def test_hot_loop_has_its_instructions_and_no_spill(module, name, operands, wanted):

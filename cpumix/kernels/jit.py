@@ -116,6 +116,11 @@ def kernel(function: F) -> F:
     return _compile(function)
 
 
+def inlined(function: F) -> F:
+    """Compile a function into those that call it: vectors in registers should not cross a call."""
+    return _compile(function, forceinline=True)
+
+
 def parallel_kernel(function: F) -> F:
     """Compile a function whose `prange` loops run on all threads.
 

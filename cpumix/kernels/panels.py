@@ -1,8 +1,9 @@
 """Two tiles of weights times many rows: prefill, where everything stays in the first-level cache.
 
 384 columns of two tiles are unpacked to a panel of bytes, so that nibbles are widened once and not
-for every row. Then rows go over it in groups, each activation loaded once for both tiles, while the
-tiles' next columns come from memory.
+for every row. Rows go over it in groups, each activation loaded once for both tiles; the first
+group goes along with the unpacking, as a processor does both at once. Meanwhile what comes next is
+fetched from memory, a line for each block: more at a time would hold up the loads of rows.
 
 A panel's block is 8 x 2 x 64 bytes of codes, the two tiles side by side, and 2 x 16 float32 scales;
 or eight multiples of these, where the level scales by `simd_multiples`.
@@ -15,8 +16,8 @@ from ..quant.tiles import BLOCK
 from . import simd_amx as amx
 from . import simd_multiples as multiples
 from .isa import active
-from .jit import kernel
-from .rows import HEADER_BYTES, SPARE_ROWS
+from .jit import inlined, kernel
+from .rows import HEADER_BYTES, LINE, SPARE_ROWS
 from .simd import (
     Address,
     Lanes,
@@ -58,7 +59,7 @@ TOTALS_BYTES = (MOST_ROWS + SPARE_ROWS) * 128
 SCRATCH_BYTES = TOTALS + MOST_PAIRS * TOTALS_BYTES
 
 
-@kernel
+@inlined
 def store_scales(p: Address, scales: Lanes) -> None:
     """Store one tile's scales, or all multiples of them."""
     if MULTIPLES:
@@ -67,68 +68,184 @@ def store_scales(p: Address, scales: Lanes) -> None:
         store_f32(p, scales)
 
 
-@kernel
-def unpack_q8(w: Address, blocks: int, panel: Address) -> None:
-    """Copy one tile's blocks to its half of a panel; scales become float32."""
-    for _ in range(blocks):
-        for g in range(8):
-            store_i32(panel + 128 * g, panel_codes(weights(load_i32(w + 64 * g))))
-        store_scales(panel + CODES, load_f16(w + 512))
-        w, panel = w + Q8_BYTES, panel + PANEL_BLOCK
+@inlined
+def unpack_q8(w: Address, panel: Address) -> None:
+    """Copy one tile's block to its half of a panel; scales become float32."""
+    for g in range(8):
+        store_i32(panel + 128 * g, panel_codes(weights(load_i32(w + 64 * g))))
+    store_scales(panel + CODES, load_f16(w + 512))
 
 
-@kernel
-def unpack_q4(w: Address, blocks: int, panel: Address) -> None:
-    """Widen one tile's nibbles to bytes in its half of a panel; scales become float32."""
+@inlined
+def unpack_q4(w: Address, panel: Address) -> None:
+    """Widen one tile's block of nibbles to bytes in its half of a panel; scales become float32."""
     table = code_book()
-    for _ in range(blocks):
-        for g in range(4):
-            packed = load_i32(w + 64 * g)
-            store_i32(panel + 256 * g, panel_codes(lookup(table, low_nibbles(packed))))
-            store_i32(panel + 256 * g + 128, panel_codes(lookup(table, high_nibbles(packed))))
-        store_scales(panel + CODES, load_f16(w + 256))
-        w, panel = w + Q4_BYTES, panel + PANEL_BLOCK
+    for g in range(4):
+        packed = load_i32(w + 64 * g)
+        store_i32(panel + 256 * g, panel_codes(lookup(table, low_nibbles(packed))))
+        store_i32(panel + 256 * g + 128, panel_codes(lookup(table, high_nibbles(packed))))
+    store_scales(panel + CODES, load_f16(w + 256))
+
+
+@inlined
+def unpack(tile_bytes: int, w0: Address, w1: Address, panel: Address) -> None:
+    """Unpack a block of two tiles."""
+    if tile_bytes == Q4_BYTES:
+        unpack_q4(w0, panel)
+        unpack_q4(w1, panel + 64)
+    else:
+        unpack_q8(w0, panel)
+        unpack_q8(w1, panel + 64)
+
+
+@inlined
+def add_block(
+    total: Lanes, panel: Address, x: Address, x_stride: int, header: Address, stride: int
+) -> Lanes:
+    """Add a panel's block times TOKENS rows, whose headers lie `stride` apart, to their totals."""
+    # Constants, so that a level need not compile what it does not use.
+    if MULTIPLES:
+        acc = multiples.start_at_centre(header, stride)
+    else:
+        acc = start_dots(header, stride)
+    for g in range(8):
+        w = panel + 128 * g
+        acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
+    if MULTIPLES:
+        return multiples.add_multiples(total, acc, panel + CODES, header, stride)
+    else:  # else, as numba would compile what merely follows
+        w0, w1 = load_f32(panel + CODES), load_f32(panel + CODES + 64)
+        return scale_tokens(total, acc, w0, w1, header, stride)
 
 
 @kernel
-def panel_rows(
-    panel: Address, blocks: int, x: Address, x_stride: int, header: Address, totals: Address
-) -> None:
-    """Add a panel times TOKENS rows to their totals."""
-    stride = x_stride // BLOCK * HEADER_BYTES
-    total = load_sums(totals)
-    for _ in range(blocks):
-        if MULTIPLES:
-            acc = multiples.start_at_centre(header, stride)
-        else:
-            acc = start_dots(header, stride)
-        for g in range(8):
-            w = panel + 128 * g
-            acc = dot4_tokens(acc, load_i32(w), load_i32(w + 64), x + 4 * g, x_stride)
-        if MULTIPLES:
-            total = multiples.add_multiples(total, acc, panel + CODES, header, stride)
-        else:
-            w0, w1 = load_f32(panel + CODES), load_f32(panel + CODES + 64)
-            total = scale_tokens(total, acc, w0, w1, header, stride)
-        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
-    store_sums(totals, total)
-
-
-@kernel
-def integer_rows(
+def first_rows(
+    tile_bytes: int,
+    w0: Address,
+    w1: Address,
     panel: Address,
     blocks: int,
     x: Address,
     x_stride: int,
     header: Address,
     totals: Address,
-    sums: Address,
+    next0: Address,
+    next1: Address,
 ) -> None:
-    """Add a panel times some rows to their totals, in the level's own way."""
-    if AMX:  # a constant, so that a level need not compile what it does not use
-        amx.panel_rows(panel, blocks, x, x_stride, header, totals, sums)
-    else:
-        panel_rows(panel, blocks, x, x_stride, header, totals)
+    """Unpack two tiles, and do meanwhile what `panel_rows` does."""
+    stride = x_stride // BLOCK * HEADER_BYTES
+    total = load_sums(totals)
+    for _ in range(blocks):
+        prefetch_l2(next0)
+        prefetch_l2(next1)
+        unpack(tile_bytes, w0, w1, panel)
+        total = add_block(total, panel, x, x_stride, header, stride)
+        w0, w1, next0, next1 = w0 + tile_bytes, w1 + tile_bytes, next0 + LINE, next1 + LINE
+        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+    store_sums(totals, total)
+
+
+@kernel
+def panel_rows(
+    panel: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    header: Address,
+    totals: Address,
+    next0: Address,
+    next1: Address,
+) -> None:
+    """Add a panel times TOKENS rows to their totals; meanwhile fetch lines from two places."""
+    stride = x_stride // BLOCK * HEADER_BYTES
+    total = load_sums(totals)
+    for b in range(blocks):
+        prefetch_l2(next0 + LINE * b)
+        prefetch_l2(next1 + LINE * b)
+        total = add_block(total, panel, x, x_stride, header, stride)
+        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+    store_sums(totals, total)
+
+
+@kernel
+def vector_rows(
+    tile_bytes: int,
+    w0: Address,
+    w1: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    header: Address,
+    rows: int,
+    ahead: int,
+    totals: Address,
+    panel: Address,
+) -> None:
+    """`chunk_rows` of integers in vector registers."""
+    stride = x_stride // BLOCK * HEADER_BYTES
+    next0, next1, lines = w0 + ahead, w1 + ahead, LINE * blocks
+    first_rows(tile_bytes, w0, w1, panel, blocks, x, x_stride, header, totals, next0, next1)
+    end = next0 + blocks * tile_bytes + LINE  # one line more, as tiles begin within lines
+    for row in range(TOKENS, rows, TOKENS):
+        next0, next1 = next0 + lines, next1 + lines
+        if next0 >= end:
+            next0 = next1 = end = panel  # which is at hand
+        place, total = x + row * x_stride, totals + 128 * row
+        panel_rows(panel, blocks, place, x_stride, header + row * stride, total, next0, next1)
+
+
+@kernel
+def fetch(w0: Address, w1: Address, lines: int) -> None:
+    """Ask for lines from two places."""
+    for i in range(lines):
+        prefetch_l2(w0 + LINE * i)
+        prefetch_l2(w1 + LINE * i)
+
+
+@kernel
+def matrix_rows(
+    tile_bytes: int,
+    w0: Address,
+    w1: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    header: Address,
+    rows: int,
+    ahead: int,
+    totals: Address,
+    scratch: Address,
+) -> None:
+    """`chunk_rows` of integers in AMX's matrix registers."""
+    panel, stride = scratch + PANEL, x_stride // BLOCK * HEADER_BYTES
+    for b in range(blocks):
+        w = b * tile_bytes
+        unpack(tile_bytes, w0 + w, w1 + w, panel + b * PANEL_BLOCK)
+    lines = blocks * tile_bytes // LINE * amx.ROWS // rows + 1
+    for row in range(0, rows, amx.ROWS):
+        fetch(w0 + ahead, w1 + ahead, lines)
+        ahead += LINE * lines
+        place, numbers, total = x + row * x_stride, header + row * stride, totals + 128 * row
+        amx.panel_rows(panel, blocks, place, x_stride, numbers, total, scratch + SUMS)
+
+
+@kernel
+def float_rows(
+    w0: Address,
+    w1: Address,
+    blocks: int,
+    x: Address,
+    x_stride: int,
+    rows: int,
+    ahead: int,
+    totals: Address,
+) -> None:
+    """`chunk_rows` of bfloat16, which needs no panel."""
+    lines = blocks * BF16_BYTES // LINE * TOKENS // rows + 1
+    for row in range(0, rows, TOKENS):
+        fetch(w0 + ahead, w1 + ahead, lines)
+        ahead += LINE * lines
+        rows_bf16(w0, w1, blocks, x + row * x_stride, x_stride, totals + 128 * row)
 
 
 @kernel
@@ -149,24 +266,13 @@ def chunk_rows(
 
     Meanwhile ask for what lies `ahead` bytes behind both places: it comes next.
     """
-    panel = scratch + PANEL
-    if tile_bytes == Q4_BYTES:
-        unpack_q4(w0, blocks, panel)
-        unpack_q4(w1, blocks, panel + 64)
-    elif tile_bytes == Q8_BYTES:
-        unpack_q8(w0, blocks, panel)
-        unpack_q8(w1, blocks, panel + 64)
-    step = 16 if AMX and tile_bytes != BF16_BYTES else TOKENS
-    share = (blocks * tile_bytes * step // rows + 63) // 64 * 64
-    fetched = ahead
-    for row in range(0, rows, step):
-        for line in range(fetched, min(fetched + share, ahead + blocks * tile_bytes), 64):
-            prefetch_l2(w0 + line)
-            prefetch_l2(w1 + line)
-        fetched += share
-        values, total = x + row * x_stride, totals + 128 * row
-        numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
-        if tile_bytes == BF16_BYTES:
-            rows_bf16(w0, w1, blocks, values, x_stride, total)
-        else:
-            integer_rows(panel, blocks, values, x_stride, numbers, total, scratch + SUMS)
+    if tile_bytes == BF16_BYTES:
+        float_rows(w0, w1, blocks, x, x_stride, rows, ahead, totals)
+    elif AMX:
+        matrix_rows(
+            tile_bytes, w0, w1, blocks, x, x_stride, header, rows, ahead, totals, scratch
+        )  # fmt: skip
+    else:
+        vector_rows(
+            tile_bytes, w0, w1, blocks, x, x_stride, header, rows, ahead, totals, scratch + PANEL
+        )  # fmt: skip
