@@ -33,7 +33,7 @@ from .simd import (
     store_f32,
     write_f32,
 )
-from .simd_lanes import add, mul, reduce_add, reduce_max, sub, where_greater
+from .simd_lanes import add, div, mul, reduce_add, reduce_max, sub, where_greater
 from .simd_level import TOKENS
 from .simd_sums import sums_of
 
@@ -160,6 +160,18 @@ def gather_rows(
 
 
 @kernel
+def store_quotients(outputs: Address, total: np.float32, head_dim: int, out: Address) -> None:
+    """Store one row's outputs divided by the sum of its weights."""
+    whole = head_dim // 16 * 16
+    for d in range(0, whole, 16):
+        p = outputs + 4 * (d // 32 * 32 * ROWS + d % 32)
+        store_f32(out + 4 * d, div(load_f32(p), splat(total)))
+    for d in range(whole, head_dim):
+        p = outputs + 4 * (d // 32 * 32 * ROWS + d % 32)
+        write_f32(out + 4 * d, read_f32(p) / total)
+
+
+@kernel
 def attend_item(
     q: NDArray[np.float32],
     keys: NDArray[Any],
@@ -214,12 +226,10 @@ def attend_item(
     for row in range(queries * group):
         t, h = query + row // group, head * group + row % group
         total = reduce_add(load_f32(state + STATE * row + SUM))
-        for d in range(head_dim):
-            # Outputs of ROWS rows lie together, 32 dimensions at a time: see load_sums.
-            p = outputs + 4 * (
-                (row // ROWS) * ROWS * width + (d // 32) * 32 * ROWS + (row % ROWS) * 32 + d % 32
-            )
-            out[t, h * head_dim + d] = read_f32(p) / total
+        # Outputs of ROWS rows lie together, 32 dimensions at a time: see load_sums.
+        first = outputs + 4 * (row // ROWS * ROWS * width + row % ROWS * 32)
+        place = address(out) + t * out.strides[0] + 4 * h * head_dim
+        store_quotients(first, total, head_dim, place)
 
 
 @parallel_kernel

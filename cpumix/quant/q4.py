@@ -31,6 +31,8 @@ TILE_BYTES = CODE_BYTES + 2 * ROWS
 CODE_BOOK = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
+TABLES = CODE_BOOK[np.arange(256) & 15].tobytes(), CODE_BOOK[np.arange(256) >> 4].tobytes()
+"""The values of a byte's lower nibble and of its upper one, as bytes, for `bytes.translate`."""
 MIDPOINTS = ((CODE_BOOK[1:].astype(np.float32) + CODE_BOOK[:-1]) / 2).astype(np.float32)
 
 # What the block's largest weight may map to: each is tried as a start of the search. 16 values of
@@ -99,9 +101,11 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
 def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-    packed = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
-    nibbles = packed[ids // ROWS, :, :, ids % ROWS]
-    index = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(len(ids), blocks, BLOCK)
+    words = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS // 2, ROWS)
+    packed = words[ids // ROWS, :, :, ids % ROWS].tobytes()
+    # bytes.translate looks bytes up ten times as fast as an array's index.
+    halves = [np.frombuffer(packed.translate(table), np.int8).reshape(-1, 4) for table in TABLES]
     scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
-    value = CODE_BOOK.astype(np.float32)[index]
-    return (value * scale.astype(np.float32)[..., None]).reshape(len(ids), -1)
+    value = np.stack(halves, axis=1).reshape(len(ids), blocks, BLOCK).astype(np.float32)
+    value *= scale.astype(np.float32)[..., None]
+    return value.reshape(len(ids), -1)
