@@ -75,6 +75,11 @@ class KVCache:
         self._values = np.zeros((layers, heads, self.capacity, width), self._type)
         scales = self.capacity if kv == SCALED else 0
         self._scales = np.zeros((layers, heads, 2, scales), np.float16)  # of keys, of values
+        seen = [
+            x.view(np.uint16) if x.dtype == np.float16 else x
+            for x in (self._keys, self._values, self._scales)
+        ]
+        self._layers = list(zip(*seen, strict=True))
 
     @property
     def nbytes(self) -> int:
@@ -103,8 +108,4 @@ class KVCache:
         self, layer: int
     ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.uint16]]:
         """Return a layer's keys, values and scales as the kernels read them: float16 as uint16."""
-        keys, values = self._keys[layer], self._values[layer]
-        scales = self._scales[layer].view(np.uint16)
-        if self._type is np.float16:
-            return keys.view(np.uint16), values.view(np.uint16), scales
-        return keys, values, scales
+        return self._layers[layer]

@@ -7,8 +7,9 @@ depend on the batch it came in with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +17,10 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 from .kernels.engine import Engine
-from .kernels.operands import Matrix, Past, Product
+from .kernels.operands import Matrix, Past, Product, Work
 from .kernels.rows import Rows
 from .kv_cache import KVCache
-from .paging import ExpertPager, as_matrix
+from .paging import Expert, ExpertPager, as_matrix
 from .quant import FORMATS
 from .rope import frequencies, rotation
 from .sizes import PREFILL_TOKENS
@@ -27,6 +28,7 @@ from .store.reader import ModelFile
 
 Floats = NDArray[np.float32]
 BATCH = PREFILL_TOKENS
+MOST_KEPT = 4096  # pieces of work of one token
 SWEEP = 8  # tokens for each expert of a layer, from which on a batch surely uses them all
 
 
@@ -59,6 +61,11 @@ class Buffers:
         self.outputs = Rows(batch * active, config.hidden_size)
         self.chosen = np.zeros((batch, active), np.int32)
         self.share = np.ones((batch, active), np.float32)
+        # Pairs of token and expert, sorted by expert: where each one's begin, whose they are, and
+        # where each token's have gone.
+        self.firsts = np.zeros(config.num_local_experts + 1, np.int64)
+        self.tokens = np.zeros(batch * active, np.int64)
+        self.places = np.zeros((batch, active), np.int64)
 
 
 class Guess:
@@ -85,6 +92,7 @@ class Transformer:
         self._frequencies = frequencies(self.config)
         self.batch = min(BATCH, cache.context)
         self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
+        self._kept: dict[Hashable, tuple[Work, Work]] = {}
 
     def forward(self, ids: Sequence[int], on_layer: Callable[[int], None] | None = None) -> None:
         """Run the next T <= batch tokens; their normed states are then ready for `logits`.
@@ -98,24 +106,24 @@ class Transformer:
         self._embed(ids)  # b.x [T, D]
         for index, layer in enumerate(self._layers):
             # attention
-            self._norm(b.x, layer.attn_norm, n, layer.wq)  # b.h [T, D]
+            self._norm(b.x, layer.attn_norm, n)  # b.h [T, D]
             self._attend(index, layer, n, turn)  # b.update [T, D]
             self._engine.accumulate(b.x, b.update, n)
             # experts
-            self._norm(b.x, layer.ffn_norm, n)
-            places = self._route(layer, n)
-            self._run_experts(index, n, places)  # b.outputs [T * A, D]
-            self._engine.combine(b.x, b.outputs, places, b.share, n)
+            self._norm(b.x, layer.ffn_norm, n)  # b.h [T, D]
+            self._route(layer, n)  # b.chosen, b.places [T, A]
+            self._run_experts(index, n)  # b.outputs [T * A, D]
+            self._engine.combine(b.x, b.outputs, b.places, b.share, n)
             if on_layer is not None:
                 on_layer(index + 1)
         self.cache.advance(n)
-        self._norm(b.x, self._output_norm, n, self._output)
+        self._norm(b.x, self._output_norm, n)
         self._pager.check()
 
     def logits(self, first: int, count: int) -> Floats:
         """Return the logits (count, vocab_size) of rows first, first + 1, ... of the last batch."""
         out = np.empty((count, 16 * self._output.tiles.shape[0]), np.float32)
-        self._engine.multiply([Product(self._output, self._buffers.h, first, count, out)])
+        self._engine.multiply(Work([Product(self._output, self._buffers.h, first, count, out)]))
         self._pager.check()
         return out[:, : self.config.vocab_size]
 
@@ -125,19 +133,17 @@ class Transformer:
         )
         self._buffers.x.values[: len(ids), : rows.shape[1]] = rows
 
-    def _norm(self, x: Rows, weight: Floats, n: int, reader: Matrix | None = None) -> None:
-        """Norm x to b.h, and quantize it if the matrix that reads it wants codes."""
+    def _norm(self, x: Rows, weight: Floats, n: int) -> None:
         self._engine.norm(x, weight, self.config.rms_norm_eps, n, self._buffers.h)
-        self._quantize(self._buffers.h, n, reader)
 
-    def _quantize(self, x: Rows, n: int, reader: Matrix | None) -> None:
-        if reader is None or reader.takes_codes:
+    def _quantize(self, x: Rows, n: int, reader: Matrix) -> None:
+        if reader.takes_codes:
             self._engine.quantize(x, n)
 
     def _attend(self, index: int, layer: Layer, n: int, turn: tuple[Floats, Floats]) -> None:
         b, c, engine = self._buffers, self.config, self._engine
-        outs = ((layer.wq, b.q), (layer.wk, b.k), (layer.wv, b.v))
-        engine.multiply([Product(w, b.h, 0, n, out.values) for w, out in outs])
+        qkv, wo = self._keep(index, n, partial(self._attention_work, layer, n))
+        engine.multiply(qkv)
         engine.rotate(b.q, c.num_attention_heads, *turn, n)
         engine.rotate(b.k, c.num_key_value_heads, *turn, n)
         group = c.num_attention_heads // c.num_key_value_heads
@@ -147,49 +153,67 @@ class Transformer:
         engine.remember(b.k, b.v, n, past)
         engine.attend(b.q, n, past, b.heads)
         self._quantize(b.heads, n, layer.wo)
-        engine.multiply([Product(layer.wo, b.heads, 0, n, b.update.values)])
+        engine.multiply(wo)
 
-    def _route(self, layer: Layer, n: int) -> NDArray[np.int64]:
-        """Choose experts; sort the T x A pairs by expert and return each pair's place (T, A)."""
-        b, active = self._buffers, self.config.num_experts_per_tok
+    def _attention_work(self, layer: Layer, n: int) -> tuple[Work, Work]:
+        b = self._buffers
+        outs = ((layer.wq, b.q), (layer.wk, b.k), (layer.wv, b.v))
+        qkv = Work(Product(w, b.h, 0, n, out.values) for w, out in outs)
+        return qkv, Work([Product(layer.wo, b.heads, 0, n, b.update.values)])
+
+    def _keep(
+        self, key: Hashable, n: int, make: Callable[[], tuple[Work, Work]]
+    ) -> tuple[Work, Work]:
+        """Make work, or find it: one token's work recurs, and to lay it out takes long."""
+        if n > 1:
+            return make()
+        if key not in self._kept:
+            if len(self._kept) == MOST_KEPT:  # of many experts, few sets recur
+                self._kept.clear()
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _route(self, layer: Layer, n: int) -> None:
+        """Choose experts, and sort the T x A pairs of token and expert by expert."""
+        b, experts = self._buffers, self.config.num_local_experts
         if layer.router is not None:
-            self._engine.route(
-                b.h, layer.router, self.config.num_local_experts, n, b.chosen, b.share
-            )
-        self._order = np.argsort(b.chosen[:n].ravel(), kind="stable")
-        places = np.empty(n * active, np.int64)
-        places[self._order] = np.arange(n * active)
-        return places.reshape(n, active)
+            self._engine.route(b.h, layer.router, experts, n, b.chosen, b.share)
+        self._engine.sort_pairs(b.chosen, n, b.firsts, b.tokens, b.places)
 
-    def _run_experts(self, index: int, n: int, places: NDArray[np.int64]) -> None:
+    def _run_experts(self, index: int, n: int) -> None:
         """Compute w2(silu(w1 h) * w3 h) for each pair of token and expert, expert by expert."""
         b, active = self._buffers, self.config.num_experts_per_tok
-        counts = np.bincount(b.chosen[:n].ravel(), minlength=self.config.num_local_experts)
-        firsts = np.cumsum(counts) - counts
-        used = np.nonzero(counts)[0].tolist()
-        if n == 1:
-            routed, origin = b.h, np.zeros_like(firsts)
-        else:
-            routed, origin = b.routed, firsts
-            routed.gather(b.h, self._order // active)
+        firsts = b.firsts.tolist()
+        spans = {e: (first, end - first) for e, (first, end) in enumerate(pairwise(firsts))}
+        used = [e for e, (_, count) in spans.items() if count]
+        if n > 1:
+            b.routed.gather(b.h, b.tokens[: n * active])
         with self._pager.lease(index, used, b.chosen[:n]) as parts:
             self._guess_experts(index + 1, n)
             for part in parts:
-                up, down = [], []
-                for e, (w1, w3, w2) in part.experts.items():
-                    first, count = int(firsts[e]), int(counts[e])
-                    inner = b.inner.values[first:]
-                    up.append(Product(w1, routed, int(origin[e]), count, inner, w3))
-                    down.append(Product(w2, b.inner, first, count, b.outputs.values[first:]))
+                experts = part.experts
+                key = index, *((e, spans[e]) for e in experts)
+                up, down = self._keep(key, n, partial(self._expert_work, experts, spans, n))
                 part.wait_for_gates()
                 self._engine.multiply(up)  # b.inner [T * A, I]
-                if len(down) == len(used):
-                    self._quantize(b.inner, n * active, down[0].weight)
+                if len(experts) == len(used):
+                    self._quantize(b.inner, n * active, down.products[0].weight)
                 else:
-                    for p in down:
+                    for p in down.products:
                         self._quantize(b.inner.part(p.first), p.rows, p.weight)
                 part.wait_for_rest()
                 self._engine.multiply(down)
+
+    def _expert_work(
+        self, experts: Mapping[int, Expert], spans: Mapping[int, tuple[int, int]], n: int
+    ) -> tuple[Work, Work]:
+        b, up, down = self._buffers, [], []
+        for e, (w1, w3, w2) in experts.items():
+            first, count = spans[e]
+            x, origin = (b.h, 0) if n == 1 else (b.routed, first)
+            up.append(Product(w1, x, origin, count, b.inner.values[first:], w3))
+            down.append(Product(w2, b.inner, first, count, b.outputs.values[first:]))
+        return Work(up), Work(down)
 
     def _guess_experts(self, index: int, n: int) -> None:
         """Tell the pager which experts layer `index` will probably use, if it can be of help.

@@ -23,7 +23,7 @@ from naive import product as naive_product
 
 from cpumix.kernels import engine
 from cpumix.kernels.encoder import encode
-from cpumix.kernels.operands import Matrix, Product
+from cpumix.kernels.operands import Matrix, Product, Work
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, tile_counts
 
@@ -64,7 +64,7 @@ def room(count: int, weight: Matrix) -> np.ndarray:
 
 def run(e: engine.Engine, work: list[Product]) -> list[np.ndarray]:
     """Return the results of products of one call, and hold that nothing beside them was written."""
-    e.multiply(work)
+    e.multiply(Work(work))
     results = []
     for job in work:
         columns = 16 * job.weight.tiles.shape[0]

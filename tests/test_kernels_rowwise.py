@@ -39,6 +39,11 @@ def test_norm(e, columns, size):
     assert (off <= SLACK * roundings * U * np.abs(expected[:-1])).all()
     assert not out.values[COUNT - 1 :].any()
     assert not out.values[:, columns:].any()
+    again = Rows(COUNT, columns)
+    again.values[:] = out.values
+    e.quantize(again, COUNT - 1)
+    assert (out.codes == again.codes).all()
+    assert (out.headers == again.headers).all()
 
 
 def test_norm_of_zeros_and_of_nan(e):
@@ -121,6 +126,23 @@ def test_rotate(e):
     assert (np.abs(found[:, :, 1] - expected.imag) <= bound).all()
     assert (x.values[n:] == before[n:]).all()
     assert (x.values[:, heads * size :] == before[:, heads * size :]).all()
+
+
+@pytest.mark.parametrize(("experts", "slots"), [(1, 1), (3, 3), (8, 2), (20, 5)])
+@pytest.mark.parametrize("n", [1, 2, 40])
+def test_pairs_are_sorted_by_expert_and_then_by_token(e, experts, slots, n):
+    random = np.random.default_rng(experts)
+    chosen = np.stack([random.permutation(experts)[:slots] for _ in range(n + 1)]).astype(np.int32)
+    firsts, tokens = np.full(experts + 1, -9), np.full((n + 1) * slots, -9)
+    places = np.full((n + 1, slots), -9)
+    e.sort_pairs(chosen, n, firsts, tokens, places)
+    order = np.argsort(chosen[:n].ravel(), kind="stable")
+    assert (tokens[: n * slots] == order // slots).all()
+    assert (places[:n].ravel()[order] == np.arange(n * slots)).all()
+    counts = np.bincount(chosen[:n].ravel(), minlength=experts)
+    assert (firsts == np.concatenate([[0], np.cumsum(counts)])).all()
+    assert (tokens[n * slots :] == -9).all()
+    assert (places[n:] == -9).all()
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3])

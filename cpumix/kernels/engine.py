@@ -7,7 +7,6 @@ level, which also run with the JIT switched off.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,11 +14,12 @@ from numpy.typing import NDArray
 from . import plain
 from .isa import active
 from .jit import set_threads
-from .operands import Past, Product
+from .operands import Past, Work
 from .rows import Rows
 
 Floats = NDArray[np.float32]
 Chosen = NDArray[np.int32]
+Places = NDArray[np.int64]
 
 
 class Engine(ABC):
@@ -33,14 +33,14 @@ class Engine(ABC):
 
     @abstractmethod
     def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:
-        """RMSNorm of each row."""
+        """RMSNorm of each row, as values and as codes."""
 
     @abstractmethod
     def quantize(self, x: Rows, n: int) -> None:
         """Fill x's codes from its values."""
 
     @abstractmethod
-    def multiply(self, products: Sequence[Product]) -> None:
+    def multiply(self, work: Work) -> None:
         """Run products, in one parallel region; rows that a matrix wants as codes are quantized."""
 
     @abstractmethod
@@ -61,9 +61,13 @@ class Engine(ABC):
         """Rotary position embedding, in place."""
         plain.rotate(x.values, heads, cos, sin, n)
 
-    def combine(
-        self, x: Rows, outputs: Rows, places: NDArray[np.int64], share: Floats, n: int
+    def sort_pairs(
+        self, chosen: Chosen, n: int, firsts: Places, tokens: Places, places: Places
     ) -> None:
+        """Sort pairs of token and expert by expert; see `plain.sort_pairs`."""
+        plain.sort_pairs(chosen, n, firsts, tokens, places)
+
+    def combine(self, x: Rows, outputs: Rows, places: Places, share: Floats, n: int) -> None:
         """Add the experts' weighted outputs to the stream."""
         plain.combine(x.values[:, : x.columns], outputs.values, places, share, n)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from ..quant import bf16, heads
 from . import generic
 from .engine import Chosen, Engine, Floats
-from .operands import Matrix, Past, Product
+from .operands import Matrix, Past, Product, Work
 from .rows import Rows
 
 
@@ -20,12 +19,13 @@ class GenericEngine(Engine):
 
     def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
         generic.norm(x.values, weight, eps, x.columns, n, out.values)
+        self.quantize(out, n)
 
     def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
         generic.quantize_rows(x.values, n, x.blocks, x.codes, x.scale, x.start)
 
-    def multiply(self, products: Sequence[Product]) -> None:  # noqa: D102
-        for p in products:
+    def multiply(self, work: Work) -> None:  # noqa: D102
+        for p in work.products:
             self._one(p.weight, p, p.out)
             if p.second is not None:
                 other = np.empty_like(p.out[: p.rows])

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from . import attention, panels, products, rowwise, simd_amx
 from . import past as cache
 from .engine import Chosen, Engine, Floats
 from .isa import active
-from .operands import Past, Product
+from .operands import Past, Work
 from .rows import Rows, aligned_zeros
 
 
@@ -25,13 +23,15 @@ class SimdEngine(Engine):
         self._scratch = aligned_zeros((self.threads, panels.SCRATCH_BYTES), np.uint8)
 
     def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
-        rowwise.norm(x.values, weight, eps, x.columns, n, out.values)
+        rowwise.norm(x.values, weight, eps, x.columns, n, out.values, out.codes, out.headers)
 
     def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
         rowwise.quantize_rows(x.values, n, x.blocks, x.codes, x.headers)
 
-    def multiply(self, run: Sequence[Product]) -> None:  # noqa: D102
-        jobs, items = products.job_table(run)
+    def multiply(self, work: Work) -> None:  # noqa: D102
+        if work.laid_out is None:
+            work.laid_out = products.job_table(work.products)
+        jobs, items = work.laid_out
         self._counter[0] = 0
         products.multiply(jobs, items, self._counter, self._scratch)
 

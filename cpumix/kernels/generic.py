@@ -106,7 +106,8 @@ def quantize_rows(
             unit = round_up(peak * np.float32(1 / 127))
             ratio = np.float32(1) / unit if peak > np.float32(SMALLEST_PEAK) else np.float32(0)
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
-                code = int(np.rint(x[row, i] * ratio))
+                value = np.rint(x[row, i] * ratio)
+                code = int(value) if value == value else 0  # NaN: there is no code for it
                 codes[row, i] = code
                 total += code
             scale[row, b] = unit

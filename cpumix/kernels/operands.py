@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,6 +38,14 @@ class Product(NamedTuple):
     rows: int
     out: NDArray[np.float32]
     second: Matrix | None = None
+
+
+class Work:
+    """Products that are run together; again and again, if need be: an engine lays them out once."""
+
+    def __init__(self, products: Iterable[Product]) -> None:
+        self.products = list(products)
+        self.laid_out: Any = None
 
 
 class Past(NamedTuple):

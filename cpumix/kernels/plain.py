@@ -67,6 +67,37 @@ def rotate(
                 x[row, first + half + i] = b * cos[row, i] + a * sin[row, i]
 
 
+@kernel
+def sort_pairs(
+    chosen: NDArray[np.int32],
+    rows: int,
+    firsts: NDArray[np.int64],
+    tokens: NDArray[np.int64],
+    places: NDArray[np.int64],
+) -> None:
+    """Sort the pairs of token and expert by expert, and tokens in order.
+
+    Shapes: chosen (>= rows, top_k) i32 | firsts (experts + 1,) i64: where each expert's pairs
+            begin, and the last one's end
+            | tokens (>= rows * top_k,) i64: each sorted pair's token | places (>= rows, top_k) i64:
+            where each pair has gone.
+    """
+    firsts[:] = 0
+    for row in range(rows):
+        for slot in range(chosen.shape[1]):
+            firsts[chosen[row, slot] + 1] += 1
+    for e in range(1, firsts.shape[0]):
+        firsts[e] += firsts[e - 1]
+    for row in range(rows):
+        for slot in range(chosen.shape[1]):
+            place = firsts[chosen[row, slot]]
+            tokens[place], places[row, slot] = row, place
+            firsts[chosen[row, slot]] += 1
+    for e in range(firsts.shape[0] - 1, 0, -1):  # each has moved on to the next one's beginning
+        firsts[e] = firsts[e - 1]
+    firsts[0] = 0
+
+
 @row_kernel
 def combine(
     x: NDArray[np.float32],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..quant.activations import SMALLEST_PEAK
 from .jit import kernel, prange, row_kernel
 from .plain import choose_experts, round_up
-from .rows import CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
+from .rows import BLOCK, CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
 from .simd import (
     Address,
     address,
@@ -39,36 +39,6 @@ from .simd_lanes import (
 EXPONENT, NAN = 0x7F800000, 0x7FC00000  # bits of float32
 CENTRE_BITS = (23 << 23) | (1 << 22)  # what makes 1.5 x 2^(23 + k) of 2^k
 LARGEST = (254 - 22) << 23  # scales from here on would have a centre beyond float32
-
-
-@row_kernel
-def norm(
-    x: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    eps: float,
-    columns: int,
-    rows: int,
-    out: NDArray[np.float32],
-) -> None:
-    """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight.
-
-    Shapes: x, out (>= rows, width) f32, width a multiple of 16 and zero from `columns` on | weight
-            (width,) f32.
-    """
-    for row in prange(rows):
-        p, q, w = (
-            address(x) + row * x.strides[0],
-            address(out) + row * out.strides[0],
-            address(weight),
-        )
-        squares = splat(np.float32(0))
-        for i in range(0, 4 * weight.shape[0], 64):
-            v = load_f32(p + i)
-            squares = fma(v, v, squares)
-        mean = reduce_add(squares) / np.float32(columns)
-        scale = splat(np.float32(1) / np.sqrt(mean + np.float32(eps)))
-        for i in range(0, 4 * weight.shape[0], 64):
-            store_f32(q + i, mul(mul(load_f32(p + i), scale), load_f32(w + i)))
 
 
 @kernel
@@ -102,6 +72,48 @@ def quantize_block(x: Address, codes: Address, header: Address) -> None:
     write_header(header, scale, reduce_add_i32(add_i32(first, second)))
 
 
+@kernel
+def quantize_row(x: Address, blocks: int, codes: Address, header: Address) -> None:
+    """Quantize a row, block by block."""
+    for b in range(blocks):
+        quantize_block(x + 4 * BLOCK * b, codes + BLOCK * b, header + HEADER_BYTES * b)
+
+
+@row_kernel
+def norm(
+    x: NDArray[np.float32],
+    weight: NDArray[np.float32],
+    eps: float,
+    columns: int,
+    rows: int,
+    out: NDArray[np.float32],
+    codes: NDArray[np.int8],
+    headers: NDArray[np.int32],
+) -> None:
+    """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight, quantized to 8 bits too.
+
+    Shapes: x, out (>= rows, >= width) f32, zero from `columns` on | weight (width,) f32, width a
+            multiple of 32
+            | codes, headers as in `quantize_rows`.
+    """
+    for row in prange(rows):
+        p, q, w = (
+            address(x) + row * x.strides[0],
+            address(out) + row * out.strides[0],
+            address(weight),
+        )
+        squares = splat(np.float32(0))
+        for i in range(0, 4 * weight.shape[0], 64):
+            v = load_f32(p + i)
+            squares = fma(v, v, squares)
+        mean = reduce_add(squares) / np.float32(columns)
+        scale = splat(np.float32(1) / np.sqrt(mean + np.float32(eps)))
+        for i in range(0, 4 * weight.shape[0], 64):
+            store_f32(q + i, mul(mul(load_f32(p + i), scale), load_f32(w + i)))
+        code, header = address(codes) + row * codes.strides[0], address(headers)
+        quantize_row(q, weight.shape[0] // BLOCK, code, header + row * headers.strides[0])
+
+
 @row_kernel
 def quantize_rows(
     x: NDArray[np.float32],
@@ -116,9 +128,7 @@ def quantize_rows(
     """
     for row in prange(rows):
         p, q = address(x) + row * x.strides[0], address(codes) + row * codes.strides[0]
-        header = address(headers) + row * headers.strides[0]
-        for b in range(blocks):
-            quantize_block(p + 128 * b, q + 32 * b, header + HEADER_BYTES * b)
+        quantize_row(p, blocks, q, address(headers) + row * headers.strides[0])
 
 
 @row_kernel
