@@ -3,7 +3,9 @@
 A work item is one key-value head and up to 8 neighbouring queries, with all query heads that share
 it. It walks the cache in blocks of 64 positions at absolute multiples of 64, keeping for each row a
 running maximum, sum and output (online softmax). Blocks that a row may not see leave it unchanged
-bit for bit, so a row's result does not depend on its neighbours: prefill equals decode.
+bit for bit, so a row's result does not depend on its neighbours: prefill equals decode. Where many
+rows read the same keys and values, these are widened to float32 first, a part that the first-level
+cache holds at a time: on Zen 4 a conversion costs as much as a multiplication.
 
 Keys are laid out with 16 positions as lanes and values with 16 head dimensions as lanes, so nothing
 is summed across lanes but the final sum of weights.
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
 from .math import exp
+from .rows import LINE
 from .simd import (
     Address,
     Lanes,
@@ -47,24 +50,43 @@ MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
 
 
 @kernel
-def score_block(
-    q: Address, keys: NDArray[Any], tile: Address, head_dim: int, scores: Address, ahead: Address
+def score_pair(
+    q: Address, keys: NDArray[Any], pair: Address, head_dim: int, scores: Address, ahead: Address
 ) -> None:
-    """Scores of ROWS rows (head_dim f32 apart) for 64 positions: 4 key tiles, two at a time.
+    """Scores of ROWS rows (head_dim f32 apart) for 32 positions, a pair of key tiles.
 
-    Meanwhile the block's values are fetched, from `ahead`.
+    Meanwhile half of the block's values are fetched, from `ahead`.
     """
     size = 16 * head_dim * keys.itemsize
-    for pair in range(2):
-        first = tile + 2 * pair * size
-        total = no_sums()
-        for d in range(head_dim):
-            k = first + 16 * keys.itemsize * d
-            prefetch_l2(ahead + 32 * keys.itemsize * (pair * head_dim + d))
-            total = fma_rows(
-                total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim
-            )
-        store_sums(scores + 128 * ROWS * pair, total)
+    total = no_sums()
+    for d in range(head_dim):
+        k = pair + 16 * keys.itemsize * d
+        prefetch_l2(ahead + LINE * d)
+        total = fma_rows(
+            total, load_as_f32(keys, k), load_as_f32(keys, k + size), q + 4 * d, 4 * head_dim
+        )
+    store_sums(scores, total)
+
+
+@kernel
+def score_rows(
+    q: Address, rows: int, keys: NDArray[Any], pair: Address, head_dim: int, scores: Address,
+    ahead: Address,
+) -> None:  # fmt: skip
+    """Scores of all rows for a pair of key tiles, 256 bytes of a block's scores for each row."""
+    for row in range(0, rows, ROWS):
+        score_pair(q + 4 * head_dim * row, keys, pair, head_dim, scores + 256 * row, ahead)
+
+
+@kernel
+def widen(
+    cache: NDArray[Any], source: Address, step: int, count: int, size: int, out: Address
+) -> None:
+    """Copy `count` stretches of `size` values that lie `step` bytes apart, as float32."""
+    for i in range(count):
+        for j in range(0, size, 16):
+            v = load_as_f32(cache, source + step * i + cache.itemsize * j)
+            store_f32(out + 4 * (size * i + j), v)
 
 
 @kernel
@@ -110,26 +132,28 @@ def softmax_row(
 
 
 @kernel
-def weigh_block(
+def weigh_rows(
     scores: Address,
+    rows: int,
     values: NDArray[Any],
     first: Address,
+    step: int,
     width: int,
     factors: Address,
     outputs: Address,
     ahead: Address,
 ) -> None:
-    """Rescale ROWS rows' outputs and add 64 weighted values, 32 head dimensions at a time.
+    """Rescale all rows' outputs in 32 head dimensions, and add 64 weighted values `step` apart.
 
-    Meanwhile the next block's keys are fetched, from `ahead`.
+    Meanwhile a part of the next block's keys is fetched, from `ahead`.
     """
-    for d in range(0, width, 32):
-        place = outputs + 4 * ROWS * d
-        total = rescale_rows(load_sums(place), factors, STATE)
+    for row in range(0, rows, ROWS):
+        place = outputs + 4 * width * row
+        total = rescale_rows(load_sums(place), factors + STATE * row, STATE)
         for j in range(POSITIONS):
-            v = first + values.itemsize * (j * width + d)
-            prefetch_l2(ahead + 32 * values.itemsize * (2 * d + j))
-            weight = scores + 128 * ROWS * (j // 32) + 4 * (j % 32)
+            v = first + step * j
+            prefetch_l2(ahead + LINE * j)
+            weight = scores + 256 * row + 128 * ROWS * (j // 32) + 4 * (j % 32)
             total = fma_rows(
                 total,
                 load_as_f32(values, v),
@@ -189,11 +213,14 @@ def attend_item(
     state: Address,
     outputs: Address,
     scores: Address,
+    floats: Address,
 ) -> None:
     """All queries and query heads of one item."""
     head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
     rows = -(-queries * group // ROWS) * ROWS
+    wide = rows > ROWS  # if keys and values are used more than once, they are widened only once
     gather_rows(q, np.float32(scale), head, group, query, rows, head_dim, rows_q)
+    query_rows = address(rows_q)
     for row in range(rows):
         store_f32(state + STATE * row + SUM, splat(np.float32(0)))
         write_f32(state + STATE * row + MAXIMUM, np.float32(NEVER))
@@ -209,20 +236,32 @@ def attend_item(
         tile = key_head + slot // 16 * keys.strides[1]
         next_tile = key_head + (slot + POSITIONS) % capacity // 16 * keys.strides[1]
         first = value_head + slot * values.strides[1]
-        for row in range(0, rows, ROWS):
-            score_block(address(rows_q) + 4 * head_dim * row, keys, tile, head_dim, scores, first)
-            for t in range(ROWS):
-                here = position + query + min((row + t) // group, queries - 1)
-                s = state + STATE * (row + t)
-                key_scale = scales_head + 2 * slot
-                correction = softmax_row(
-                    scores + 128 * t, keys, key_scale, key_scale + scales.strides[1], s, block,
-                    here - window + 1, here,
-                )  # fmt: skip
-                write_f32(s + CORRECTION, reduce_max(correction))
-            place = outputs + 4 * width * row
-            factors = state + STATE * row + CORRECTION
-            weigh_block(scores, values, first, width, factors, place, next_tile)
+        for pair in range(2):
+            k, place = tile + 2 * pair * keys.strides[1], scores + 128 * ROWS * pair
+            ahead = first + LINE * head_dim * pair
+            if wide:
+                widen(keys, k, 0, 1, 32 * head_dim, floats)
+                score_rows(query_rows, rows, rows_q, floats, head_dim, place, ahead)
+            else:
+                score_rows(query_rows, rows, keys, k, head_dim, place, ahead)
+        for row in range(rows):
+            here = position + query + min(row // group, queries - 1)
+            place, s = scores + 256 * (row // ROWS * ROWS) + 128 * (row % ROWS), state + STATE * row
+            key_scale = scales_head + 2 * slot
+            correction = softmax_row(
+                place, keys, key_scale, key_scale + scales.strides[1], s, block,
+                here - window + 1, here,
+            )  # fmt: skip
+            write_f32(s + CORRECTION, reduce_max(correction))
+        for d in range(0, width, 32):
+            v, place = first + values.itemsize * d, outputs + 4 * ROWS * d
+            step, ahead = values.strides[1], next_tile + 2 * LINE * d
+            factors = state + CORRECTION
+            if wide:
+                widen(values, v, step, POSITIONS, 32, floats)
+                weigh_rows(scores, rows, rows_q, floats, 128, width, factors, place, ahead)
+            else:
+                weigh_rows(scores, rows, values, v, step, width, factors, place, ahead)
     for row in range(queries * group):
         t, h = query + row // group, head * group + row % group
         total = reduce_add(load_f32(state + STATE * row + SUM))
@@ -263,8 +302,9 @@ def attend(
         rows_q = np.empty((rows, head_dim), np.float32)
         base = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
         scores = base
-        state = scores + 4 * POSITIONS * ROWS
+        state = scores + 4 * POSITIONS * rows
         outputs = state + STATE * rows
+        floats = outputs + 4 * values.shape[2] * rows
         while True:
             item = fetch_add(address(counter), 1)
             if item >= items:
@@ -272,11 +312,11 @@ def attend(
             head, query = item // chunks, item % chunks * QUERIES
             attend_item(
                 q, keys, values, scales, position, window, scale, head, query,
-                min(QUERIES, m - query), group, out, rows_q, state, outputs, scores,
+                min(QUERIES, m - query), group, out, rows_q, state, outputs, scores, floats,
             )  # fmt: skip
 
 
 def scratch_bytes(group: int, width: int) -> int:
     """Bytes of scratch memory that one thread needs."""
     rows = QUERIES * group + ROWS
-    return 64 + 4 * POSITIONS * ROWS + STATE * rows + 4 * width * rows
+    return 64 + (4 * POSITIONS + STATE + 4 * width) * rows + 4 * max(32 * width, 32 * POSITIONS)
