@@ -2,7 +2,9 @@
 
 Decode is bound by reading the active weights, prefill by multiplying: each is given as a share of
 what a plain streaming read, or a loop of byte products in registers, reaches in the same minute.
-Medians over alternating rounds, after a warm-up.
+"experts" are the matrix products of one layer's experts with nothing around them: how much of a
+prompt's time the kernels lose, and how much the rest. Medians over alternating rounds, after a
+warm-up.
 """
 
 from __future__ import annotations
@@ -19,10 +21,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
+from .kernels.engine import create
+from .kernels.operands import Product, Work
+from .kernels.rows import Rows
 from .machine import processor_name
+from .paging import view
 from .store import ModelFile
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 PROMPT_TOKENS = (16, 64, 128, 512)
 DECODE_TOKENS = 16  # in one timing; each goes through other experts
 CONTEXT = 1024
+EXPERT_ROWS = 128  # what a prompt of 512 gives each of 8 experts, two for a token
 
 
 @dataclass(frozen=True)
@@ -121,6 +130,37 @@ def active_weights(file: ModelFile) -> ActiveWeights:
     return ActiveWeights(layers, head, size)
 
 
+class Experts:
+    """The matrix products of as many experts as a token has, EXPERT_ROWS random rows each."""
+
+    def __init__(self, file: ModelFile, threads: int) -> None:
+        config, rows = file.config, EXPERT_ROWS
+        experts = [view(file, (0, e)) for e in range(config.num_experts_per_tok)]
+        outer, inner = config.hidden_size, config.intermediate_size
+        self.macs = 3 * rows * len(experts) * outer * inner
+        self.nbytes = sum(w.tiles.nbytes for expert in experts for w in expert)
+        self._engine = create(threads)
+        x, h, out = (Rows(rows * len(experts), size) for size in (outer, inner, outer))
+        for given in (x, h):
+            random = np.random.default_rng(0).standard_normal(given.values.shape, np.float32)
+            given.values[:, : given.columns] = random[:, : given.columns]
+            self._engine.quantize(given, rows * len(experts))
+        places = range(0, rows * len(experts), rows)
+        self._up = Work(
+            Product(w1, x, i, rows, h.values[i:], w3)
+            for i, (w1, w3, _) in zip(places, experts, strict=True)
+        )
+        self._down = Work(
+            Product(w2, h, i, rows, out.values[i:])
+            for i, (_, _, w2) in zip(places, experts, strict=True)
+        )
+
+    def run(self) -> None:
+        """Multiply."""
+        self._engine.multiply(self._up)
+        self._engine.multiply(self._down)
+
+
 class Bench:
     """Times one loaded model; call `round` as often as wanted, then `rows`."""
 
@@ -129,6 +169,8 @@ class Bench:
         self._precision, self._threads = model.file.precision, model.threads
         self._active = active_weights(model.file)
         self._prompts = [n for n in prompts if n <= model.batch]
+        # Not where experts come and go: they would be read behind the pager's back.
+        self._experts = None if model.paged else Experts(model.file, model.threads)
         self._times: dict[tuple[str, int], list[float]] = {}
         self._token = 0
 
@@ -136,12 +178,16 @@ class Bench:
         """Compile, and touch the weights."""
         self._prefill(self._prompts[-1])
         self._decode()
+        if self._experts is not None:
+            self._experts.run()
 
     def round(self) -> None:
         """Time every kind of work once."""
         self._time("decode", 1, self._decode, DECODE_TOKENS)
         for n in self._prompts:
             self._time("prefill", n, lambda n=n: self._prefill(n), 1)  # type: ignore[misc]
+        if self._experts is not None:
+            self._time("experts", EXPERT_ROWS, self._experts.run, 1)
 
     def _time(self, work: str, tokens: int, run: Callable[[], None], repeats: int) -> None:
         began = time.perf_counter()
@@ -168,8 +214,10 @@ class Bench:
         rows = []
         for (work, tokens), times in self._times.items():
             second = statistics.median(times)
-            gb_s = active.nbytes / second / 1e9
-            gmac_s = (tokens * active.layers + active.head) / second / 1e9
+            macs, size = tokens * active.layers + active.head, active.nbytes
+            if work == "experts" and self._experts is not None:
+                macs, size = self._experts.macs, self._experts.nbytes
+            gb_s, gmac_s = size / second / 1e9, macs / second / 1e9
             limit, reached = (
                 (limits["read_gb_s"], gb_s) if work == "decode" else (limits["int8_gmac_s"], gmac_s)
             )
@@ -185,7 +233,7 @@ class Bench:
                     gb_s,
                     gmac_s,
                     None
-                    if limit is None or (work == "prefill" and precision == "bf16")
+                    if limit is None or (work != "decode" and precision == "bf16")
                     else reached / limit,
                 )
             )

@@ -78,6 +78,11 @@ class Model:
         return self._engine.threads
 
     @property
+    def paged(self) -> bool:
+        """Whether experts come and go, as they do not all fit."""
+        return self._pager.bounded
+
+    @property
     def batch(self) -> int:
         """Tokens of a prompt that go through the model together, at most."""
         return self._transformer.batch

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
+from paged_models import page, write_paged
 from tiny_models import CONFIGS, write_model
 
 import cpumix
@@ -56,6 +57,7 @@ def test_json_has_a_row_for_each_kind_of_work(path):
     prompts = [("prefill", n) for n in bench.PROMPT_TOKENS]
     assert [w for w in work if w[0] == "prefill"] == prompts
     assert ("decode", 1) in work
+    assert ("experts", bench.EXPERT_ROWS) in work
     assert (report["threads"], report["rounds"], report["isa"]) == (1, 2, active().name)
     for row in report["rows"]:
         assert row["precision"] == "int4"
@@ -65,6 +67,28 @@ def test_json_has_a_row_for_each_kind_of_work(path):
             name = "read_gb_s" if row["work"] == "decode" else "int8_gmac_s"
             speed = row["gb_s"] if row["work"] == "decode" else row["gmac_s"]
             assert row["share_of_limit"] == pytest.approx(speed / report["limits"][name])
+
+
+def test_experts_by_themselves_are_those_of_the_model(path):
+    with cpumix.load(path) as model:
+        found = bench.Experts(model.file, 1)
+        c, size = model.config, model.file.tensors[model.file.expert_name(0, 0)].nbytes
+        assert found.nbytes == c.num_experts_per_tok * size
+        weights = 3 * c.hidden_size * c.intermediate_size
+        assert found.macs == bench.EXPERT_ROWS * c.num_experts_per_tok * weights
+        found.run()
+
+
+def test_experts_that_come_and_go_are_not_timed_by_themselves(tmp_path):
+    with cpumix.load(write_paged(tmp_path / "model.bin")) as model:
+        assert not model.paged
+        page(model, experts=6)
+        assert model.paged
+        timed = bench.Bench(model, [16])
+        timed.warm_up()
+        timed.round()
+    rows = timed.rows({"read_gb_s": None, "int8_gmac_s": None})
+    assert [row.work for row in rows] == ["decode", "prefill"]
 
 
 def test_table_can_be_pasted(path):
@@ -90,7 +114,7 @@ def test_without_a_model_layers_are_made_up_and_starts_timed(monkeypatch, tmp_pa
     report = json.loads(result.stdout)
     assert {row["precision"] for row in report["rows"]} == {"int4", "int8"}
     if HAS_LIMITS:
-        shares = {r["precision"]: r["share_of_limit"] / r["gb_s"] for r in report["rows"][::5]}
+        shares = {r["precision"]: r["share_of_limit"] / r["gb_s"] for r in report["rows"][::6]}
         assert shares["int4"] == pytest.approx(shares["int8"])  # beside the same limit
     assert report["start_seconds"] == {"cold": 2.5, "warm": 0.5}
     assert not list(tmp_path.iterdir())  # what was made is gone

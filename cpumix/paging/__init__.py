@@ -4,6 +4,6 @@ from .budget import Budget
 from .counters import Counters
 from .pager import ExpertPager
 from .trace import Trace
-from .views import Expert, as_matrix
+from .views import Expert, as_matrix, view
 
-__all__ = ["Budget", "Counters", "Expert", "ExpertPager", "Trace", "as_matrix"]
+__all__ = ["Budget", "Counters", "Expert", "ExpertPager", "Trace", "as_matrix", "view"]

@@ -96,6 +96,11 @@ class ExpertPager:
                     self._whole = False
 
     @property
+    def bounded(self) -> bool:
+        """Whether there is a budget."""
+        return self._budget is not None
+
+    @property
     def resident_bytes(self) -> int:
         """Bytes of experts in memory, those on their way as far as they have come."""
         underway = sum(read.place.nbytes - read.arrived for read in self._reading.values())
