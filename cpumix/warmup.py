@@ -1,11 +1,14 @@
 """Compiling ahead whatever a run or a conversion may need on this processor.
 
 Kernels are compiled when they are first called, once for the types that they are called with. So
-everything is called once, on models too small to take time: each precision with each KV cache.
+everything is called once, on models too small to take time: each precision with each KV cache. As
+the compiler runs on one processor, a second process meanwhile calls what the first model does not.
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +21,17 @@ from .folders import CACHE_VARIABLE
 from .generate import DEMO_MODEL, load
 from .kernels import jit
 from .kernels.encoder import encode
+from .kernels.engine import create
+from .kernels.operands import Past
+from .kernels.rows import Rows
 from .kv_cache import FORMATS as KV_FORMATS
+from .kv_cache import KVCache, find_format
 from .quant import FORMATS
 from .quant.precision import PRECISIONS
 from .store import ModelFile
 from .synthetic import write_random_model
 
+HELP = "from cpumix.warmup import compile_others; compile_others()"
 PROMPT_TOKENS = 40  # enough for the kernels of large batches
 
 
@@ -41,20 +49,54 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
         )
     steps = [(precision, kv) for precision in PRECISIONS for kv in KV_FORMATS]
     total = len(steps) + 1
-    with tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
+    helper = subprocess.Popen(
+        [sys.executable, "-c", HELP],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # Nothing depends on it: what it has not compiled, this process does.
+    with helper, tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
         for done, (precision, kv) in enumerate(steps):
             if progress is not None:
                 progress(done, total)
             _run(Path(place) / f"{precision}.bin", precision, kv)
+            helper.wait()
     if progress is not None:
         progress(len(steps), total)
-    for name in FORMATS:
-        for kind in (np.float32, np.uint16):  # what weights of checkpoints are read as
-            encode(np.zeros((16, 32), kind), name)
+    _encode_all()
     if progress is not None:
         progress(total, total)
     jit.mark_warm()
     return folder
+
+
+def compile_others() -> None:
+    """Compile what a first run does not: other KV caches than the default, and the encoder."""
+    for kv in KV_FORMATS:
+        if kv != find_format("auto", PRECISIONS["int4"]):
+            _attend(kv)
+    _encode_all()
+
+
+def _attend(kv: str) -> None:
+    """Keep and read keys and values in this format, of a few positions and of many."""
+    with ModelFile(DEMO_MODEL) as demo:
+        config = demo.config
+    engine = create(1)
+    cache = KVCache(config, PROMPT_TOKENS, PROMPT_TOKENS, kv)
+    group = config.num_attention_heads // config.num_key_value_heads
+    past = Past(*cache.layer(0), 0, cache.window, config.head_dim**-0.5, group)
+    q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
+    k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
+    for n in (1, PROMPT_TOKENS):
+        engine.remember(k, v, n, past)
+        engine.attend(q, n, past, out)
+
+
+def _encode_all() -> None:
+    for name in FORMATS:
+        for kind in (np.float32, np.uint16):  # what weights of checkpoints are read as
+            encode(np.zeros((16, 32), kind), name)
 
 
 def _run(path: Path, precision: str, kv: str) -> None:

@@ -82,8 +82,8 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     for kv, element in FORMATS.items():
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))
         number = types.int64
-        keep(f"attention.score_pair@{kv}", number, keys, *[number] * 4)
-        keep(f"attention.weigh_rows@{kv}", number, number, values, *[number] * 6)
+        keep(f"attention_block.score_pair@{kv}", number, keys, *[number] * 4)
+        keep(f"attention_block.weigh_rows@{kv}", number, number, values, *[number] * 6)
     return found
 
 

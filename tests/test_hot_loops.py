@@ -53,7 +53,11 @@ KERNELS = [
     "skinny.rows_q8",
     "skinny.rows_q4",
     "skinny.rows_bf16",
-    *(f"attention.{name}@{kv}" for name in ("score_pair", "weigh_rows") for kv in ("f16", "int8")),
+    *(
+        f"attention_block.{name}@{kv}"
+        for name in ("score_pair", "weigh_rows")
+        for kv in ("f16", "int8")
+    ),
 ]
 
 pytestmark = [pytest.mark.slow, pytest.mark.isa]

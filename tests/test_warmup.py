@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from levels import run
 from naive import WITHOUT_JIT
 
+from cpumix import warmup
 from cpumix.cli.main import main
 from cpumix.kernels import jit
 from cpumix.kernels.isa import active
@@ -45,6 +46,21 @@ def test_nothing_is_left_to_compile(checkpoint_folder, tmp_path):
     used = run(["-c", USE, str(checkpoint_folder), str(tmp_path / "model.bin")])
     assert used.stdout.split("\n")[0] == "[]", used.stderr
     assert not jit.is_cold()
+
+
+def test_helper_does_its_part():
+    """Its failures are not seen: all would only take longer."""
+    done = run(["-W", "error", "-c", warmup.HELP])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")
+def test_helper_is_not_needed(monkeypatch):
+    monkeypatch.setattr(warmup, "HELP", "raise SystemExit('no')")
+    steps = []
+    assert warmup.warm_up(lambda done, total: steps.append((done, total))) == jit.cache_folder()
+    total = steps[-1][1]
+    assert steps == [(i, total) for i in range(total + 1)]
 
 
 def test_nowhere_to_keep_it_is_one_sentence(monkeypatch):
