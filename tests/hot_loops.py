@@ -23,8 +23,8 @@ ADDRESSES = {  # kernels that take so many addresses and counts
     "matvec.row_bf16": 4,
     "panels.first_rows": 11,
     "panels.panel_rows": 8,
-    "skinny.rows_q8": 7,
-    "skinny.rows_q4": 7,
+    "skinny.rows_q8": 9,
+    "skinny.rows_q4": 9,
     "skinny.rows_bf16": 6,
     "simd_amx.panel_rows": 7,
 }

@@ -42,7 +42,7 @@ from .simd_level import (
     store_sums,
     weights,
 )
-from .skinny import rows_bf16
+from .skinny import fetch, rows_bf16
 
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 AMX = active().name == "amx"
@@ -192,14 +192,6 @@ def vector_rows(
             next0 = next1 = end = panel  # which is at hand
         place, total = x + row * x_stride, totals + 128 * row
         panel_rows(panel, blocks, place, x_stride, header + row * stride, total, next0, next1)
-
-
-@kernel
-def fetch(w0: Address, w1: Address, lines: int) -> None:
-    """Ask for lines from two places."""
-    for i in range(lines):
-        prefetch_l2(w0 + LINE * i)
-        prefetch_l2(w1 + LINE * i)
 
 
 @kernel

@@ -45,9 +45,8 @@ from .simd import (
     store_f32,
 )
 from .simd_lanes import mul
-from .simd_level import TOKENS
 from .skinny import MOST_ROWS as FEW_ROWS
-from .skinny import SKINNY, tile_rows
+from .skinny import SKINNY, few_rows
 
 if TYPE_CHECKING:
     from .operands import Product
@@ -140,12 +139,9 @@ def pair_few(job: Address, pair: int, scratch: Address) -> None:
     tile_bytes, blocks, rows = field(job, TILE_BYTES), field(job, BLOCKS), field(job, ROWS)
     x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
     w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
-    totals = scratch + TOTALS
+    totals, ahead = scratch + TOTALS, field(job, STEP)
     clear(totals, rows)
-    for row in range(0, rows, TOKENS):
-        numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
-        values, total = x + row * x_stride, totals + 128 * row
-        tile_rows(tile_bytes, w0, w1, blocks, values, x_stride, numbers, total)
+    few_rows(tile_bytes, w0, w1, blocks, x, x_stride, header, rows, ahead, totals)
     store_rows(job, pair, totals)
 
 

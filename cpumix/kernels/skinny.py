@@ -1,7 +1,8 @@
 """Two tiles of weights times a few rows: batches too small to make up for unpacking a panel.
 
 Weights stream from memory as in `matvec`, and are widened in registers once for TOKENS rows; for
-more rows than these, two tiles are read again, from the second-level cache.
+more rows than these, two tiles are read again, from the second-level cache, while the next two are
+fetched: all groups of rows together ask for all or most of their lines.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 from ..quant import bf16, q4, q8
 from ..quant.tiles import BLOCK
 from .isa import active
-from .jit import kernel
-from .rows import HEADER_BYTES
-from .simd import Address, load_f16, load_i32
+from .jit import inlined, kernel
+from .rows import HEADER_BYTES, LINE
+from .simd import Address, load_f16, load_i32, prefetch_l2
 from .simd_lanes import high_bf16, high_nibbles, low_bf16, low_nibbles
 from .simd_level import (
     LEVEL,
@@ -30,7 +31,19 @@ from .simd_level import (
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 # With 16 registers, sums of two tiles and their totals would not stay in them.
 SKINNY = LEVEL.registers == 32
+Q8_LINES, Q4_LINES = (
+    3,
+    2,
+)  # of the 8.5 and 4.5 lines of a tile's block, that a group of rows fetches
 MOST_ROWS = (8 if active().name == "amx" else 8 * TOKENS) if SKINNY else 3  # faster without a panel
+
+
+@inlined
+def fetch(next0: Address, next1: Address, lines: int) -> None:
+    """Ask for lines from two places."""
+    for i in range(lines):
+        prefetch_l2(next0 + LINE * i)
+        prefetch_l2(next1 + LINE * i)
 
 
 @kernel
@@ -42,17 +55,21 @@ def rows_q8(
     x_stride: int,
     header: Address,
     totals: Address,
+    next0: Address,
+    next1: Address,
 ) -> None:
-    """Add two tiles of 8-bit weights times TOKENS rows to their totals."""
+    """Add two tiles of 8-bit weights times TOKENS rows to their totals; fetch from two places."""
     stride = x_stride // BLOCK * HEADER_BYTES
     total = load_sums(totals)
     for _ in range(blocks):
+        fetch(next0, next1, Q8_LINES)
         acc = start_dots(header, stride)
         for g in range(8):
             first, second = weights(load_i32(w0 + 64 * g)), weights(load_i32(w1 + 64 * g))
             acc = dot4_tokens(acc, first, second, x + 4 * g, x_stride)
         total = scale_tokens(total, acc, load_f16(w0 + 512), load_f16(w1 + 512), header, stride)
         w0, w1, x, header = w0 + Q8_BYTES, w1 + Q8_BYTES, x + BLOCK, header + HEADER_BYTES
+        next0, next1 = next0 + LINE * Q8_LINES, next1 + LINE * Q8_LINES
     store_sums(totals, total)
 
 
@@ -65,11 +82,14 @@ def rows_q4(
     x_stride: int,
     header: Address,
     totals: Address,
+    next0: Address,
+    next1: Address,
 ) -> None:
-    """Add two tiles of 4-bit weights times TOKENS rows to their totals."""
+    """Add two tiles of 4-bit weights times TOKENS rows to their totals; fetch from two places."""
     stride, table = x_stride // BLOCK * HEADER_BYTES, code_book()
     total = load_sums(totals)
     for _ in range(blocks):
+        fetch(next0, next1, Q4_LINES)
         acc = start_dots(header, stride)
         for g in range(4):
             p0, p1 = load_i32(w0 + 64 * g), load_i32(w1 + 64 * g)
@@ -79,6 +99,7 @@ def rows_q4(
             acc = dot4_tokens(acc, first, second, x + 8 * g + 4, x_stride)
         total = scale_tokens(total, acc, load_f16(w0 + 256), load_f16(w1 + 256), header, stride)
         w0, w1, x, header = w0 + Q4_BYTES, w1 + Q4_BYTES, x + BLOCK, header + HEADER_BYTES
+        next0, next1 = next0 + LINE * Q4_LINES, next1 + LINE * Q4_LINES
     store_sums(totals, total)
 
 
@@ -98,7 +119,7 @@ def rows_bf16(
 
 
 @kernel
-def tile_rows(
+def few_rows(
     tile_bytes: int,
     w0: Address,
     w1: Address,
@@ -106,12 +127,28 @@ def tile_rows(
     x: Address,
     x_stride: int,
     header: Address,
+    rows: int,
+    ahead: int,
     totals: Address,
 ) -> None:
-    """Add two tiles of any format times TOKENS rows to their totals."""
-    if tile_bytes == Q4_BYTES:
-        rows_q4(w0, w1, blocks, x, x_stride, header, totals)
-    elif tile_bytes == Q8_BYTES:
-        rows_q8(w0, w1, blocks, x, x_stride, header, totals)
-    else:
-        rows_bf16(w0, w1, blocks, x, x_stride, totals)
+    """Add two tiles of any format times a few rows to their totals.
+
+    Meanwhile fetch what lies `ahead` bytes behind both tiles, if there is time: with one group of
+    rows, memory is the limit as it is.
+    """
+    next0, next1 = w0, w1
+    if rows > TOKENS:
+        next0, next1 = w0 + ahead, w1 + ahead
+    for row in range(0, rows, TOKENS):
+        place, total = x + row * x_stride, totals + 128 * row
+        numbers = header + row * (x_stride // BLOCK * HEADER_BYTES)
+        if tile_bytes == Q4_BYTES:
+            rows_q4(w0, w1, blocks, place, x_stride, numbers, total, next0, next1)
+            fetched = LINE * Q4_LINES * blocks
+        elif tile_bytes == Q8_BYTES:
+            rows_q8(w0, w1, blocks, place, x_stride, numbers, total, next0, next1)
+            fetched = LINE * Q8_LINES * blocks
+        else:
+            rows_bf16(w0, w1, blocks, place, x_stride, total)
+            fetched = 0
+        next0, next1 = next0 + fetched, next1 + fetched
