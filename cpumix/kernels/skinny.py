@@ -31,10 +31,8 @@ from .simd_level import (
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES
 # With 16 registers, sums of two tiles and their totals would not stay in them.
 SKINNY = LEVEL.registers == 32
-Q8_LINES, Q4_LINES = (
-    3,
-    2,
-)  # of the 8.5 and 4.5 lines of a tile's block, that a group of rows fetches
+# Lines of a tile's block that a group of rows fetches, of 8.5 and 4.5.
+Q8_LINES, Q4_LINES = 3, 2
 MOST_ROWS = (8 if active().name == "amx" else 8 * TOKENS) if SKINNY else 3  # faster without a panel
 
 
