@@ -46,7 +46,7 @@ class Model:
             self.tokenizer = Tokenizer.from_files(self.file.files)
             if context is None:
                 context = default_context(self.config)
-            kv = find_format(kv, self.file.formats)
+            self.kv = kv = find_format(kv, self.file.formats)
             budget, self._note = make_budget(
                 self.config, self.file.formats, context, kv, ram, machine_info()
             )

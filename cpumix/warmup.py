@@ -2,7 +2,8 @@
 
 Kernels are compiled when they are first called, once for the types that they are called with. So
 everything is called once, on models too small to take time: each precision with each KV cache. As
-the compiler runs on one processor, a second process meanwhile calls what the first model does not.
+the compiler runs on one processor, a second process helps: nothing depends on it, since what it has
+not compiled in time, the first one does.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +33,8 @@ from .quant.precision import PRECISIONS
 from .store import ModelFile
 from .synthetic import write_random_model
 
-HELP = "from cpumix.warmup import compile_others; compile_others()"
+OTHERS = "compile_others()"
+ATTENTION = "compile_attention({!r})"
 PROMPT_TOKENS = 40  # enough for the kernels of large batches
 
 
@@ -49,13 +52,7 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
         )
     steps = [(precision, kv) for precision in PRECISIONS for kv in KV_FORMATS]
     total = len(steps) + 1
-    helper = subprocess.Popen(
-        [sys.executable, "-c", HELP],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    # Nothing depends on it: what it has not compiled, this process does.
-    with helper, tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
+    with _help(OTHERS) as helper, tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
         for done, (precision, kv) in enumerate(steps):
             if progress is not None:
                 progress(done, total)
@@ -70,15 +67,37 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
     return folder
 
 
+@contextmanager
+def helped(kv: str) -> Iterator[None]:
+    """If a first run is to come, let a second process compile attention meanwhile."""
+    if not jit.is_cold() or jit.cache_folder() is None:
+        yield
+        return
+    with _help(ATTENTION.format(kv)) as helper:
+        try:
+            yield
+        finally:
+            helper.terminate()
+
+
+def _help(call: str) -> subprocess.Popen[bytes]:
+    """Start a process that calls a function of this module, and says nothing."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from cpumix import warmup; warmup.{call}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def compile_others() -> None:
     """Compile what a first run does not: other KV caches than the default, and the encoder."""
     for kv in KV_FORMATS:
         if kv != find_format("auto", PRECISIONS["int4"]):
-            _attend(kv)
+            compile_attention(kv)
     _encode_all()
 
 
-def _attend(kv: str) -> None:
+def compile_attention(kv: str) -> None:
     """Keep and read keys and values in this format, of a few positions and of many."""
     with ModelFile(DEMO_MODEL) as demo:
         config = demo.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -34,6 +35,7 @@ class FakeModel:
         self.asked: dict[str, object] = {}
         self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
         self.notes: list[str] = []
+        self.kv = "f16"
         self.stats = SimpleNamespace(
             to_dict=lambda: {"generated_tokens": 4}, summary=lambda: "4 tokens, 8.0 tok/s"
         )
@@ -52,6 +54,10 @@ class FakeModel:
         self.asked |= {"prompt": prompt, **options}
         return self
 
+    def helped(self, kv):
+        self.asked["helped"] = kv
+        return nullcontext()
+
     def __iter__(self):
         for piece in self.pieces:
             if isinstance(piece, BaseException):
@@ -65,6 +71,8 @@ def model(monkeypatch):
     monkeypatch.setitem(cpumix.__dict__, "load", fake.load)
     notes = SimpleNamespace(first_run_note=lambda: "compiling kernels for this CPU, once")
     monkeypatch.setitem(sys.modules, "cpumix.generate", notes)
+    helper = SimpleNamespace(helped=fake.helped)
+    monkeypatch.setitem(sys.modules, "cpumix.warmup", helper)
     return fake
 
 
@@ -142,6 +150,7 @@ def test_run_passes_every_option_on(invoke, model):
         "top_p": 0.5,
         "seed": 9,
         "raw": True,
+        "helped": "f16",
     }
     assert {key: model.asked[key] for key in expected} == expected
 

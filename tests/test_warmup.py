@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -48,19 +49,37 @@ def test_nothing_is_left_to_compile(checkpoint_folder, tmp_path):
     assert not jit.is_cold()
 
 
-def test_helper_does_its_part():
+@pytest.mark.parametrize("call", [warmup.OTHERS, warmup.ATTENTION.format("f16")])
+def test_helper_does_its_part(call):
     """Its failures are not seen: all would only take longer."""
-    done = run(["-W", "error", "-c", warmup.HELP])
+    done = run(["-W", "error", "-c", f"from cpumix import warmup; warmup.{call}"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="nothing is compiled")
 def test_helper_is_not_needed(monkeypatch):
-    monkeypatch.setattr(warmup, "HELP", "raise SystemExit('no')")
+    monkeypatch.setattr(warmup, "OTHERS", "raise SystemExit('no')")
     steps = []
     assert warmup.warm_up(lambda done, total: steps.append((done, total))) == jit.cache_folder()
     total = steps[-1][1]
     assert steps == [(i, total) for i in range(total + 1)]
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_first_run_is_helped_as_long_as_it_takes(monkeypatch, cold):
+    begun = []
+    start = warmup.subprocess.Popen
+
+    def note(command, **options):
+        begun.append(start([sys.executable, "-c", "import time; time.sleep(600)"], **options))
+        assert command[-1].endswith("compile_attention('int8')")
+        return begun[-1]
+
+    monkeypatch.setattr(jit, "is_cold", lambda: cold)
+    monkeypatch.setattr(warmup.subprocess, "Popen", note)
+    with warmup.helped("int8"):
+        assert [helper.poll() for helper in begun] == [None] * cold
+    assert all(helper.returncode for helper in begun)  # ended, before it was done
 
 
 def test_nowhere_to_keep_it_is_one_sentence(monkeypatch):

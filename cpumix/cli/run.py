@@ -56,6 +56,8 @@ def command(
     """
     text = read_stdin() if prompt == "-" else _check(prompt)
     note_first_run()
+    from cpumix.warmup import helped
+
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
         said = _say(loaded.notes)
         if trace:
@@ -72,8 +74,9 @@ def command(
             progress=status,
         )
         try:
-            for piece in generation:
-                click.echo(piece, nl=False)
+            with helped(loaded.kv):
+                for piece in generation:
+                    click.echo(piece, nl=False)
         finally:  # after Ctrl-C too: the numbers so far are worth having
             status.clear()
             click.echo()
