@@ -27,9 +27,9 @@ from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
 from .kernels.engine import create
-from .kernels.operands import Product, Work
 from .kernels.rows import Rows
 from .machine import processor_name
+from .model import expert_work
 from .paging import view
 from .store import ModelFile
 
@@ -135,30 +135,23 @@ class Experts:
 
     def __init__(self, file: ModelFile, threads: int) -> None:
         config, rows = file.config, EXPERT_ROWS
-        experts = [view(file, (0, e)) for e in range(config.num_experts_per_tok)]
+        experts = {e: view(file, (0, e)) for e in range(config.num_experts_per_tok)}
         outer, inner = config.hidden_size, config.intermediate_size
         self.macs = 3 * rows * len(experts) * outer * inner
-        self.nbytes = sum(w.tiles.nbytes for expert in experts for w in expert)
+        self.nbytes = sum(w.tiles.nbytes for expert in experts.values() for w in expert)
         self._engine = create(threads)
         x, h, out = (Rows(rows * len(experts), size) for size in (outer, inner, outer))
         for given in (x, h):
             random = np.random.default_rng(0).standard_normal(given.values.shape, np.float32)
             given.values[:, : given.columns] = random[:, : given.columns]
             self._engine.quantize(given, rows * len(experts))
-        places = range(0, rows * len(experts), rows)
-        self._up = Work(
-            Product(w1, x, i, rows, h.values[i:], w3)
-            for i, (w1, w3, _) in zip(places, experts, strict=True)
-        )
-        self._down = Work(
-            Product(w2, h, i, rows, out.values[i:])
-            for i, (_, _, w2) in zip(places, experts, strict=True)
-        )
+        spans = {e: (rows * e, rows) for e in experts}
+        self._work = expert_work(experts, spans, x, h, out)
 
     def run(self) -> None:
         """Multiply."""
-        self._engine.multiply(self._up)
-        self._engine.multiply(self._down)
+        for work in self._work:
+            self._engine.multiply(work)
 
 
 class Bench:

@@ -77,6 +77,26 @@ class Guess:
         self.share = np.ones((1, config.num_experts_per_tok), np.float32)
 
 
+def expert_work(
+    experts: Mapping[int, Expert],
+    spans: Mapping[int, tuple[int, int]],
+    x: Rows,
+    inner: Rows,
+    outputs: Rows,
+    shared: bool = False,
+) -> tuple[Work, Work]:
+    """Return silu(w1 x) * w3 x, to `inner`, and w2 times that, to `outputs`, of some experts.
+
+    `spans`: each one's first row and how many it has, in all three; if `shared`, x is one row.
+    """
+    up, down = [], []
+    for e, (w1, w3, w2) in experts.items():
+        first, count = spans[e]
+        up.append(Product(w1, x, 0 if shared else first, count, inner.values[first:], w3))
+        down.append(Product(w2, inner, first, count, outputs.values[first:]))
+    return Work(up), Work(down)
+
+
 class Transformer:
     """Weights as views of the file, buffers, and the pass over them."""
 
@@ -193,7 +213,8 @@ class Transformer:
             for part in parts:
                 experts = part.experts
                 key = index, *((e, spans[e]) for e in experts)
-                up, down = self._keep(key, n, partial(self._expert_work, experts, spans, n))
+                rows = b.h if n == 1 else b.routed, b.inner, b.outputs, n == 1
+                up, down = self._keep(key, n, partial(expert_work, experts, spans, *rows))
                 part.wait_for_gates()
                 self._engine.multiply(up)  # b.inner [T * A, I]
                 if len(experts) == len(used):
@@ -203,17 +224,6 @@ class Transformer:
                         self._quantize(b.inner.part(p.first), p.rows, p.weight)
                 part.wait_for_rest()
                 self._engine.multiply(down)
-
-    def _expert_work(
-        self, experts: Mapping[int, Expert], spans: Mapping[int, tuple[int, int]], n: int
-    ) -> tuple[Work, Work]:
-        b, up, down = self._buffers, [], []
-        for e, (w1, w3, w2) in experts.items():
-            first, count = spans[e]
-            x, origin = (b.h, 0) if n == 1 else (b.routed, first)
-            up.append(Product(w1, x, origin, count, b.inner.values[first:], w3))
-            down.append(Product(w2, b.inner, first, count, b.outputs.values[first:]))
-        return Work(up), Work(down)
 
     def _guess_experts(self, index: int, n: int) -> None:
         """Tell the pager which experts layer `index` will probably use, if it can be of help.

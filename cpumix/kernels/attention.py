@@ -93,7 +93,8 @@ def attend_item(
     """All queries and query heads of one item."""
     head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
     rows = -(-queries * group // ROWS) * ROWS
-    wide = rows > ROWS  # if keys and values are used more than once, they are widened only once
+    # What is used more than once is widened only once.
+    wide = rows > ROWS and keys.itemsize < 4
     gather_rows(q, np.float32(scale), head, group, query, rows, head_dim, rows_q)
     query_rows = address(rows_q)
     for row in range(rows):

@@ -24,7 +24,6 @@ from .simd import (
     load_f16,
     load_f32,
     load_i32,
-    prefetch_l2,
     store_f32,
     store_i32,
 )
@@ -136,8 +135,7 @@ def first_rows(
     stride = x_stride // BLOCK * HEADER_BYTES
     total = load_sums(totals)
     for _ in range(blocks):
-        prefetch_l2(next0)
-        prefetch_l2(next1)
+        fetch(next0, next1, 1)
         unpack(tile_bytes, w0, w1, panel)
         total = add_block(total, panel, x, x_stride, header, stride)
         w0, w1, next0, next1 = w0 + tile_bytes, w1 + tile_bytes, next0 + LINE, next1 + LINE
@@ -160,8 +158,7 @@ def panel_rows(
     stride = x_stride // BLOCK * HEADER_BYTES
     total = load_sums(totals)
     for b in range(blocks):
-        prefetch_l2(next0 + LINE * b)
-        prefetch_l2(next1 + LINE * b)
+        fetch(next0 + LINE * b, next1 + LINE * b, 1)
         total = add_block(total, panel, x, x_stride, header, stride)
         panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
     store_sums(totals, total)
