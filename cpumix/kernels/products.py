@@ -7,8 +7,10 @@ rows there are: results are the same, bit for bit, for every number of threads, 
 equals the same row alone. One row goes through `matvec`, a few through `skinny`, many through
 `panels`.
 
-The two tiles of a pair are neighbours of one matrix, or the same tile of two matrices (w1 and w3):
-then the pair's output is silu(first) x second, and the intermediate values never reach memory.
+The two tiles of a pair lie half a matrix apart, or in the same place of two matrices (w1 and w3):
+then the pair's output is silu(first) x second, and the intermediate values never reach memory. Pair
+after pair, a thread so reads two streams that go on for megabytes: one that starts anew takes as
+long as 30 KB more.
 """
 
 from __future__ import annotations
@@ -36,7 +38,6 @@ from .panels import (
 from .rows import HEADER_BYTES, SPARE_ROWS, address_of
 from .simd import (
     Address,
-    Lanes,
     address,
     fetch_add,
     load_f32,
@@ -56,7 +57,7 @@ GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few
 
 # A product's fields in the job table, int64 each; addresses, steps and strides in bytes.
 # fmt: off
-(W0, W1, STEP, SINGLE, GATED, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
+(W0, W1, STEP, SINGLE, APART, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
  FIRST_ITEM) = range(14)
 # fmt: on
 FIELDS = 14
@@ -76,15 +77,18 @@ def second_tile(job: Address, pair: int) -> Any:
 
 
 @kernel
-def store_pair(job: Address, pair: int, row: int, first: Lanes, second: Lanes) -> None:
-    """Store one row's results of a pair of tiles: both, or silu(w1 x) * w3 x."""
-    out = field(job, OUT) + row * field(job, OUT_STRIDE)
-    if field(job, GATED):
-        store_f32(out + 64 * pair, mul(silu(first), second))
-    else:
-        store_f32(out + 128 * pair, first)
-        if pair != field(job, SINGLE):
-            store_f32(out + 128 * pair + 64, second)
+def store_rows(job: Address, pair: int, totals: Address) -> None:
+    """Store all rows' results of a pair of tiles: both, or silu(w1 x) * w3 x."""
+    out, apart = field(job, OUT) + 64 * pair, field(job, APART)
+    for _ in range(field(job, ROWS)):
+        first, second = load_f32(totals), load_f32(totals + 64)
+        if apart == 0:
+            store_f32(out, mul(silu(first), second))
+        else:
+            store_f32(out, first)
+            if pair != field(job, SINGLE):
+                store_f32(out + apart, second)
+        out, totals = out + field(job, OUT_STRIDE), totals + 128
 
 
 @kernel
@@ -92,14 +96,6 @@ def clear(totals: Address, rows: int) -> None:
     """Zero two tiles' totals of some rows, and of those that make them whole groups."""
     for i in range(2 * (rows + SPARE_ROWS - 1)):
         store_f32(totals + 64 * i, splat(0.0))
-
-
-@kernel
-def store_rows(job: Address, pair: int, totals: Address) -> None:
-    """Store all rows' results of a pair of tiles."""
-    for row in range(field(job, ROWS)):
-        total = totals + 128 * row
-        store_pair(job, pair, row, load_f32(total), load_f32(total + 64))
 
 
 @kernel
@@ -129,42 +125,56 @@ def pairs_many(job: Address, first: int, last: int, scratch: Address) -> None:
                 x + b * block_bytes, x_stride, header + HEADER_BYTES * b, rows, ahead,
                 totals + pair * TOTALS_BYTES, scratch,
             )  # fmt: skip
-    for pair in range(first, last):
-        store_rows(job, pair, totals + pair * TOTALS_BYTES)
 
 
 @kernel
-def pair_few(job: Address, pair: int, scratch: Address) -> None:
+def pair_few(job: Address, pair: int, totals: Address) -> None:
     """Two tiles times a few rows."""
     tile_bytes, blocks, rows = field(job, TILE_BYTES), field(job, BLOCKS), field(job, ROWS)
     x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
-    w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
-    totals, ahead = scratch + TOTALS, field(job, STEP)
+    step = field(job, STEP)
+    w0, w1 = field(job, W0) + pair * step, second_tile(job, pair)
     clear(totals, rows)
-    few_rows(tile_bytes, w0, w1, blocks, x, x_stride, header, rows, ahead, totals)
-    store_rows(job, pair, totals)
+    few_rows(tile_bytes, w0, w1, blocks, x, x_stride, header, rows, step, totals)
 
 
 @kernel
-def pair_singly(job: Address, pair: int) -> None:
+def pair_singly(job: Address, pair: int, totals: Address) -> None:
     """Two tiles times a few rows, row by row."""
     tile_bytes, blocks = field(job, TILE_BYTES), field(job, BLOCKS)
     x, x_stride, header = field(job, X), field(job, X_STRIDE), field(job, HEADER)
     w0, w1 = field(job, W0) + pair * field(job, STEP), second_tile(job, pair)
     for row in range(field(job, ROWS)):
         first, second = row_pair(tile_bytes, w0, w1, blocks, x, header)
-        store_pair(job, pair, row, first, second)
+        store_f32(totals + 128 * row, first)
+        store_f32(totals + 128 * row + 64, second)
         x, header = x + x_stride, header + x_stride // BLOCK * HEADER_BYTES
 
 
 @kernel
-def run_few(job: Address, pair: int, scratch: Address) -> None:
+def run_few(job: Address, pair: int, totals: Address) -> None:
     """Two tiles times a few rows, in the level's own way."""
     if SKINNY:  # a constant, so that a level need not compile what it does not use
         if field(job, ROWS) > 1:
-            pair_few(job, pair, scratch)
+            pair_few(job, pair, totals)
             return
-    pair_singly(job, pair)
+    pair_singly(job, pair, totals)
+
+
+@kernel
+def run_pairs(job: Address, first: int, last: int, scratch: Address) -> None:
+    """Run pairs first, first + 1, ... last - 1 of a product: MOST_PAIRS at most.
+
+    All results are stored at the end: silu waits for itself, and so for several pairs at once.
+    """
+    totals = scratch + TOTALS - first * TOTALS_BYTES
+    if field(job, ROWS) > FEW_ROWS:
+        pairs_many(job, first, last, scratch)
+    else:
+        for pair in range(first, last):
+            run_few(job, pair, totals + pair * TOTALS_BYTES)
+    for pair in range(first, last):
+        store_rows(job, pair, totals + pair * TOTALS_BYTES)
 
 
 @parallel_kernel
@@ -192,12 +202,8 @@ def multiply(
                     job += 1
                 here, first = table + 8 * FIELDS * job, jobs[job, FIRST_ITEM]
                 last = min(end, jobs[job + 1, FIRST_ITEM] if job + 1 < jobs.shape[0] else items)
-                if jobs[job, ROWS] > FEW_ROWS:
-                    last = min(last, item + MOST_PAIRS)
-                    pairs_many(here, item - first, last - first, mine)
-                else:
-                    for i in range(item, last):
-                        run_few(here, i - first, mine)
+                last = min(last, item + MOST_PAIRS)
+                run_pairs(here, item - first, last - first, mine)
                 item = last
 
 
@@ -211,15 +217,17 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
     items = 0
     for p in products:
         tiles, blocks, tile_bytes = p.weight.tiles.shape
-        w0, tile, gated = p.weight.address, blocks * tile_bytes, p.second is not None
-        w1, step, pairs = w0 + tile, 2 * tile, -(-tiles // 2)
+        w0, tile = p.weight.address, blocks * tile_bytes
         if p.second is not None:
-            w1, step, pairs = p.second.address, tile, tiles
-        single = pairs - 1 if tiles % 2 and not gated else -1
+            w1, pairs, single, apart = p.second.address, tiles, -1, 0
+        else:
+            pairs = -(-tiles // 2)
+            w1, apart = w0 + pairs * tile, 64 * pairs
+            single = pairs - 1 if tiles % 2 else -1
         out, stride = address_of(p.out), p.out.strides[0]
         for first, rows in shares(p.rows):
             jobs.append((
-                w0, w1, step, single, gated, blocks, tile_bytes,
+                w0, w1, tile, single, apart, blocks, tile_bytes,
                 *p.x.operand(p.first + first, p.weight.takes_codes),
                 rows, out + first * stride, stride, items,
             ))  # fmt: skip

@@ -13,7 +13,7 @@ from numba.core import types
 from numpy.typing import NDArray
 
 from .jit import kernel, parallel_kernel, prange
-from .rows import aligned_zeros
+from .rows import LINE, aligned_zeros
 from .simd import (
     I64,
     VI,
@@ -28,6 +28,7 @@ from .simd import (
     instruction,
     load_i32,
     pointer,
+    prefetch_l2,
     splat_i32,
     store_i32,
 )
@@ -36,7 +37,8 @@ from .simd_level import LEVEL
 
 CHAINS = 12  # independent sums: more than latency x throughput of any dot4 so far
 REPEATS = 16
-STRIP = 1 << 16  # bytes that a thread reads before it takes the next strip
+STRIP = 1 << 16  # bytes; a thread reads many, one after the other
+AHEAD = 4096  # bytes: alone, a processor's prefetchers reach 70 to 95 % of what they do with this
 
 chains = Stack(i32x16, CHAINS)
 
@@ -68,6 +70,8 @@ def read_strip(p: Address) -> Lanes:
     """Read one strip; return something that depends on all of it."""
     a = b = c = d = splat_i32(0)
     for i in range(0, STRIP, 256):
+        for line in range(i + AHEAD, i + AHEAD + 256, LINE):
+            prefetch_l2(p + line)
         a, b = either(a, load_i32(p + i)), either(b, load_i32(p + i + 64))
         c, d = either(c, load_i32(p + i + 128)), either(d, load_i32(p + i + 192))
     return either(either(a, b), either(c, d))
