@@ -107,27 +107,32 @@ class Report:
 class ActiveWeights(NamedTuple):
     """What a pass multiplies by."""
 
-    layers: int
-    """Weights for each token: its experts in every layer, attention and routers."""
-    head: int
-    """Weights for the last token of a batch, whose logits are wanted."""
+    body: int
+    """Weights for each token: attention, router and its experts; of the last layer, keys, values.
+    """
+    tail: int
+    """Weights for the last token of a batch: the rest of the last layer, and the head."""
     nbytes: int
     """Bytes of both for one token. Of the embedding it reads a row, which is not counted."""
 
 
 def active_weights(file: ModelFile) -> ActiveWeights:
     """Count the weights and bytes that one token needs."""
-    head_name = "token_embd.weight" if file.config.tie_word_embeddings else "output.weight"
-    layers = head = size = 0
+    head = "token_embd.weight" if file.config.tie_word_embeddings else "output.weight"
+    last = f"blk.{file.config.num_hidden_layers - 1}."
+    body = tail = size = 0
     for name, tensor in file.tensors.items():
         parts = name.split(".")
         spare = "expert" in parts and int(parts[3]) >= file.config.num_experts_per_tok
-        if spare or (name == "token_embd.weight" and name != head_name):
+        if spare or (name == "token_embd.weight" and name != head):
             continue
         weights = math.prod(tensor.shape)
-        layers, head = (layers, weights) if name == head_name else (layers + weights, head)
+        if name == head or (name.startswith(last) and parts[2] not in ("attn_k", "attn_v")):
+            tail += weights
+        else:
+            body += weights
         size += tensor.nbytes
-    return ActiveWeights(layers, head, size)
+    return ActiveWeights(body, tail, size)
 
 
 class Experts:
@@ -207,7 +212,7 @@ class Bench:
         rows = []
         for (work, tokens), times in self._times.items():
             second = statistics.median(times)
-            macs, size = tokens * active.layers + active.head, active.nbytes
+            macs, size = tokens * active.body + active.tail, active.nbytes
             if work == "experts" and self._experts is not None:
                 macs, size = self._experts.macs, self._experts.nbytes
             gb_s, gmac_s = size / second / 1e9, macs / second / 1e9

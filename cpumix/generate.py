@@ -109,7 +109,7 @@ class Model:
                 f"found {len(ids)} at once and {end} in all. Load the model with a larger context."
             )
         self._transformer.forward(ids)
-        last: NDArray[np.float32] = self._transformer.logits(len(ids) - 1, 1)[0]
+        last: NDArray[np.float32] = self._transformer.logits()[0]
         return last
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
@@ -118,8 +118,8 @@ class Model:
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         self._begin()
         for first, count in self._batches(len(ids)):
-            self._transformer.forward(ids[first : first + count])
-            out[first : first + count] = self._transformer.logits(0, count)
+            self._transformer.forward(ids[first : first + count], count)
+            out[first : first + count] = self._transformer.logits(count)
         return out
 
     def generate(
@@ -186,9 +186,9 @@ class Model:
             step = progress and _layers_done(
                 progress, first, count, len(ids), self.config.num_hidden_layers
             )
-            self._transformer.forward(ids[first : first + count], step)
+            self._transformer.forward(ids[first : first + count], on_layer=step)
         stats.prompt_seconds = time.perf_counter() - began
-        row, token, reason = count - 1, -1, "length"
+        token, reason = -1, "length"
         while stats.generated_tokens < most:
             began = time.perf_counter()  # again for each token: its taker's time does not count
             if stats.generated_tokens:
@@ -196,8 +196,7 @@ class Model:
                     reason = "context"
                     break
                 self._transformer.forward([token])
-                row = 0
-            token = sampler(self._transformer.logits(row, 1)[0])
+            token = sampler(self._transformer.logits()[0])
             stats.generate_seconds += time.perf_counter() - began
             if token in stop:
                 reason = "eos"

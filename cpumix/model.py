@@ -114,9 +114,15 @@ class Transformer:
         self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
         self._kept: dict[Hashable, tuple[Work, Work]] = {}
 
-    def forward(self, ids: Sequence[int], on_layer: Callable[[int], None] | None = None) -> None:
-        """Run the next T <= batch tokens; their normed states are then ready for `logits`.
+    def forward(
+        self,
+        ids: Sequence[int],
+        wanted: int = 1,
+        on_layer: Callable[[int], None] | None = None,
+    ) -> None:
+        """Run the next T <= batch tokens; the last `wanted` of them are then ready for `logits`.
 
+        In the last layer the others leave their keys and values, and no more is done for them.
         `on_layer` gets the number of layers done, after each.
         """
         b, n = self._buffers, len(ids)
@@ -125,25 +131,32 @@ class Transformer:
         turn = rotation(self._frequencies, position, n)
         self._embed(ids)  # b.x [T, D]
         for index, layer in enumerate(self._layers):
+            rows = self._rows_of(index, n, wanted)  # R, the last ones
             # attention
             self._norm(b.x, layer.attn_norm, n)  # b.h [T, D]
-            self._attend(index, layer, n, turn)  # b.update [T, D]
-            self._engine.accumulate(b.x, b.update, n)
+            self._attend(index, layer, n, rows, turn)  # b.update [R, D]
+            if rows < n:
+                b.x.values[:rows] = b.x.values[n - rows : n]
+            self._engine.accumulate(b.x, b.update, rows)  # b.x [R, D]
             # experts
-            self._norm(b.x, layer.ffn_norm, n)  # b.h [T, D]
-            self._route(layer, n)  # b.chosen, b.places [T, A]
-            self._run_experts(index, n)  # b.outputs [T * A, D]
-            self._engine.combine(b.x, b.outputs, b.places, b.share, n)
+            self._norm(b.x, layer.ffn_norm, rows)  # b.h [R, D]
+            self._route(layer, rows)  # b.chosen, b.places [R, A]
+            self._run_experts(index, rows, self._rows_of(index + 1, n, wanted))  # b.outputs
+            self._engine.combine(b.x, b.outputs, b.places, b.share, rows)
             if on_layer is not None:
                 on_layer(index + 1)
         self.cache.advance(n)
-        self._norm(b.x, self._output_norm, n)
+        self._norm(b.x, self._output_norm, wanted)
         self._pager.check()
 
-    def logits(self, first: int, count: int) -> Floats:
-        """Return the logits (count, vocab_size) of rows first, first + 1, ... of the last batch."""
+    def _rows_of(self, index: int, n: int, wanted: int) -> int:
+        """Return how many of a batch's tokens go through all of layer `index`."""
+        return n if index + 1 < len(self._layers) else wanted
+
+    def logits(self, count: int = 1) -> Floats:
+        """Return the logits (count, vocab_size) of the first of the tokens that were wanted."""
         out = np.empty((count, 16 * self._output.tiles.shape[0]), np.float32)
-        self._engine.multiply(Work([Product(self._output, self._buffers.h, first, count, out)]))
+        self._engine.multiply(Work([Product(self._output, self._buffers.h, 0, count, out)]))
         self._pager.check()
         return out[:, : self.config.vocab_size]
 
@@ -160,26 +173,31 @@ class Transformer:
         if reader.takes_codes:
             self._engine.quantize(x, n)
 
-    def _attend(self, index: int, layer: Layer, n: int, turn: tuple[Floats, Floats]) -> None:
-        b, c, engine = self._buffers, self.config, self._engine
-        qkv, wo = self._keep(index, n, partial(self._attention_work, layer, n))
+    def _attend(
+        self, index: int, layer: Layer, n: int, rows: int, turn: tuple[Floats, Floats]
+    ) -> None:
+        """Keep keys and values of n tokens, and let the last `rows` of them attend."""
+        b, c, engine, cache = self._buffers, self.config, self._engine, self.cache
+        qkv, wo = self._keep(index, n, partial(self._attention_work, layer, n, rows))
         engine.multiply(qkv)
-        engine.rotate(b.q, c.num_attention_heads, *turn, n)
-        engine.rotate(b.k, c.num_key_value_heads, *turn, n)
+        cos, sin = turn
+        engine.rotate(b.q, c.num_attention_heads, cos[n - rows :], sin[n - rows :], rows)
+        engine.rotate(b.k, c.num_key_value_heads, cos, sin, n)
         group = c.num_attention_heads // c.num_key_value_heads
         scale = c.head_dim**-0.5
-        cache = self.cache
         past = Past(*cache.layer(index), cache.position, cache.window, scale, group)
         engine.remember(b.k, b.v, n, past)
-        engine.attend(b.q, n, past, b.heads)
-        self._quantize(b.heads, n, layer.wo)
+        if rows < n:
+            past = past._replace(position=cache.position + n - rows)
+        engine.attend(b.q, rows, past, b.heads)
+        self._quantize(b.heads, rows, layer.wo)
         engine.multiply(wo)
 
-    def _attention_work(self, layer: Layer, n: int) -> tuple[Work, Work]:
+    def _attention_work(self, layer: Layer, n: int, rows: int) -> tuple[Work, Work]:
         b = self._buffers
-        outs = ((layer.wq, b.q), (layer.wk, b.k), (layer.wv, b.v))
-        qkv = Work(Product(w, b.h, 0, n, out.values) for w, out in outs)
-        return qkv, Work([Product(layer.wo, b.heads, 0, n, b.update.values)])
+        q = Product(layer.wq, b.h, n - rows, rows, b.q.values)
+        k, v = (Product(w, b.h, 0, n, x.values) for w, x in ((layer.wk, b.k), (layer.wv, b.v)))
+        return Work([q, k, v]), Work([Product(layer.wo, b.heads, 0, rows, b.update.values)])
 
     def _keep(
         self, key: Hashable, n: int, make: Callable[[], tuple[Work, Work]]
@@ -200,8 +218,11 @@ class Transformer:
             self._engine.route(b.h, layer.router, experts, n, b.chosen, b.share)
         self._engine.sort_pairs(b.chosen, n, b.firsts, b.tokens, b.places)
 
-    def _run_experts(self, index: int, n: int) -> None:
-        """Compute w2(silu(w1 h) * w3 h) for each pair of token and expert, expert by expert."""
+    def _run_experts(self, index: int, n: int, n_next: int) -> None:
+        """Compute w2(silu(w1 h) * w3 h) for each pair of token and expert, expert by expert.
+
+        `n_next` of the tokens will go through the next layer's experts.
+        """
         b, active = self._buffers, self.config.num_experts_per_tok
         firsts = b.firsts.tolist()
         spans = {e: (first, end - first) for e, (first, end) in enumerate(pairwise(firsts))}
@@ -209,7 +230,7 @@ class Transformer:
         if n > 1:
             b.routed.gather(b.h, b.tokens[: n * active])
         with self._pager.lease(index, used, b.chosen[:n]) as parts:
-            self._guess_experts(index + 1, n)
+            self._guess_experts(index + 1, n, n_next)
             for part in parts:
                 experts = part.experts
                 key = index, *((e, spans[e]) for e in experts)
@@ -225,20 +246,20 @@ class Transformer:
                 part.wait_for_rest()
                 self._engine.multiply(down)
 
-    def _guess_experts(self, index: int, n: int) -> None:
+    def _guess_experts(self, index: int, n: int, rows: int) -> None:
         """Tell the pager which experts layer `index` will probably use, if it can be of help.
 
         A long prompt uses all. One token's are guessed by the layer's router, from the state
-        before the present layer's experts have changed it.
+        before the present layer's experts have changed it: that of the last of n.
         """
         if index == len(self._layers) or not self._pager.wants_guesses:
             return
         layer, experts = self._layers[index], self.config.num_local_experts
-        if layer.router is None or n >= SWEEP * experts:
+        if layer.router is None or rows >= SWEEP * experts:
             self._pager.guess(index, range(experts), sure=True)
-        elif n == 1:
-            g = self._guess
-            self._engine.norm(self._buffers.x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
+        elif rows == 1:
+            g, x = self._guess, self._buffers.x.part(n - 1)
+            self._engine.norm(x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
             self._engine.route(g.x, layer.router, experts, 1, g.chosen, g.share)
             self._pager.guess(index, g.chosen[0].tolist())
 

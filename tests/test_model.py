@@ -120,6 +120,23 @@ def test_prefill_equals_decoding_one_by_one(model_file, name, precision):
     np.testing.assert_array_equal(together, one_by_one)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_only_the_last_token_goes_through_is_right(model_file, name):
+    """The last layer leaves out the tokens whose logits nobody asked for."""
+    ids = prompt(name)
+    with cpumix.load(model_file(name, "int8"), threads=1) as model:
+        expected = model.logits(ids)
+        for first, end in ((0, len(ids)), (0, 5), (5, 6), (6, len(ids))):
+            if first == 0:
+                model.restart()
+            np.testing.assert_array_equal(model.advance(ids[first:end]), expected[end - 1])
+        transformer = model._transformer
+        for wanted in (1, 2, 17, len(ids)):
+            model.restart()
+            transformer.forward(ids, wanted)
+            np.testing.assert_array_equal(transformer.logits(wanted), expected[-wanted:])
+
+
 @pytest.mark.parametrize("batch", [1, 3, 16, 33, 64])
 @pytest.mark.parametrize("name", ["moe", "window"])
 def test_batches_do_not_show(model_file, monkeypatch, name, batch):
