@@ -146,12 +146,11 @@ class Experts:
         self.nbytes = sum(w.tiles.nbytes for expert in experts.values() for w in expert)
         self._engine = create(threads)
         x, h, out = (Rows(rows * len(experts), size) for size in (outer, inner, outer))
-        for given in (x, h):
-            random = np.random.default_rng(0).standard_normal(given.values.shape, np.float32)
-            given.values[:, : given.columns] = random[:, : given.columns]
-            self._engine.quantize(given, rows * len(experts))
-        spans = {e: (rows * e, rows) for e in experts}
-        self._work = expert_work(experts, spans, x, h, out)
+        random = np.random.default_rng(0).standard_normal(x.values.shape, np.float32)
+        x.values[:, :outer] = random[:, :outer]
+        firsts = [rows * e for e in range(len(experts) + 1)]
+        self._work = expert_work(experts, firsts, x, h, out)
+        self._work[0].fresh = True
 
     def run(self) -> None:
         """Multiply."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .config import ModelConfig
 from .kernels.engine import Engine
-from .kernels.operands import Matrix, Past, Product, Work
+from .kernels.operands import Addition, Matrix, Past, Product, Work
 from .kernels.rows import Rows
 from .kv_cache import KVCache
 from .paging import Expert, ExpertPager, as_matrix
@@ -66,6 +66,11 @@ class Buffers:
         self.firsts = np.zeros(config.num_local_experts + 1, np.int64)
         self.tokens = np.zeros(batch * active, np.int64)
         self.places = np.zeros((batch, active), np.int64)
+        # What each half of a layer adds to the stream.
+        rows, whole = np.arange(batch)[:, None], np.ones((batch, 1), np.float32)
+        self.attended = Addition(self.update, rows, whole)
+        self.computed = Addition(self.outputs, self.places, self.share)
+        self.nothing = Addition(self.update, rows[:, :0].copy(), whole[:, :0].copy())
 
 
 class Guess:
@@ -79,7 +84,7 @@ class Guess:
 
 def expert_work(
     experts: Mapping[int, Expert],
-    spans: Mapping[int, tuple[int, int]],
+    firsts: Sequence[int],
     x: Rows,
     inner: Rows,
     outputs: Rows,
@@ -87,14 +92,14 @@ def expert_work(
 ) -> tuple[Work, Work]:
     """Return silu(w1 x) * w3 x, to `inner`, and w2 times that, to `outputs`, of some experts.
 
-    `spans`: each one's first row and how many it has, in all three; if `shared`, x is one row.
+    Expert e has the rows firsts[e] to firsts[e + 1] of all three; if `shared`, x is one row.
     """
     up, down = [], []
     for e, (w1, w3, w2) in experts.items():
-        first, count = spans[e]
+        first, count = firsts[e], firsts[e + 1] - firsts[e]
         up.append(Product(w1, x, 0 if shared else first, count, inner.values[first:], w3))
         down.append(Product(w2, inner, first, count, outputs.values[first:]))
-    return Work(up), Work(down)
+    return Work(up), Work(down, fresh=True)
 
 
 class Transformer:
@@ -130,23 +135,23 @@ class Transformer:
         self._pager.begin(position, ids, min(position / self.cache.capacity, 1.0))
         turn = rotation(self._frequencies, position, n)
         self._embed(ids)  # b.x [T, D]
+        added = b.nothing
         for index, layer in enumerate(self._layers):
             rows = self._rows_of(index, n, wanted)  # R, the last ones
             # attention
-            self._norm(b.x, layer.attn_norm, n)  # b.h [T, D]
+            self._norm(added, layer.attn_norm, n)  # b.x, b.h [T, D]
             self._attend(index, layer, n, rows, turn)  # b.update [R, D]
             if rows < n:
                 b.x.values[:rows] = b.x.values[n - rows : n]
-            self._engine.accumulate(b.x, b.update, rows)  # b.x [R, D]
             # experts
-            self._norm(b.x, layer.ffn_norm, rows)  # b.h [R, D]
+            self._norm(b.attended, layer.ffn_norm, rows)  # b.x, b.h [R, D]
             self._route(layer, rows)  # b.chosen, b.places [R, A]
             self._run_experts(index, rows, self._rows_of(index + 1, n, wanted))  # b.outputs
-            self._engine.combine(b.x, b.outputs, b.places, b.share, rows)
+            added = b.computed
             if on_layer is not None:
                 on_layer(index + 1)
         self.cache.advance(n)
-        self._norm(b.x, self._output_norm, wanted)
+        self._norm(added, self._output_norm, wanted)
         self._pager.check()
 
     def _rows_of(self, index: int, n: int, wanted: int) -> int:
@@ -166,12 +171,10 @@ class Transformer:
         )
         self._buffers.x.values[: len(ids), : rows.shape[1]] = rows
 
-    def _norm(self, x: Rows, weight: Floats, n: int) -> None:
-        self._engine.norm(x, weight, self.config.rms_norm_eps, n, self._buffers.h)
-
-    def _quantize(self, x: Rows, n: int, reader: Matrix) -> None:
-        if reader.takes_codes:
-            self._engine.quantize(x, n)
+    def _norm(self, added: Addition, weight: Floats, n: int) -> None:
+        """Add to the residual stream, and norm what it is then."""
+        b = self._buffers
+        self._engine.norm(b.x, added, weight, self.config.rms_norm_eps, n, b.h)
 
     def _attend(
         self, index: int, layer: Layer, n: int, rows: int, turn: tuple[Floats, Floats]
@@ -180,24 +183,21 @@ class Transformer:
         b, c, engine, cache = self._buffers, self.config, self._engine, self.cache
         qkv, wo = self._keep(index, n, partial(self._attention_work, layer, n, rows))
         engine.multiply(qkv)
-        cos, sin = turn
-        engine.rotate(b.q, c.num_attention_heads, cos[n - rows :], sin[n - rows :], rows)
-        engine.rotate(b.k, c.num_key_value_heads, cos, sin, n)
         group = c.num_attention_heads // c.num_key_value_heads
         scale = c.head_dim**-0.5
         past = Past(*cache.layer(index), cache.position, cache.window, scale, group)
-        engine.remember(b.k, b.v, n, past)
+        engine.remember(b.q, b.k, b.v, turn, n, rows, past)
         if rows < n:
             past = past._replace(position=cache.position + n - rows)
         engine.attend(b.q, rows, past, b.heads)
-        self._quantize(b.heads, rows, layer.wo)
         engine.multiply(wo)
 
     def _attention_work(self, layer: Layer, n: int, rows: int) -> tuple[Work, Work]:
         b = self._buffers
         q = Product(layer.wq, b.h, n - rows, rows, b.q.values)
         k, v = (Product(w, b.h, 0, n, x.values) for w, x in ((layer.wk, b.k), (layer.wv, b.v)))
-        return Work([q, k, v]), Work([Product(layer.wo, b.heads, 0, rows, b.update.values)])
+        o = Product(layer.wo, b.heads, 0, rows, b.update.values)
+        return Work([q, k, v]), Work([o], fresh=True)
 
     def _keep(
         self, key: Hashable, n: int, make: Callable[[], tuple[Work, Work]]
@@ -225,24 +225,18 @@ class Transformer:
         """
         b, active = self._buffers, self.config.num_experts_per_tok
         firsts = b.firsts.tolist()
-        spans = {e: (first, end - first) for e, (first, end) in enumerate(pairwise(firsts))}
-        used = [e for e, (_, count) in spans.items() if count]
+        used = [e for e, (first, end) in enumerate(pairwise(firsts)) if first < end]
         if n > 1:
             b.routed.gather(b.h, b.tokens[: n * active])
         with self._pager.lease(index, used, b.chosen[:n]) as parts:
             self._guess_experts(index + 1, n, n_next)
             for part in parts:
                 experts = part.experts
-                key = index, *((e, spans[e]) for e in experts)
+                key = index, *((e, firsts[e]) for e in experts)
                 rows = b.h if n == 1 else b.routed, b.inner, b.outputs, n == 1
-                up, down = self._keep(key, n, partial(expert_work, experts, spans, *rows))
+                up, down = self._keep(key, n, partial(expert_work, experts, firsts, *rows))
                 part.wait_for_gates()
                 self._engine.multiply(up)  # b.inner [T * A, I]
-                if len(experts) == len(used):
-                    self._quantize(b.inner, n * active, down.products[0].weight)
-                else:
-                    for p in down.products:
-                        self._quantize(b.inner.part(p.first), p.rows, p.weight)
                 part.wait_for_rest()
                 self._engine.multiply(down)
 
@@ -259,7 +253,8 @@ class Transformer:
             self._pager.guess(index, range(experts), sure=True)
         elif rows == 1:
             g, x = self._guess, self._buffers.x.part(n - 1)
-            self._engine.norm(x, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
+            nothing = self._buffers.nothing
+            self._engine.norm(x, nothing, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
             self._engine.route(g.x, layer.router, experts, 1, g.chosen, g.share)
             self._pager.guess(index, g.chosen[0].tolist())
 

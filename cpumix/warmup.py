@@ -30,6 +30,7 @@ from .kv_cache import FORMATS as KV_FORMATS
 from .kv_cache import KVCache, find_format
 from .quant import FORMATS
 from .quant.precision import PRECISIONS
+from .rope import frequencies, rotation
 from .store import ModelFile
 from .synthetic import write_random_model
 
@@ -107,8 +108,9 @@ def compile_attention(kv: str) -> None:
     past = Past(*cache.layer(0), 0, cache.window, config.head_dim**-0.5, group)
     q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
     k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
+    turn = rotation(frequencies(config), 0, PROMPT_TOKENS)
     for n in (1, PROMPT_TOKENS):
-        engine.remember(k, v, n, past)
+        engine.remember(q, k, v, turn, n, n, past)
         engine.attend(q, n, past, out)
 
 

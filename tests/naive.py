@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.kernels.isa import VARIABLE, active
-from cpumix.kernels.operands import Matrix, Past
+from cpumix.kernels.operands import Addition, Matrix, Past, Product, Work
 from cpumix.kernels.rows import Rows
 from cpumix.kv_cache import KVCache
 from cpumix.quant import FORMATS, activations, tiles
@@ -127,8 +127,22 @@ def product(matrix: Matrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArr
 
 
 def remember(e, cache: KVCache, layer: int, k: np.ndarray, v: np.ndarray) -> None:
-    """Keep the keys and values (n, columns) of a cache's next n positions."""
-    rows = [Rows(len(x), x.shape[1]) for x in (k, v)]
-    for row, x in zip(rows, (k, v), strict=True):
+    """Keep the keys and values (n, columns) of a cache's next n positions, not turned."""
+    rows = [Rows(len(x), x.shape[1]) for x in (k, k, v)]
+    for row, x in zip(rows, (k, k, v), strict=True):
         row.values[: len(x), : x.shape[1]] = x
-    e.remember(*rows, len(k), Past(*cache.layer(layer), cache.position, cache.window, 1.0, 1))
+    past = Past(*cache.layer(layer), cache.position, cache.window, 1.0, 1)
+    turn = np.ones((len(k), past.keys.shape[2] // 2), np.float32)
+    e.remember(*rows, (turn, 0 * turn), len(k), len(k), past)
+
+
+def quantize(e, x: Rows, n: int) -> None:
+    """Fill the first n rows' codes from their values, as products of fresh rows do."""
+    tiles = np.zeros((1, x.blocks, FORMATS["q8"].tile_bytes), np.uint8)
+    out = np.zeros((n, 16), np.float32)
+    e.multiply(Work([Product(Matrix("q8", tiles), x, 0, n, out)], fresh=True))
+
+
+def nothing(rows: int) -> Addition:
+    """Add nothing to so many rows."""
+    return Addition(Rows(1, 1), np.zeros((rows, 0), np.int64), np.zeros((rows, 0), np.float32))

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from naive import GENERIC, KINDS, SLACK, WITHOUT_JIT, U, hard, headers, rows_of
+from naive import (
+    GENERIC,
+    KINDS,
+    SLACK,
+    WITHOUT_JIT,
+    U,
+    config,
+    hard,
+    headers,
+    nothing,
+    quantize,
+    rows_of,
+)
 
 from cpumix.kernels import engine
+from cpumix.kernels.operands import Addition, Past
 from cpumix.kernels.rows import Rows
+from cpumix.kv_cache import KVCache
 from cpumix.quant import activations
 
 COLUMNS = (1, 16, 33, 40) if WITHOUT_JIT else (1, 16, 31, 32, 33, 40, 544, 4096)
-COUNT = 5
+COUNTS = (4, 7)  # rows, the last of them left alone: few run on one thread, many on all
 
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
@@ -27,21 +41,22 @@ def padded(weight: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", [1e-4, 1.0, 1e6])
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_norm(e, columns, size):
+@pytest.mark.parametrize("count", COUNTS)
+def test_norm(e, columns, size, count):
     """A sum of squares in n roundings counts half, under a root; five operations follow."""
-    x = rows_of(hard("random", COUNT, columns, seed=1) * np.float32(size))
-    weight, out, eps = hard("random", 1, columns, seed=2)[0], Rows(COUNT, columns), 1e-5
-    e.norm(x, padded(weight), eps, COUNT - 1, out)
-    wide = x.values[:COUNT, :columns].astype(np.float64)
+    x = rows_of(hard("random", count, columns, seed=1) * np.float32(size))
+    weight, out, eps = hard("random", 1, columns, seed=2)[0], Rows(count, columns), 1e-5
+    e.norm(x, nothing(count), padded(weight), eps, count - 1, out)
+    wide = x.values[:count, :columns].astype(np.float64)
     expected = wide / np.sqrt((wide**2).mean(-1, keepdims=True) + eps) * weight
     roundings = (columns if GENERIC else columns / 16 + 16) / 2 + 5
-    off = np.abs(out.values[: COUNT - 1, :columns] - expected[:-1])
+    off = np.abs(out.values[: count - 1, :columns] - expected[:-1])
     assert (off <= SLACK * roundings * U * np.abs(expected[:-1])).all()
-    assert not out.values[COUNT - 1 :].any()
+    assert not out.values[count - 1 :].any()
     assert not out.values[:, columns:].any()
-    again = Rows(COUNT, columns)
+    again = Rows(count, columns)
     again.values[:] = out.values
-    e.quantize(again, COUNT - 1)
+    quantize(e, again, count - 1)
     assert (out.codes == again.codes).all()
     assert (out.headers == again.headers).all()
 
@@ -49,27 +64,28 @@ def test_norm(e, columns, size):
 def test_norm_of_zeros_and_of_nan(e):
     x, out = Rows(3, 40), Rows(3, 40)
     x.values[1, 3] = np.nan
-    e.norm(x, padded(np.ones(40, np.float32)), 1e-5, 3, out)
+    e.norm(x, nothing(3), padded(np.ones(40, np.float32)), 1e-5, 3, out)
     assert not out.values[[0, 2]].any()
     assert np.isnan(out.values[1, :40]).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("columns", COLUMNS)
-def test_codes_equal_definition(e, columns, kind):
-    values = hard(kind, COUNT, columns, seed=3)
+@pytest.mark.parametrize("count", COUNTS)
+def test_codes_equal_definition(e, columns, kind, count):
+    values = hard(kind, count, columns, seed=3)
     values[0] = 1.5  # halves of the scale: ties
     values[0, 0] = 127
-    expected, x = activations.quantize(values), Rows(COUNT, columns)
-    x.values[:COUNT, :columns] = values
-    e.quantize(x, COUNT - 1)
+    expected, x = activations.quantize(values), Rows(count, columns)
+    x.values[:count, :columns] = values
+    quantize(e, x, count - 1)
     fields = (x.codes, x.scale, x.start)
     if not GENERIC:
         fields, expected = (x.codes, x.headers), (expected.codes, headers(*expected[1:]))
     for found, right in zip(fields, expected, strict=True):
         assert found.dtype == right.dtype
-        assert (found[: COUNT - 1, : right.shape[1]] == right[:-1]).all()
-        assert not found[COUNT - 1 :].any()
+        assert (found[: count - 1, : right.shape[1]] == right[:-1]).all()
+        assert not found[count - 1 :].any()
         assert not found[:, right.shape[1] :].any()
 
 
@@ -110,22 +126,38 @@ def test_route_scores_add_in_float32(e):
     assert (np.diff(logits) <= 2 * bound).all()
 
 
-def test_rotate(e):
-    heads, size, n = 3, 40, 4
-    x = rows_of(hard("random", n + 1, heads * size, seed=1))
-    before = x.values.copy()
+@pytest.mark.parametrize("queries", [4, 1])
+def test_queries_and_keys_turn_with_their_positions(e, queries):
+    kv_heads, group, size, n = 2, 3, 40, 4
+    q, k, v = (
+        rows_of(hard("random", n + 1, heads * size, seed=heads))
+        for heads in (kv_heads * group, kv_heads, kv_heads)
+    )
+    before = q.values.copy(), k.values.copy(), v.values.copy()
     angle = hard("random", n, size // 2, seed=2)
     cos, sin = np.cos(angle), np.sin(angle)
-    e.rotate(x, heads, cos, sin, n)
-    halves = before[:n, : heads * size].reshape(n, heads, 2, size // 2)
-    pairs = halves[:, :, 0] + 1j * halves[:, :, 1].astype(np.float64)
-    expected = pairs * (cos + 1j * sin)[:, None]
-    found = x.values[:n, : heads * size].reshape(n, heads, 2, size // 2)
-    bound = SLACK * 2 * U * 2 * np.abs(pairs)  # two products and a sum, each rounded
-    assert (np.abs(found[:, :, 0] - expected.real) <= bound).all()
-    assert (np.abs(found[:, :, 1] - expected.imag) <= bound).all()
-    assert (x.values[n:] == before[n:]).all()
-    assert (x.values[:, heads * size :] == before[:, heads * size :]).all()
+    shape = {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * group}
+    cache = KVCache(config(**shape, head_dim=size), 64, 64, "f32")
+    past = Past(*cache.layer(0), 0, 64, 1.0, group)
+    e.remember(q, k, v, (cos, sin), n, queries, past)
+    late = slice(n - queries, n)
+    for x, was, heads, c, s in (
+        (q, before[0], kv_heads * group, cos[late], sin[late]),
+        (k, before[1], kv_heads, cos, sin),
+    ):
+        rows, columns = len(c), heads * size
+        halves = was[:rows, :columns].reshape(rows, heads, 2, size // 2)
+        pairs = halves[:, :, 0] + 1j * halves[:, :, 1].astype(np.float64)
+        expected = pairs * (c + 1j * s)[:, None]
+        found = x.values[:rows, :columns].reshape(rows, heads, 2, size // 2)
+        bound = SLACK * 2 * U * 2 * np.abs(pairs)  # two products and a sum, each rounded
+        assert (np.abs(found[:, :, 0] - expected.real) <= bound).all()
+        assert (np.abs(found[:, :, 1] - expected.imag) <= bound).all()
+        assert (x.values[rows:] == was[rows:]).all()
+        assert (x.values[:, columns:] == was[:, columns:]).all()
+    assert (v.values == before[2]).all()
+    kept = past.keys[:, 0, :, :n].transpose(2, 0, 1).reshape(n, -1)
+    assert (kept == k.values[:n, : kv_heads * size]).all()
 
 
 @pytest.mark.parametrize(("experts", "slots"), [(1, 1), (3, 3), (8, 2), (20, 5)])
@@ -145,28 +177,25 @@ def test_pairs_are_sorted_by_expert_and_then_by_token(e, experts, slots, n):
     assert (places[n:] == -9).all()
 
 
+@pytest.mark.parametrize("n", [3, 6])
 @pytest.mark.parametrize("slots", [1, 2, 3])
-def test_combine(e, slots):
-    n, columns = 6, 40
+def test_norm_is_of_what_has_been_added(e, slots, n):
+    columns = 40
     x, outputs = (rows_of(hard("random", rows, columns, seed=rows)) for rows in (n + 1, n * slots))
     before, random = x.values.copy(), np.random.default_rng(0)
     places = random.permutation(n * slots).reshape(n, slots)
     share = random.random((n + 1, slots)).astype(np.float32)
-    e.combine(x, outputs, places, share, n)
+    weight, out, again = padded(hard("random", 1, columns, seed=2)[0]), Rows(n, 40), Rows(n, 40)
+    e.norm(x, Addition(outputs, places, share), weight, 1e-5, n, out)
     terms = share[:n, :, None] * outputs.values.astype(np.float64)[places]
     expected = before[:n] + terms.sum(1)
     size = np.abs(before[:n]) + np.abs(terms).sum(1)
     assert (np.abs(x.values[:n] - expected) <= SLACK * (slots + 1) * U * size).all()
     assert (x.values[n:] == before[n:]).all()
     assert not x.values[:, columns:].any()
-
-
-def test_accumulate(e):
-    x, update = (rows_of(hard("random", 6, 40, seed)) for seed in (1, 2))
-    expected = x.values.copy()
-    expected[:5, :40] += update.values[:5, :40]
-    e.accumulate(x, update, 5)
-    assert (x.values == expected).all()
+    e.norm(x, nothing(n), weight, 1e-5, n, again)
+    assert (out.values == again.values).all()
+    assert (out.codes == again.codes).all()
 
 
 def test_gather_takes_values_and_codes():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from . import plain
 from .isa import active
 from .jit import set_threads
-from .operands import Past, Work
+from .operands import Addition, Past, Work
 from .rows import Rows
 
 Floats = NDArray[np.float32]
@@ -32,20 +32,22 @@ class Engine(ABC):
         self.threads = set_threads(threads)
 
     @abstractmethod
-    def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:
-        """RMSNorm of each row, as values and as codes."""
-
-    @abstractmethod
-    def quantize(self, x: Rows, n: int) -> None:
-        """Fill x's codes from its values."""
+    def norm(self, x: Rows, added: Addition, weight: Floats, eps: float, n: int, out: Rows) -> None:
+        """Add to each row of x, and RMSNorm what it is then, as values and as codes."""
 
     @abstractmethod
     def multiply(self, work: Work) -> None:
-        """Run products, in one parallel region; rows that a matrix wants as codes are quantized."""
+        """Run products, in one parallel region."""
 
     @abstractmethod
-    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:
-        """Keep rotated keys, and values, of the positions from `past.position` on."""
+    def remember(
+        self, q: Rows, k: Rows, v: Rows, turn: tuple[Floats, Floats], n: int, rows: int, past: Past
+    ) -> None:
+        """Turn n keys and the last `rows` queries by their positions; keep keys and values.
+
+        `turn`: cos and sin (n, head_dim / 2). The positions begin at `past.position`; q has only
+        the last ones.
+        """
 
     @abstractmethod
     def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:
@@ -57,23 +59,11 @@ class Engine(ABC):
     ) -> None:
         """Choose each row's experts and their weights; see `rowwise.route`."""
 
-    def rotate(self, x: Rows, heads: int, cos: Floats, sin: Floats, n: int) -> None:
-        """Rotary position embedding, in place."""
-        plain.rotate(x.values, heads, cos, sin, n)
-
     def sort_pairs(
         self, chosen: Chosen, n: int, firsts: Places, tokens: Places, places: Places
     ) -> None:
         """Sort pairs of token and expert by expert; see `plain.sort_pairs`."""
         plain.sort_pairs(chosen, n, firsts, tokens, places)
-
-    def combine(self, x: Rows, outputs: Rows, places: Places, share: Floats, n: int) -> None:
-        """Add the experts' weighted outputs to the stream."""
-        plain.combine(x.values[:, : x.columns], outputs.values, places, share, n)
-
-    def accumulate(self, x: Rows, update: Rows, n: int) -> None:
-        """Add an update to the stream."""
-        plain.accumulate(x.values[:, : x.columns], update.values, n)
 
 
 def create(threads: int) -> Engine:

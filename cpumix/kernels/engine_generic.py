@@ -10,22 +10,30 @@ from numpy.typing import NDArray
 from ..quant import bf16, heads
 from . import generic
 from .engine import Chosen, Engine, Floats
-from .operands import Matrix, Past, Product, Work
+from .operands import Addition, Matrix, Past, Product, Work
 from .rows import Rows
 
 
 class GenericEngine(Engine):
     """Slow and obvious; what the SIMD kernels must agree with."""
 
-    def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
-        generic.norm(x.values, weight, eps, x.columns, n, out.values)
-        self.quantize(out, n)
+    def norm(  # noqa: D102
+        self, x: Rows, added: Addition, weight: Floats, eps: float, n: int, out: Rows
+    ) -> None:
+        outputs, places, share = added
+        generic.norm(x.values, x.columns, outputs.values, places, share, weight, eps, n, out.values)
+        self._quantize(out, 0, n)
 
-    def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
-        generic.quantize_rows(x.values, n, x.blocks, x.codes, x.scale, x.start)
+    def _quantize(self, x: Rows, first: int, n: int) -> None:
+        values, codes, scale, start = x.values, x.codes, x.scale, x.start
+        generic.quantize_rows(
+            values[first:], n, x.blocks, codes[first:], scale[first:], start[first:]
+        )
 
     def multiply(self, work: Work) -> None:  # noqa: D102
         for p in work.products:
+            if work.fresh and p.weight.takes_codes:
+                self._quantize(p.x, p.first, p.rows)
             self._one(p.weight, p, p.out)
             if p.second is not None:
                 other = np.empty_like(p.out[: p.rows])
@@ -45,8 +53,13 @@ class GenericEngine(Engine):
             wide = bf16.dequantize(weight.tiles, 16 * tiles, 32 * blocks)
             generic.multiply_float(wide, p.x.values[rows], p.rows, out)
 
-    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:  # noqa: D102
+    def remember(  # noqa: D102
+        self, q: Rows, k: Rows, v: Rows, turn: tuple[Floats, Floats], n: int, rows: int, past: Past
+    ) -> None:
         kv_heads, _, head_dim, _ = past.keys.shape
+        cos, sin = turn
+        generic.rotate(k.values, kv_heads, cos, sin, n)
+        generic.rotate(q.values, kv_heads * past.group, cos[n - rows :], sin[n - rows :], rows)
         slots = np.arange(past.position, past.position + n) % past.values.shape[1]
         shape = n, kv_heads, head_dim
         keys: NDArray[Any]

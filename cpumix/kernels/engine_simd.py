@@ -8,7 +8,7 @@ from . import attention, panels, products, rowwise, simd_amx
 from . import past as cache
 from .engine import Chosen, Engine, Floats
 from .isa import active
-from .operands import Past, Work
+from .operands import Addition, Past, Work
 from .rows import Rows, aligned_zeros
 
 
@@ -22,22 +22,29 @@ class SimdEngine(Engine):
         self._counter = np.zeros(1, np.int64)
         self._scratch = aligned_zeros((self.threads, panels.SCRATCH_BYTES), np.uint8)
 
-    def norm(self, x: Rows, weight: Floats, eps: float, n: int, out: Rows) -> None:  # noqa: D102
-        rowwise.norm(x.values, weight, eps, x.columns, n, out.values, out.codes, out.headers)
-
-    def quantize(self, x: Rows, n: int) -> None:  # noqa: D102
-        rowwise.quantize_rows(x.values, n, x.blocks, x.codes, x.headers)
+    def norm(  # noqa: D102
+        self, x: Rows, added: Addition, weight: Floats, eps: float, n: int, out: Rows
+    ) -> None:
+        outputs, places, share = added
+        rowwise.norm(
+            x.values, x.columns, outputs.values, places, share, weight, eps, n,
+            out.values, out.codes, out.headers,
+        )  # fmt: skip
 
     def multiply(self, work: Work) -> None:  # noqa: D102
         if work.laid_out is None:
-            work.laid_out = products.job_table(work.products)
-        jobs, items = work.laid_out
+            work.laid_out = *products.job_table(work.products), products.fresh_rows(work)
+        jobs, items, fresh = work.laid_out
         self._counter[0] = 0
-        products.multiply(jobs, items, self._counter, self._scratch)
+        products.multiply(jobs, items, fresh, self._counter, self._scratch)
 
-    def remember(self, k: Rows, v: Rows, n: int, past: Past) -> None:  # noqa: D102
+    def remember(  # noqa: D102
+        self, q: Rows, k: Rows, v: Rows, turn: tuple[Floats, Floats], n: int, rows: int, past: Past
+    ) -> None:
         kept = past.keys, past.values, past.scales
-        cache.remember(k.values, v.values, n, *kept, past.position)
+        cache.remember(
+            q.values, k.values, v.values, *turn, n, rows, *kept, past.position, past.group
+        )
 
     def attend(self, q: Rows, n: int, past: Past, out: Rows) -> None:  # noqa: D102
         needed = attention.scratch_bytes(past.group, past.values.shape[2])

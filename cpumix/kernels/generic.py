@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..quant.activations import SMALLEST_PEAK
 from ..quant.q4 import CODE_BOOK
 from .jit import kernel, parallel_kernel, prange
-from .plain import choose_experts, round_up
+from .plain import add_outputs, choose_experts, rotate_row, round_up
 
 ROWS, BLOCK = 16, 32
 VALUES = CODE_BOOK.astype(np.int32)
@@ -72,20 +72,37 @@ def multiply_float(
 @parallel_kernel
 def norm(
     x: NDArray[np.float32],
+    columns: int,
+    outputs: NDArray[np.float32],
+    places: NDArray[np.int64],
+    share: NDArray[np.float32],
     weight: NDArray[np.float32],
     eps: float,
-    columns: int,
     rows: int,
     out: NDArray[np.float32],
 ) -> None:
-    """RMSNorm; see `rowwise.norm`."""
+    """Add to the residual stream, and RMSNorm it; see `rowwise.norm`."""
     for row in prange(rows):
+        add_outputs(x[row], columns, outputs, places[row], share[row])
         squares = np.float32(0)
         for i in range(columns):
             squares += x[row, i] * x[row, i]
         scale = np.float32(1) / np.sqrt(squares / np.float32(columns) + np.float32(eps))
         for i in range(weight.shape[0]):
             out[row, i] = x[row, i] * scale * weight[i]
+
+
+@parallel_kernel
+def rotate(
+    x: NDArray[np.float32],
+    heads: int,
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
+    rows: int,
+) -> None:
+    """Turn rows by their positions; see `plain.rotate_row`; cos, sin (rows, head_dim / 2) f32."""
+    for row in prange(rows):
+        rotate_row(x[row], heads, cos[row], sin[row])
 
 
 @parallel_kernel
@@ -97,7 +114,7 @@ def quantize_rows(
     scale: NDArray[np.float32],
     start: NDArray[np.int32],
 ) -> None:
-    """Quantize rows of x to 8 bits; see `rowwise.quantize_rows`."""
+    """Quantize rows of x to 8 bits; as `quant.activations` defines."""
     for row in prange(rows):
         for b in range(blocks):
             peak, total = np.float32(0), 0

@@ -41,11 +41,25 @@ class Product(NamedTuple):
 
 
 class Work:
-    """Products that are run together; again and again, if need be: an engine lays them out once."""
+    """Products that are run together; again and again, if need be: an engine lays them out once.
 
-    def __init__(self, products: Iterable[Product]) -> None:
-        self.products = list(products)
+    If the rows are `fresh`, only their values are there: they are quantized first, if a matrix
+    wants codes.
+    """
+
+    def __init__(self, products: Iterable[Product], fresh: bool = False) -> None:
+        self.products, self.fresh = list(products), fresh
         self.laid_out: Any = None
+
+
+class Addition(NamedTuple):
+    """What comes to each row of the residual stream: some rows of `outputs`, weighted."""
+
+    outputs: Rows
+    places: NDArray[np.int64]
+    """(>= rows, k): which."""
+    share: NDArray[np.float32]
+    """(>= rows, k)."""
 
 
 class Past(NamedTuple):

@@ -1,4 +1,4 @@
-"""Writing keys and values into the cache, in the layout that `attention` reads.
+"""Turning queries and keys by their positions, and keeping keys and values for `attention`.
 
 Scalar on purpose: a key's elements go 16 places apart, and a token has only a few thousand.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .jit import kernel, prange, row_kernel
+from .plain import rotate_row
 from .simd import Address, address, read_f16, read_f32, write_as
 
 
@@ -46,21 +47,30 @@ def write_head(
 
 @row_kernel
 def remember(
+    q: NDArray[np.float32],
     k: NDArray[np.float32],
     v: NDArray[np.float32],
+    cos: NDArray[np.float32],
+    sin: NDArray[np.float32],
     rows: int,
+    queries: int,
     keys: NDArray[Any],
     values: NDArray[Any],
     scales: NDArray[np.uint16],
     position: int,
+    group: int,
 ) -> None:
-    """Keep the keys and values of `rows` positions from `position` on; see `quant.heads`.
+    """Turn keys and queries, and keep the keys and values of `rows` positions from `position` on.
 
-    Shapes: k, v (>= rows, >= kv_heads * head_dim) f32 | keys, values, scales as in
-            `attention.attend`.
+    Shapes: q (>= queries, >= kv_heads * group * head_dim) f32: those of the last positions | k, v
+            (>= rows, >= kv_heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32 | keys,
+            values, scales as in `attention.attend`, rounded as in `quant.heads`.
     """
     head_dim, capacity = keys.shape[2], values.shape[1]
     for row in prange(rows):
+        rotate_row(k[row], keys.shape[0], cos[row], sin[row])
+        if row >= rows - queries:
+            rotate_row(q[row - (rows - queries)], keys.shape[0] * group, cos[row], sin[row])
         slot = (position + row) % capacity
         for head in range(keys.shape[0]):
             first = 4 * head_dim * head

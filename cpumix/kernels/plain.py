@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..quant.activations import LOW_BITS
-from .jit import kernel, prange, row_kernel
+from .jit import kernel
 
 
 @kernel
@@ -45,26 +45,21 @@ def choose_experts(
         share[slot] /= total
 
 
-@row_kernel
-def rotate(
-    x: NDArray[np.float32],
-    heads: int,
-    cos: NDArray[np.float32],
-    sin: NDArray[np.float32],
-    rows: int,
+@kernel
+def rotate_row(
+    x: NDArray[np.float32], heads: int, cos: NDArray[np.float32], sin: NDArray[np.float32]
 ) -> None:
     """Apply rotary position embedding in place; element i turns with i + head_dim / 2.
 
-    Shapes: x (>= rows, >= heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32.
+    Shapes: x (>= heads * head_dim,) f32 | cos, sin (head_dim / 2,) f32.
     """
-    half = cos.shape[1]
-    for row in prange(rows):
-        for head in range(heads):
-            first = 2 * half * head
-            for i in range(half):
-                a, b = x[row, first + i], x[row, first + half + i]
-                x[row, first + i] = a * cos[row, i] - b * sin[row, i]
-                x[row, first + half + i] = b * cos[row, i] + a * sin[row, i]
+    half = cos.shape[0]
+    for head in range(heads):
+        first = 2 * half * head
+        for i in range(half):
+            a, b = x[first + i], x[first + half + i]
+            x[first + i] = a * cos[i] - b * sin[i]
+            x[first + half + i] = b * cos[i] + a * sin[i]
 
 
 @kernel
@@ -98,30 +93,20 @@ def sort_pairs(
     firsts[0] = 0
 
 
-@row_kernel
-def combine(
+@kernel
+def add_outputs(
     x: NDArray[np.float32],
-    experts: NDArray[np.float32],
+    columns: int,
+    outputs: NDArray[np.float32],
     places: NDArray[np.int64],
     share: NDArray[np.float32],
-    rows: int,
 ) -> None:
-    """Add the chosen experts' outputs, weighted, to the residual stream.
+    """Add some rows of outputs, weighted, to a row of the residual stream.
 
-    Shapes: x (>= rows, width) f32 | experts (.., >= width) f32 | places (rows, top_k) i64: where
-            each row's outputs lie
-            | share (>= rows, top_k) f32.
+    Shapes: x (>= columns,) f32 | outputs (.., >= columns) f32 | places (k,) i64: which rows | share
+            (k,) f32.
     """
-    for row in prange(rows):
-        for slot in range(places.shape[1]):
-            place, weight = places[row, slot], share[row, slot]
-            for i in range(x.shape[1]):
-                x[row, i] += weight * experts[place, i]
-
-
-@row_kernel
-def accumulate(x: NDArray[np.float32], update: NDArray[np.float32], rows: int) -> None:
-    """Add update to x, both (>= rows, >= x.shape[1]) f32."""
-    for row in prange(rows):
-        for i in range(x.shape[1]):
-            x[row, i] += update[row, i]
+    for slot in range(places.shape[0]):
+        place, weight = places[slot], share[slot]
+        for i in range(columns):
+            x[i] += weight * outputs[place, i]

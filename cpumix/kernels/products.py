@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..quant import bf16
 from ..quant.tiles import BLOCK
+from .jit import FEW_ROWS as ALONE
 from .jit import kernel, parallel_kernel, prange
 from .math import silu
 from .matvec import row_pair
@@ -36,6 +37,7 @@ from .panels import (
     chunk_rows,
 )
 from .rows import HEADER_BYTES, SPARE_ROWS, address_of
+from .rowwise import quantize_row
 from .simd import (
     Address,
     address,
@@ -50,7 +52,7 @@ from .skinny import MOST_ROWS as FEW_ROWS
 from .skinny import SKINNY, few_rows
 
 if TYPE_CHECKING:
-    from .operands import Product
+    from .operands import Product, Work
 
 BF16_BYTES = bf16.TILE_BYTES
 GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few against restarts
@@ -177,16 +179,33 @@ def run_pairs(job: Address, first: int, last: int, scratch: Address) -> None:
         store_rows(job, pair, totals + pair * TOTALS_BYTES)
 
 
+@kernel
+def quantize_fresh(fresh: NDArray[np.int64], row: int) -> None:
+    """Fill the codes of one row from its values."""
+    quantize_row(fresh[row, 0], fresh[row, 1], fresh[row, 2], fresh[row, 3])
+
+
 @parallel_kernel
 def multiply(
-    jobs: NDArray[np.int64], items: int, counter: NDArray[np.int64], scratch: NDArray[np.uint8]
+    jobs: NDArray[np.int64],
+    items: int,
+    fresh: NDArray[np.int64],
+    counter: NDArray[np.int64],
+    scratch: NDArray[np.uint8],
 ) -> None:
-    """Run all products of a job table, pair by pair of tiles.
+    """Quantize rows that are fresh, and run all products of a job table, pair by pair of tiles.
 
     Shapes: jobs (products, FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
             products
-            | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
+            | fresh (rows, 4) i64, see `fresh_rows` | counter (1,) i64, 0 | scratch (threads,
+            SCRATCH_BYTES) u8.
     """
+    if fresh.shape[0] > ALONE:
+        for row in prange(fresh.shape[0]):
+            quantize_fresh(fresh, row)
+    else:
+        for row in range(fresh.shape[0]):
+            quantize_fresh(fresh, row)
     grain = max(1, items // (GRAINS * scratch.shape[0]))
     if jobs[0, ROWS] > FEW_ROWS:
         grain = min(grain, MOST_PAIRS)
@@ -233,6 +252,13 @@ def job_table(products: Sequence[Product]) -> tuple[NDArray[np.int64], int]:
             ))  # fmt: skip
             items += pairs
     return np.array(jobs, np.int64).reshape(-1, FIELDS), items
+
+
+def fresh_rows(work: Work) -> NDArray[np.int64]:
+    """List the rows to be quantized, see `Rows.to_quantize`; what products share, once."""
+    spans = {(p.x, p.first, p.rows) for p in work.products if work.fresh and p.weight.takes_codes}
+    rows = [x.to_quantize(first, count) for x, first, count in spans]
+    return np.concatenate(rows) if rows else np.empty((0, 4), np.int64)
 
 
 def shares(rows: int) -> list[tuple[int, int]]:

@@ -80,6 +80,15 @@ class Rows:
         )
         return place + first * width, width, self._headers_at + first * self.headers.strides[0]
 
+    def to_quantize(self, first: int, count: int) -> NDArray[np.int64]:
+        """Return what `quantize_row` takes of some rows.
+
+        (count, 4): address of the values, blocks, addresses of the codes and headers.
+        """
+        begin = np.array([self._values_at, self.blocks, self._codes_at, self._headers_at])
+        steps = np.array([4 * self.stride, 0, self.stride, self.headers.strides[0]])
+        return begin + steps * np.arange(first, first + count)[:, None]
+
     @property
     def nbytes(self) -> int:
         """Bytes that the buffer takes."""

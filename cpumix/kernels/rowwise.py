@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..quant.activations import SMALLEST_PEAK
 from .jit import kernel, prange, row_kernel
-from .plain import choose_experts, round_up
+from .plain import add_outputs, choose_experts, round_up
 from .rows import BLOCK, CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
 from .simd import (
     Address,
@@ -82,21 +82,26 @@ def quantize_row(x: Address, blocks: int, codes: Address, header: Address) -> No
 @row_kernel
 def norm(
     x: NDArray[np.float32],
+    columns: int,
+    outputs: NDArray[np.float32],
+    places: NDArray[np.int64],
+    share: NDArray[np.float32],
     weight: NDArray[np.float32],
     eps: float,
-    columns: int,
     rows: int,
     out: NDArray[np.float32],
     codes: NDArray[np.int8],
     headers: NDArray[np.int32],
 ) -> None:
-    """RMSNorm: out = x / sqrt(mean(x^2) + eps) * weight, quantized to 8 bits too.
+    """Add to the residual stream, and RMSNorm it: out = x / sqrt(mean(x^2) + eps) * weight.
 
-    Shapes: x, out (>= rows, >= width) f32, zero from `columns` on | weight (width,) f32, width a
-            multiple of 32
-            | codes, headers as in `quantize_rows`.
+    Quantized to 8 bits, too. Shapes: x, out (>= rows, >= width) f32, zero from `columns` on |
+            outputs, places (>= rows, k), share as in `plain.add_outputs`
+            | weight (width,) f32, width a multiple of 32 | codes i8 like out | headers (>= rows, >=
+            width / 32, 4) i32.
     """
     for row in prange(rows):
+        add_outputs(x[row], columns, outputs, places[row], share[row])
         p, q, w = (
             address(x) + row * x.strides[0],
             address(out) + row * out.strides[0],
@@ -112,23 +117,6 @@ def norm(
             store_f32(q + i, mul(mul(load_f32(p + i), scale), load_f32(w + i)))
         code, header = address(codes) + row * codes.strides[0], address(headers)
         quantize_row(q, weight.shape[0] // BLOCK, code, header + row * headers.strides[0])
-
-
-@row_kernel
-def quantize_rows(
-    x: NDArray[np.float32],
-    rows: int,
-    blocks: int,
-    codes: NDArray[np.int8],
-    headers: NDArray[np.int32],
-) -> None:
-    """Quantize rows of x to 8 bits, as `quant.activations` defines.
-
-    Shapes: x (>= rows, >= 32 blocks) f32 | codes i8 like x | headers (>= rows, >= blocks, 4) i32.
-    """
-    for row in prange(rows):
-        p, q = address(x) + row * x.strides[0], address(codes) + row * codes.strides[0]
-        quantize_row(p, blocks, q, address(headers) + row * headers.strides[0])
 
 
 @row_kernel
