@@ -1,8 +1,8 @@
 """The forward pass of a Mixtral (or, with one expert and no router, of a Mistral or Llama).
 
-Letters: T tokens of a batch, D hidden size, Q query columns, K key columns, I intermediate size,
-E experts, A experts per token. Every buffer is allocated once. What a row comes out as does not
-depend on the batch it came in with.
+Letters: T tokens of a batch, R of them to the end of a layer, D hidden size, Q query columns, K key
+columns, I intermediate size, E experts, A experts per token. Every buffer is allocated once. What a
+row comes out as does not depend on the batch it came in with.
 """
 
 from __future__ import annotations
