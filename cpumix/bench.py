@@ -4,7 +4,8 @@ Decode is bound by reading the active weights, prefill by multiplying: each is g
 what a plain streaming read, or a loop of byte products in registers, reaches in the same minute.
 "experts" are the matrix products of one layer's experts with nothing around them: how much of a
 prompt's time the kernels lose, and how much the rest. Medians over alternating rounds, after a
-warm-up.
+warm-up. The limit is measured before and after every timing: on a shared machine, memory's speed
+may double from one second to the next.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -55,7 +57,10 @@ class Row:
     tok_s_high: float
     gb_s: float
     gmac_s: float
+    limit: float | None
+    """GB/s for decode, else GMAC/s."""
     share_of_limit: float | None
+    """The median of the rounds' own."""
 
 
 @dataclass
@@ -84,20 +89,16 @@ class Report:
             f"median of {self.rounds} rounds",
             f"limits: memory {read:.1f} GB/s{peak}",
         ]
-        for row in self.rows:
-            lines.append(self._line(row, read, int8))
+        lines += [self._line(row) for row in self.rows]
         for kind, seconds in self.start_seconds.items():
             lines.append(f"{kind} start to the first token of the demo model: {seconds:.1f} s")
         return "\n".join(lines)
 
-    def _line(self, row: Row, read: float | None, int8: float | None) -> str:
-        if row.work == "decode":
-            speed, limit, unit = row.gb_s, read, "GB/s"
-        else:
-            speed, limit, unit = row.gmac_s, int8, "GMAC/s"
+    def _line(self, row: Row) -> str:
+        speed, unit = (row.gb_s, "GB/s") if row.work == "decode" else (row.gmac_s, "GMAC/s")
         share = ""
-        if row.share_of_limit is not None and limit is not None:
-            share = f" = {100 * row.share_of_limit:.0f} % of {limit:.1f}"
+        if row.share_of_limit is not None:
+            share = f" = {100 * row.share_of_limit:.0f} % of {row.limit:.1f}"
         spread = f"{row.tok_s:.1f} tok/s ({row.tok_s_low:.1f}-{row.tok_s_high:.1f})"
         return (
             f"{row.precision} {row.work:<7} {row.tokens:>4}  {spread:<28} {speed:.1f} {unit}{share}"
@@ -158,17 +159,27 @@ class Experts:
             self._engine.multiply(work)
 
 
+class Timing(NamedTuple):
+    """One of several."""
+
+    seconds: float
+    limit: float | None
+    """The mean of before and after."""
+
+
 class Bench:
     """Times one loaded model; call `round` as often as wanted, then `rows`."""
 
-    def __init__(self, model: Model, prompts: Iterable[int] = PROMPT_TOKENS) -> None:
-        self._model = model
+    def __init__(
+        self, model: Model, limits: Limits | None, prompts: Iterable[int] = PROMPT_TOKENS
+    ) -> None:
+        self._model, self._limits = model, limits
         self._precision, self._threads = model.file.precision, model.threads
         self._active = active_weights(model.file)
         self._prompts = [n for n in prompts if n <= model.batch]
         # Not where experts come and go: they would be read behind the pager's back.
         self._experts = None if model.paged else Experts(model.file, model.threads)
-        self._times: dict[tuple[str, int], list[float]] = {}
+        self._timings: dict[tuple[str, int], list[Timing]] = {}
         self._token = 0
 
     def warm_up(self) -> None:
@@ -182,14 +193,24 @@ class Bench:
         """Time every kind of work once."""
         self._time("decode", 1, self._decode, DECODE_TOKENS)
         for n in self._prompts:
-            self._time("prefill", n, lambda n=n: self._prefill(n), 1)  # type: ignore[misc]
+            self._time("prefill", n, partial(self._prefill, n))
         if self._experts is not None:
-            self._time("experts", EXPERT_ROWS, self._experts.run, 1)
+            self._time("experts", EXPERT_ROWS, self._experts.run)
 
-    def _time(self, work: str, tokens: int, run: Callable[[], None], repeats: int) -> None:
+    def _time(self, work: str, tokens: int, run: Callable[[], None], repeats: int = 1) -> None:
+        before = self._limit(work)
         began = time.perf_counter()
         run()
-        self._times.setdefault((work, tokens), []).append((time.perf_counter() - began) / repeats)
+        seconds = (time.perf_counter() - began) / repeats
+        after = self._limit(work)
+        limit = None if before is None or after is None else (before + after) / 2
+        self._timings.setdefault((work, tokens), []).append(Timing(seconds, limit))
+
+    def _limit(self, work: str) -> float | None:
+        """Measure what bounds this work: GB/s for decode, else GMAC/s."""
+        if self._limits is None or (work != "decode" and self._precision == "bf16"):
+            return None  # bfloat16 is multiplied as float32
+        return self._limits.read_gb_s() if work == "decode" else self._limits.int8_gmac_s()
 
     def _ids(self, n: int) -> list[int]:
         """Return n token ids that have not been used lately, so that routing varies."""
@@ -205,36 +226,37 @@ class Bench:
         for token in self._ids(DECODE_TOKENS):
             self._model.advance([token])
 
-    def rows(self, limits: dict[str, float | None]) -> list[Row]:
+    def limits(self, work: str) -> list[float]:
+        """Return the limits that were measured beside one kind of work."""
+        kinds = self._timings.items()
+        return [t.limit for (kind, _), ts in kinds if kind == work for t in ts if t.limit]
+
+    def rows(self) -> list[Row]:
         """Return a row for each kind of work; the model may be closed by then."""
-        precision, active = self._precision, self._active
-        rows = []
-        for (work, tokens), times in self._times.items():
-            second = statistics.median(times)
-            macs, size = tokens * active.body + active.tail, active.nbytes
-            if work == "experts" and self._experts is not None:
-                macs, size = self._experts.macs, self._experts.nbytes
-            gb_s, gmac_s = size / second / 1e9, macs / second / 1e9
-            limit, reached = (
-                (limits["read_gb_s"], gb_s) if work == "decode" else (limits["int8_gmac_s"], gmac_s)
-            )
-            rows.append(
-                Row(
-                    work,
-                    precision,
-                    tokens,
-                    self._threads,
-                    tokens / second,
-                    tokens / max(times),
-                    tokens / min(times),
-                    gb_s,
-                    gmac_s,
-                    None
-                    if limit is None or (work != "decode" and precision == "bf16")
-                    else reached / limit,
-                )
-            )
-        return rows
+        return [self._row(work, tokens, t) for (work, tokens), t in self._timings.items()]
+
+    def _row(self, work: str, tokens: int, timings: list[Timing]) -> Row:
+        active = self._active
+        macs, size = tokens * active.body + active.tail, active.nbytes
+        if work == "experts" and self._experts is not None:
+            macs, size = self._experts.macs, self._experts.nbytes
+        bound = (size if work == "decode" else macs) / 1e9
+        shares = [bound / t.seconds / t.limit for t in timings if t.limit is not None]
+        seconds = [t.seconds for t in timings]
+        middle = statistics.median(seconds)
+        return Row(
+            work,
+            self._precision,
+            tokens,
+            self._threads,
+            tok_s=tokens / middle,
+            tok_s_low=tokens / max(seconds),
+            tok_s_high=tokens / min(seconds),
+            gb_s=size / middle / 1e9,
+            gmac_s=macs / middle / 1e9,
+            limit=_median([t.limit for t in timings if t.limit is not None]),
+            share_of_limit=_median(shares),
+        )
 
 
 def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version: str) -> Report:
@@ -245,29 +267,24 @@ def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version
     """
     report = Report(version, processor_name(), isa.active().name, 0, rounds)
     benches: list[Bench] = []
-    reads: list[float] = []
-    products: list[float] = []
     for open_model in models:
         with open_model() as model:
             report.threads = model.threads
-            limits = _limits(model.threads)
-            bench = Bench(model)
+            bench = Bench(model, _limits(model.threads))
             benches.append(bench)
             bench.warm_up()
             for _ in range(rounds):
-                if limits is not None:
-                    reads.append(limits.read_gb_s())
-                    products.append(limits.int8_gmac_s())
                 bench.round()
-    report.limits = {
-        "read_gb_s": statistics.median(reads) if reads else None,
-        "int8_gmac_s": statistics.median(products) if products else None,
-    }
-    for bench in benches:
-        report.rows += bench.rows(report.limits)
+    for name, work in (("read_gb_s", "decode"), ("int8_gmac_s", "prefill")):
+        report.limits[name] = _median([x for bench in benches for x in bench.limits(work)])
+    report.rows = [row for bench in benches for row in bench.rows()]
     if start:
         report.start_seconds = measure_start()
     return report
+
+
+def _median(numbers: list[float]) -> float | None:
+    return statistics.median(numbers) if numbers else None
 
 
 def _limits(threads: int) -> Limits | None:
