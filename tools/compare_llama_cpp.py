@@ -32,14 +32,14 @@ from cpumix.machine import machine_info, processor_name
 
 PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
 PROMPTS = (16, 64, 128, 512)
-DECODED = 16
+DECODED = 32
 Speeds = dict[tuple[str, int], float]  # tokens per second by kind of work and tokens
 WORK = [("decode", 1), *(("prefill", n) for n in PROMPTS)]
 
 PYTHON_BENCH = """
 import json, sys, time
 from llama_cpp import Llama
-path, threads, prompts, decoded = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), 16
+path, threads, prompts, decoded = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), 32
 model = Llama(path, n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=threads,
               n_threads_batch=threads, verbose=False)
 def run(batches):
