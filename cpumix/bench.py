@@ -29,6 +29,7 @@ from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
 from .kernels.engine import create
+from .kernels.operands import Work
 from .kernels.rows import Rows
 from .machine import processor_name
 from .model import expert_work
@@ -150,8 +151,11 @@ class Experts:
         random = np.random.default_rng(0).standard_normal(x.values.shape, np.float32)
         x.values[:, :outer] = random[:, :outer]
         firsts = [rows * e for e in range(len(experts) + 1)]
-        self._work = expert_work(experts, firsts, x, h, out)
-        self._work[0].fresh = True
+        up, down = expert_work(experts, firsts, x, h, out)
+        up.fresh = True
+        for work in (up, down):
+            self._engine.multiply(work)
+        self._work = Work(up.products), Work(down.products)  # of rows that have been quantized
 
     def run(self) -> None:
         """Multiply."""

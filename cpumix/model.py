@@ -227,7 +227,8 @@ class Transformer:
         firsts = b.firsts.tolist()
         used = [e for e, (first, end) in enumerate(pairwise(firsts)) if first < end]
         if n > 1:
-            b.routed.gather(b.h, b.tokens[: n * active])
+            for codes in {self._pager.view(index, e).w1.takes_codes for e in used}:
+                b.routed.gather(b.h, b.tokens[: n * active], codes)
         with self._pager.lease(index, used, b.chosen[:n]) as parts:
             self._guess_experts(index + 1, n, n_next)
             for part in parts:

@@ -198,14 +198,16 @@ def test_norm_is_of_what_has_been_added(e, slots, n):
     assert (out.codes == again.codes).all()
 
 
-def test_gather_takes_values_and_codes():
+@pytest.mark.parametrize("codes", [False, True])
+def test_gather_takes_values_or_codes(codes):
     source, index = rows_of(hard("random", 7, 40, seed=1)), np.array([3, 3, 0, 6])
     out = Rows(5, 40)
-    out.gather(source, index)
-    for mine, theirs in zip(vars(out).values(), vars(source).values(), strict=True):
-        if isinstance(mine, np.ndarray):
-            assert (mine[:4] == theirs[index]).all()
-            assert not mine[4:].any()
+    out.gather(source, index, codes)
+    taken = ("codes", "headers") if codes else ("values",)
+    for name in ("values", "codes", "headers"):
+        mine = getattr(out, name)
+        assert (mine[:4] == getattr(source, name)[index]).all() or name not in taken
+        assert not mine[4 if name in taken else 0 :].any()
 
 
 @pytest.mark.parametrize("columns", [1, 32, 33, 4096])

@@ -102,12 +102,11 @@ class Rows:
         part._locate()
         return part
 
-    def gather(self, source: Rows, index: NDArray[np.int64]) -> None:
-        """Copy the rows with these indices from a buffer of the same width, codes included."""
+    def gather(self, source: Rows, index: NDArray[np.int64], codes: bool) -> None:
+        """Copy the rows with these indices from a buffer of the same width: codes, or values."""
         n = len(index)
-        for mine, theirs in (
-            (self.values, source.values),
-            (self.codes, source.codes),
-            (self.headers, source.headers),
-        ):
-            np.take(theirs, index, axis=0, out=mine[:n], mode="clip")
+        if codes:
+            np.take(source.codes, index, axis=0, out=self.codes[:n], mode="clip")
+            np.take(source.headers, index, axis=0, out=self.headers[:n], mode="clip")
+        else:
+            np.take(source.values, index, axis=0, out=self.values[:n], mode="clip")
