@@ -139,3 +139,12 @@ def test_failure_of_a_program_is_told(tmp_path, programs):
     result = CliRunner().invoke(compare_llama_cpp.main, list(map(str, options)))
     assert result.exit_code == 1
     assert "llama-quantize failed with status 1: out of luck" in result.stderr
+
+
+def test_without_llama_cpp_nothing_is_made(tmp_path, monkeypatch):
+    source, folder = write_source(tmp_path / "checkpoint", CONFIGS["moe"]), tmp_path / "made"
+    monkeypatch.setattr(compare_llama_cpp, "find_spec", lambda name: None)
+    result = CliRunner().invoke(compare_llama_cpp.main, [str(source), "--folder", str(folder)])
+    assert result.exit_code == 2
+    assert "expected --llama-bench or an installed llama-cpp-python, found neither" in result.output
+    assert not folder.exists()

@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -138,6 +139,11 @@ def main(
     as_json: bool,
 ) -> None:
     """Make what is not there yet, measure, and print a table."""
+    if llama_bench is None and find_spec("llama_cpp") is None:
+        raise click.UsageError(
+            "llama.cpp: expected --llama-bench or an installed llama-cpp-python, found neither. "
+            "Give the path of a llama-bench."
+        )
     engine = Engine("llama.cpp", llama_bench)
     engines = [engine]
     if fork is not None:
