@@ -29,18 +29,17 @@ from typing import NamedTuple
 import click
 import llama_gguf
 
+from cpumix.bench import DECODE_TOKENS, PROMPT_TOKENS
 from cpumix.machine import machine_info, processor_name
 
 PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
-PROMPTS = (16, 64, 128, 512)
-DECODED = 32
 Speeds = dict[tuple[str, int], float]  # tokens per second by kind of work and tokens
-WORK = [("decode", 1), *(("prefill", n) for n in PROMPTS)]
+WORK = [("decode", 1), *(("prefill", n) for n in PROMPT_TOKENS)]
 
 PYTHON_BENCH = """
 import json, sys, time
 from llama_cpp import Llama
-path, threads, prompts, decoded = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]), 32
+path, (threads, decoded, *prompts) = sys.argv[1], map(int, sys.argv[2:])
 model = Llama(path, n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=threads,
               n_threads_batch=threads, verbose=False)
 def run(batches):
@@ -82,12 +81,12 @@ class Engine(NamedTuple):
     def measure(self, model: Path, threads: int) -> Speeds:
         """Run every kind of work once, after a warm-up."""
         if self.bench is None:
-            words = [sys.executable, "-c", PYTHON_BENCH, str(model), str(threads)]
-            rows = json.loads(_run([*words, json.dumps(PROMPTS)]))
+            numbers = map(str, (threads, DECODE_TOKENS, *PROMPT_TOKENS))
+            rows = json.loads(_run([sys.executable, "-c", PYTHON_BENCH, str(model), *numbers]))
             return {(work, tokens): speed for work, tokens, speed in rows}
         words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json"]
-        prompts = ",".join(map(str, PROMPTS))
-        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODED), *self.options]))
+        prompts = ",".join(map(str, PROMPT_TOKENS))
+        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODE_TOKENS), *self.options]))
         return {
             ("prefill", r["n_prompt"]) if r["n_prompt"] else ("decode", 1): r["avg_ts"]
             for r in rows
