@@ -212,8 +212,8 @@ class Bench:
 
     def _limit(self, work: str) -> float | None:
         """Measure what bounds this work: GB/s for decode, else GMAC/s."""
-        if self._limits is None or (work != "decode" and self._precision == "bf16"):
-            return None  # bfloat16 is multiplied as float32
+        if self._limits is None:
+            return None
         return self._limits.read_gb_s() if work == "decode" else self._limits.int8_gmac_s()
 
     def _ids(self, n: int) -> list[int]:
@@ -232,8 +232,8 @@ class Bench:
 
     def limits(self, work: str) -> list[float]:
         """Return the limits that were measured beside one kind of work."""
-        kinds = self._timings.items()
-        return [t.limit for (kind, _), ts in kinds if kind == work for t in ts if t.limit]
+        timings = [t for (kind, _), ts in self._timings.items() if kind == work for t in ts]
+        return [t.limit for t in timings if t.limit is not None]
 
     def rows(self) -> list[Row]:
         """Return a row for each kind of work; the model may be closed by then."""
@@ -245,7 +245,8 @@ class Bench:
         if work == "experts" and self._experts is not None:
             macs, size = self._experts.macs, self._experts.nbytes
         bound = (size if work == "decode" else macs) / 1e9
-        shares = [bound / t.seconds / t.limit for t in timings if t.limit is not None]
+        bounded = work == "decode" or self._precision != "bf16"  # which is multiplied as float32
+        beside = [(t.seconds, t.limit) for t in timings if bounded and t.limit is not None]
         seconds = [t.seconds for t in timings]
         middle = statistics.median(seconds)
         return Row(
@@ -258,8 +259,8 @@ class Bench:
             tok_s_high=tokens / min(seconds),
             gb_s=size / middle / 1e9,
             gmac_s=macs / middle / 1e9,
-            limit=_median([t.limit for t in timings if t.limit is not None]),
-            share_of_limit=_median(shares),
+            limit=_median([limit for _, limit in beside]),
+            share_of_limit=_median([bound / second / limit for second, limit in beside]),
         )
 
 

@@ -68,10 +68,8 @@ def test_json_has_a_row_for_each_kind_of_work(path):
         assert row["gb_s"] > 0 < row["gmac_s"]
         if HAS_LIMITS:
             name = "read_gb_s" if row["work"] == "decode" else "int8_gmac_s"
-            speed = row["gb_s"] if row["work"] == "decode" else row["gmac_s"]
-            assert row["limit"] > 0 < report["limits"][name]
-            # of two rounds, the median is the mean
-            assert 0.2 < row["share_of_limit"] / (speed / row["limit"]) < 5
+            assert report["limits"][name] > 0
+            assert row["share_of_limit"] > 0
 
 
 def test_experts_by_themselves_are_those_of_the_model(path):
@@ -95,6 +93,15 @@ def test_experts_that_come_and_go_are_not_timed_by_themselves(tmp_path):
     rows = timed.rows()
     assert [row.work for row in rows] == ["decode", "prefill"]
     assert all(row.limit is None and row.share_of_limit is None for row in rows)
+
+
+@pytest.mark.skipif(not HAS_LIMITS, reason="nobody's limits")
+def test_products_of_bfloat16_have_no_share_of_byte_products(tmp_path):
+    model = write_model(tmp_path, CONFIGS["moe"], "bf16")
+    report = json.loads(invoke(model, "--rounds", 1, "--json").stdout)
+    assert report["limits"]["read_gb_s"] > 0 < report["limits"]["int8_gmac_s"]
+    for row in report["rows"]:
+        assert (row["share_of_limit"] is None) == (row["work"] != "decode")
 
 
 class FakeLimits:
@@ -150,9 +157,12 @@ def test_without_a_model_layers_are_made_up_and_starts_timed(monkeypatch, tmp_pa
     report = json.loads(result.stdout)
     assert {row["precision"] for row in report["rows"]} == {"int4", "int8"}
     if HAS_LIMITS:
+        for row in report["rows"]:  # of one round
+            speed = row["gb_s"] if row["work"] == "decode" else row["gmac_s"]
+            assert row["share_of_limit"] == pytest.approx(speed / row["limit"])
         decode = [row["limit"] for row in report["rows"] if row["work"] == "decode"]
         assert len(decode) == 2
-        assert min(decode) <= report["limits"]["read_gb_s"] <= max(decode)
+        assert report["limits"]["read_gb_s"] == pytest.approx(sum(decode) / 2)
     assert report["start_seconds"] == {"cold": 2.5, "warm": 0.5}
     assert not list(tmp_path.iterdir())  # what was made is gone
 

@@ -63,6 +63,7 @@ def test_run_and_its_report(tmp_path, monkeypatch, capsys):
     assert (prompt["tokens"], decode["tokens"]) == (100, 10)
     used = (LAYERS - 1) * EXPERTS + 2  # in the last layer, one token's
     assert prompt["hits"] + prompt["misses"] == used
+    assert prompt["misses"] <= 2  # those, which may be others than the first prompt's
     assert decode["hits"] + decode["misses"] == 10 * LAYERS * 2
     assert prompt["disk_gb_s"] > 0
     bench_paging.show(result | {"ram": 1 << 30, "rss": 1 << 29, "group": 0}, 10**7, 1.0)

@@ -198,6 +198,15 @@ def test_norm_is_of_what_has_been_added(e, slots, n):
     assert (out.codes == again.codes).all()
 
 
+def test_whole_rows_are_added_exactly(e):
+    x, update = (rows_of(hard("random", 6, 40, seed)) for seed in (1, 2))
+    expected = x.values.copy()
+    expected[:5, :40] += update.values[:5, :40]
+    each = Addition(update, np.arange(6)[:, None], np.ones((6, 1), np.float32))
+    e.norm(x, each, padded(np.ones(40, np.float32)), 1e-5, 5, Rows(5, 40))
+    assert (x.values == expected).all()
+
+
 @pytest.mark.parametrize("codes", [False, True])
 def test_gather_takes_values_or_codes(codes):
     source, index = rows_of(hard("random", 7, 40, seed=1)), np.array([3, 3, 0, 6])

@@ -162,7 +162,7 @@ def test_prompt_reads_each_expert_once(model, experts):
     model.advance(ids_of(50))
     again = pager.counters.since(counters)
     assert again.hits + again.misses == used
-    assert again.misses <= used - experts + 2 * ACTIVE
+    assert again.misses <= used - experts + ACTIVE
 
 
 def test_long_prompt_leaves_the_working_set(model):
