@@ -67,10 +67,13 @@ class Buffers:
         self.tokens = np.zeros(batch * active, np.int64)
         self.places = np.zeros((batch, active), np.int64)
         # What each half of a layer adds to the stream.
-        rows, whole = np.arange(batch)[:, None], np.ones((batch, 1), np.float32)
-        self.attended = Addition(self.update, rows, whole)
+        self.attended = Addition(
+            self.update, np.arange(batch)[:, None], np.ones((batch, 1), np.float32)
+        )
         self.computed = Addition(self.outputs, self.places, self.share)
-        self.nothing = Addition(self.update, rows[:, :0].copy(), whole[:, :0].copy())
+        self.nothing = Addition(
+            self.update, np.zeros((batch, 0), np.int64), np.zeros((batch, 0), np.float32)
+        )
 
 
 class Guess:

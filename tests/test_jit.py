@@ -141,7 +141,7 @@ def test_few_rows_take_one_thread_and_both_codes_are_kept(tmp_path, monkeypatch)
             True,
             None,
         )
-        for rows, used in ((jit.FEW_ROWS, alone), (jit.FEW_ROWS + 1, together)):
+        for rows, used in ((jit.ALONE, alone), (jit.ALONE + 1, together)):
             x = np.ones(10)
             made(x, rows)
             assert x.sum() == 10 + rows

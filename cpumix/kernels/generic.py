@@ -114,7 +114,7 @@ def quantize_rows(
     scale: NDArray[np.float32],
     start: NDArray[np.int32],
 ) -> None:
-    """Quantize rows of x to 8 bits; as `quant.activations` defines."""
+    """Quantize rows of x to 8 bits, as `quant.activations` defines."""
     for row in prange(rows):
         for b in range(blocks):
             peak, total = np.float32(0), 0

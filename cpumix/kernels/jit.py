@@ -31,7 +31,7 @@ from .isa import VARIABLE, active, arm_features, host_features
 
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy"}
-FEW_ROWS = 4
+ALONE = 4  # rows that the caller's thread works on by itself
 WARM = "warm"  # a file in the cache folder: a run has been through
 
 if os.environ.get(VARIABLE) and active().processor:
@@ -140,7 +140,7 @@ def row_kernel(function: F) -> F:
 
     @wraps(function)
     def call(*arguments: Any) -> Any:
-        return (alone if arguments[place] <= FEW_ROWS else together)(*arguments)
+        return (alone if arguments[place] <= ALONE else together)(*arguments)
 
     call.variants = (together, alone)  # type: ignore[attr-defined]
     return cast(F, call)

@@ -23,8 +23,7 @@ from numpy.typing import NDArray
 
 from ..quant import bf16
 from ..quant.tiles import BLOCK
-from .jit import FEW_ROWS as ALONE
-from .jit import kernel, parallel_kernel, prange
+from .jit import ALONE, kernel, parallel_kernel, prange
 from .math import silu
 from .matvec import row_pair
 from .panels import (
@@ -57,7 +56,9 @@ if TYPE_CHECKING:
 BF16_BYTES = bf16.TILE_BYTES
 GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few against restarts
 
-# A product's fields in the job table, int64 each; addresses, steps and strides in bytes.
+# A product's fields in the job table, int64 each; addresses, steps and strides in bytes. SINGLE is
+# the pair that has one tile only, or -1; APART leads from the first tile's outputs to the second's,
+# and is 0 where they become one.
 # fmt: off
 (W0, W1, STEP, SINGLE, APART, BLOCKS, TILE_BYTES, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
  FIRST_ITEM) = range(14)
