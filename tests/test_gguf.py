@@ -65,8 +65,9 @@ def test_header_bytes_are_golden() -> None:
     assert encode_header(VALUES, [TENSOR]) == GOLDEN
 
 
-def test_golden_bytes_parse() -> None:
-    found = parse(GOLDEN + bytes(100))
+@pytest.mark.parametrize("version", [2, 3])
+def test_golden_bytes_parse(version: int) -> None:
+    found = parse(GOLDEN[:4] + struct.pack("<I", version) + GOLDEN[8:] + bytes(100))
     assert found.metadata.keys() == VALUES.keys()
     assert [found.metadata[key] for key in "abd"] == [7, "é", 1.5]
     assert found.metadata["c"].tobytes() == b"\x01\x02\x03"
@@ -133,8 +134,12 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
         b"PK\x03\x04" + bytes(64),
         r"expected \"GGUF\" in the first 4 bytes, found b'PK",
     ),
-    "older version": (header(version=2), "expected GGUF version 3, little-endian, found version 2"),
+    "first version": (
+        header(version=1),
+        "expected GGUF version 2 or 3, little-endian, found version 1",
+    ),
     "big-endian": (header(version=3 << 24), "found a big-endian file"),
+    "older, big-endian": (header(version=2 << 24), "found a big-endian file"),
     "tensor count": (
         header(counts=(2**60, 0)),
         "at most 0 tensors in the bytes left, found a count",
@@ -186,6 +191,18 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
     "array of strings": (
         header(entry("k", 9, struct.pack("<IQ", 8, 2**40))),
         'at most 0 strings in "k" in the bytes left',
+    ),
+    "string in an array": (
+        header(entry("k", 9, struct.pack("<IQ", 8, 2) + string("ab") + BIG)),
+        '"k" at byte 59: expected a string of 9223372036854775808 bytes, found 0 before the end',
+    ),
+    "cut in an array": (
+        header(entry("k", 9, struct.pack("<IQ", 8, 2) + string("abcdefgh") + b"123")),
+        '"k" at byte 65: expected a string',
+    ),
+    "not text in an array": (
+        header(entry("k", 9, struct.pack("<IQ", 8, 2) + string("ab") + string(b"\xff"))),
+        r"\"k\", string 1: expected UTF-8 in an array, found b'\\xff'",
     ),
     "alignment": (
         header(entry("general.alignment", 4, struct.pack("<I", 24))),
