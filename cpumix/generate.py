@@ -20,7 +20,7 @@ from .machine import machine_info, peak_rss_bytes
 from .model import BATCH, Transformer
 from .paging import Counters, ExpertPager, Trace
 from .plan import default_context
-from .sampler import Sampler
+from .sampling import Sampler, SamplingParams
 from .stats import Stats
 from .store.reader import ModelFile
 from .tokenizer import Tokenizer
@@ -146,7 +146,7 @@ class Model:
         ids = self.tokenizer.encode_chat(messages) if chat else self.tokenizer.encode(prompt)
         stream = self.tokenizer.stream(continuing=not chat)
         self._check_request(ids, max_tokens)
-        sampler = Sampler(temperature, top_k, top_p, seed)
+        sampler = Sampler(SamplingParams(temperature, top_k, top_p, seed))
         ends = {*self.config.eos_token_ids, *self.tokenizer.eos_ids}
         before = self._pager.counters
         return Generation(
@@ -166,7 +166,7 @@ class Model:
     ) -> list[int]:
         """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
         self._check_request(ids, max_tokens)
-        sampler = Sampler(temperature, 0, 1.0, seed)
+        sampler = Sampler(SamplingParams(temperature, 0, 1.0, seed))
         return list(self._run(ids, sampler, max_tokens, set(stop)))
 
     def _run(

@@ -25,7 +25,7 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"folders", "units"},
     {"config", "machine", "quant"},
     {"store", "checkpoint", "kernels"},
-    {"rope", "kv_cache", "paging", "tokenizer", "sampler"},
+    {"rope", "kv_cache", "paging", "tokenizer", "sampling"},
     {"sizes", "stats"},
     {"plan"},  # adds up the sizes of the rest
     {"fit"},
