@@ -27,3 +27,11 @@ class BudgetError(CpumixError):
 
 class UnsupportedCpu(CpumixError):
     """An instruction-set level that this processor does not have."""
+
+
+def quoted(name: object, most: int = 80) -> str:
+    """Return a name from a file as errors show it: quoted, cut, unprintable characters escaped."""
+    text = str(name)
+    text = text if len(text) <= most else text[:most] + "..."
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return '"' + "".join(shown) + '"'

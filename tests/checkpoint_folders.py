@@ -10,8 +10,6 @@ from typing import Any
 
 from tiny_checkpoint import Bits, huggingface_names, make_weights, write_checkpoint
 
-from cpumix.checkpoint.shards import INDEX
-
 CONFIG: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],
     "bos_token_id": 1,
@@ -27,6 +25,7 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": False,
     "vocab_size": 20,
 }
+INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 

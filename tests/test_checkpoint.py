@@ -16,6 +16,7 @@ import pytest
 from checkpoints import LLAMA, MISTRAL, stored_as, write_checkpoint
 
 from cpumix.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from cpumix.checkpoint.containers.safetensors import read_header
 from cpumix.errors import ConfigError, ConvertError
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -39,7 +40,7 @@ def check(folder: Path, weights: dict[str, Any], dtype: str = "BF16") -> Checkpo
     shapes = checkpoint.config.tensor_shapes()
     assert list(checkpoint.tensors) == list(shapes)
     for name, tensor in checkpoint.tensors.items():
-        assert (tensor.name, tensor.shape, tensor.dtype) == (name, shapes[name], dtype)
+        assert (tensor.name, tensor.shape, tensor.encoding) == (name, shapes[name], dtype)
         assert bits(tensor) == stored_as(weights[name], dtype).tobytes(), name
     assert checkpoint.source_bytes == sum(t.nbytes for t in checkpoint.tensors.values())
     return checkpoint
@@ -66,12 +67,40 @@ def test_other_dtypes(tmp_path: Path, dtype: str, fused: bool) -> None:
     check(tmp_path, write_checkpoint(tmp_path, dtype=dtype, fused=fused), dtype)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"w1": "experts.{e}.gate_proj.weight", "router": "mlp.gate.weight"},
+        {"w1": "switch_mlp.gate_proj.weight", "router": "block_sparse_moe.gate.weight"},
+    ],
+    ids=["gptqmodel", "mlx-lm"],
+)
+def test_names_of_other_programs(tmp_path: Path, form: dict[str, str]) -> None:
+    weights = write_checkpoint(tmp_path)
+    change: dict[str, Any] = {}
+    for layer in range(2):
+        block, canonical = f"model.layers.{layer}.", f"blk.{layer}."
+        change[block + "block_sparse_moe.gate.weight"] = None
+        change[block + form["router"]] = weights[canonical + "router.weight"]
+        room = block + form["router"].split(".")[0] + "."
+        for w, part in (("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")):
+            experts = [weights[f"{canonical}expert.{e}.{w}"] for e in range(4)]
+            name = room + form["w1"].replace("gate_proj", part)
+            for e, expert in enumerate(experts):
+                change[f"{block}block_sparse_moe.experts.{e}.{w}.weight"] = None
+                change[name.format(e=e)] = expert
+            if "{e}" not in name:
+                change[name] = np.stack(experts)
+    write_checkpoint(tmp_path, change=change)
+    check(tmp_path, weights)
+
+
 def test_fused_experts_have_the_gate_above(tmp_path: Path) -> None:
     weights = write_checkpoint(tmp_path, fused=True)
     tensors = open_checkpoint(tmp_path).tensors
     w1, w3 = (tensors[f"blk.1.expert.2.{part}"] for part in ("w1", "w3"))
     assert w1.source_name == w3.source_name == FUSED
-    assert w3.offset - w1.offset == w1.nbytes == 24 * 16 * 2
+    assert w1.nbytes == w3.nbytes == 24 * 16 * 2
     assert np.array_equal(w3.read_rows(5, 9), weights["blk.1.expert.2.w3"][5:9])
 
 
@@ -370,7 +399,7 @@ def test_other_dtype_is_named(tmp_path: Path, dtype: Any, name: str) -> None:
     write_checkpoint(tmp_path, change={EXPERT: np.ones((24, 16), dtype)})
     refused(
         tmp_path,
-        f'"{EXPERT}": expected dtype BF16 or F16 or F32, found {name}. Convert a checkpoint that',
+        f'"{EXPERT}": expected dtype BF16 or F16 or F32 or F8_E4M3, found "{name}". Convert a ch',
     )
 
 
@@ -381,7 +410,7 @@ def test_shard_that_became_shorter_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     tensor = open_checkpoint(tmp_path).tensors["blk.1.expert.3.w2"]
     with open(tmp_path / "model.safetensors", "r+b") as file:
-        file.truncate(tensor.offset + 10)
+        file.truncate(read_header(tensor.path)[tensor.source_name].offset + 10)
     with pytest.raises(
         ConvertError,
         match=r'model.safetensors": expected 768 bytes at byte \d+, found 10: the file became',

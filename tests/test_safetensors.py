@@ -12,7 +12,8 @@ import pytest
 from checkpoints import write_checkpoint, write_header, write_shard
 
 from cpumix.checkpoint import open_checkpoint
-from cpumix.checkpoint.safetensors import StoredTensor, read_header
+from cpumix.checkpoint.containers.safetensors import read_header
+from cpumix.checkpoint.stored import StoredTensor
 from cpumix.errors import ConvertError
 
 

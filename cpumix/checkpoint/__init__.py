@@ -1,10 +1,16 @@
 """Reads the checkpoints that people have; each tensor comes with its canonical name.
 
 `open_checkpoint` checks everything that headers can show before it returns: a conversion that
-starts does not fail later over a name, a shape or a missing file.
+starts does not fail later over a name, a shape or a missing file. Three axes, one file each point:
+
+    containers/  bytes on disk to stored tensors       (`stored.StoredTensor`)
+    encodings/   stored parts to matrices of weights   (`matrix.Matrix`)
+    namings/     a source's names to canonical ones    (`namings.places.Place`)
+
+`sources/` says what of them comes together in a folder or file; `open` finds the source.
 """
 
-from .huggingface import Checkpoint, open_checkpoint
-from .tensor import SourceTensor
+from .open import open_checkpoint, read_config
+from .tensor import Checkpoint, SourceTensor
 
-__all__ = ["Checkpoint", "SourceTensor", "open_checkpoint"]
+__all__ = ["Checkpoint", "SourceTensor", "open_checkpoint", "read_config"]

@@ -4,91 +4,101 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
-from cpumix.errors import ConvertError
+from cpumix.errors import ConvertError, quoted
 
+from .containers import CONTAINERS
 from .files import read_json
-from .safetensors import StoredTensor, read_header
+from .stored import StoredTensor
 
-INDEX = "model.safetensors.index.json"
-_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.safetensors")
-_OTHER_FORMATS = ("*.bin", "*.pth", "*.pt", "consolidated*", "*.gguf")
+_NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 
 
-def read_shards(folder: Path) -> dict[str, StoredTensor]:
+class ShardNames(NamedTuple):
+    """What the files of one kind of shards are called."""
+
+    pattern: str
+    """Of the shards, such as "*.safetensors"."""
+    index_name: str = ""
+    """File that maps tensors to shards, if this kind can have one."""
+    single: str = ""
+    """Name of the only shard of a small model: where it exists, others are not part of it."""
+    others: tuple[str, ...] = ()
+    """How files begin that the pattern fits and that are not shards."""
+
+    def find(self, folder: Path) -> list[Path]:
+        """Return the shards in a folder, without an index."""
+        if self.single and (folder / self.single).exists():
+            return [folder / self.single]
+        paths = sorted(folder.glob(self.pattern))
+        return [path for path in paths if not path.name.startswith((*self.others, "._"))]
+
+    def exists(self, folder: Path) -> bool:
+        """Whether a folder has shards of this kind, or an index that promises some."""
+        return bool(self.find(folder)) or bool(
+            self.index_name and (folder / self.index_name).exists()
+        )
+
+
+def read_shards(folder: Path, names: ShardNames) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's shards by its name there. Raises ConvertError."""
-    index = _read_index(folder)
-    paths = sorted({folder / shard for shard in index.values()}) or _find(folder)
+    index = _read_index(folder, names)
+    paths = sorted({folder / shard for shard in index.values()}) or names.find(folder)
+    if not index:
+        _check_numbers(paths)
     tensors: dict[str, StoredTensor] = {}
     for path in paths:
-        for name, stored in read_header(path).items():
+        for name, stored in CONTAINERS[path.suffix](path).items():
             if name in tensors:
                 raise ConvertError(
-                    f'tensor "{name}": expected it in one shard, found it in two, '
+                    f"tensor {quoted(name)}: expected it in one shard, found it in two, "
                     f'"{tensors[name].path}" and "{path}". Keep the shards of one checkpoint.'
                 )
             tensors[name] = stored
     for name, shard in index.items():
         if name not in tensors or tensors[name].path != folder / shard:
             raise ConvertError(
-                f'tensor "{name}": the index expects it in shard "{shard}", which has none of '
-                f'that name. Download both again. Index "{folder / INDEX}".'
+                f"tensor {quoted(name)}: the index expects it in shard {quoted(shard)}, which has "
+                f'none of that name. Download both again. Index "{folder / names.index_name}".'
             )
     return tensors
 
 
-def _read_index(folder: Path) -> dict[str, str]:
+def _read_index(folder: Path, names: ShardNames) -> dict[str, str]:
     """Return which shard the index promises for each tensor; nothing without an index."""
-    path = folder / INDEX
-    if not path.exists():
+    path = folder / names.index_name
+    if not names.index_name or not path.exists():
         return {}
     found = read_json(path).get("weight_map")
     if not isinstance(found, dict) or not found:
         raise ConvertError(
             f'"{path}": expected a weight_map of tensors to shards, found none. Download it again.'
         )
+    suffix = names.pattern.rpartition("*")[2]
     for shard in sorted({str(value) for value in found.values()}):
-        if "/" in shard or "\\" in shard or not shard.endswith(".safetensors"):
+        if "/" in shard or "\\" in shard or not shard.endswith(suffix):
             raise ConvertError(
-                f'"{path}": expected names of *.safetensors files beside the index, '
-                f'found "{shard}". Download it again.'
+                f'"{path}": expected names of *{suffix} files beside the index, '
+                f"found {quoted(shard)}. Download it again."
             )
         if not (folder / shard).is_file():
             raise ConvertError(
-                f'shard "{shard}": the index names it, but it is absent. Download it to "{folder}".'
+                f"shard {quoted(shard)}: the index names it, but it is absent. "
+                f'Download it to "{folder}".'
             )
     return found
 
 
-def _find(folder: Path) -> list[Path]:
-    """Return the shards of a folder without an index."""
-    single = folder / "model.safetensors"
-    if single.exists():
-        return [single]
-    paths = sorted(
-        path
-        for path in folder.glob("*.safetensors")
-        # Mistral's own names, LoRA, and what macOS leaves beside each file on a foreign disk.
-        if not path.name.startswith(("consolidated", "adapter", "._"))
-    )
-    if not paths:
-        others = sorted(path.name for kind in _OTHER_FORMATS for path in folder.glob(kind))
-        if others:
-            raise ConvertError(
-                f"weights: expected *.safetensors with Hugging Face's names, found only others, "
-                f'such as "{others[0]}". Get the safetensors version for "{folder}".'
-            )
-        raise ConvertError(
-            f'weights: expected *.safetensors, found none in "{folder}". Download them there.'
-        )
+def _check_numbers(paths: list[Path]) -> None:
+    """Raise ConvertError if a numbered shard's brothers are not all there."""
     for path in paths:
         if match := _NUMBERED.fullmatch(path.name):
-            stem, _, last = match.groups()
+            stem, _, last, suffix = match.groups()
             for number in range(1, int(last) + 1):
-                name = f"{stem}-{number:05}-of-{last}.safetensors"
-                if not (folder / name).exists():
+                name = f"{stem}-{number:05}-of-{last}{suffix}"
+                if not (path.parent / name).exists():
                     raise ConvertError(
                         f'shard "{name}": the name of "{path.name}" promises it, but it is '
-                        f'absent. Download it to "{folder}".'
+                        f'absent. Download it to "{path.parent}".'
                     )
-    return paths

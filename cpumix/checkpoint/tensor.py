@@ -1,53 +1,81 @@
-"""A tensor of a checkpoint: where it lies, and its values as they are stored."""
+"""A checkpoint, as the converter sees it: tensors under canonical names, each read by rows."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from .files import read_into
+from cpumix.config import ModelConfig
 
-# How the values of each dtype come to NumPy, which has no bfloat16: as its bits.
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype("<u2"),
-    "F16": np.dtype("<f2"),
-    "F32": np.dtype("<f4"),
-}
+from .matrix import Matrix
+from .namings import Naming
 
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor under its canonical name, or the slice of a fused tensor that has that name."""
+    """A tensor under its canonical name, or the part of a fused one that has that name."""
 
     name: str
     source_name: str
     """The whole tensor's name in the checkpoint; errors say this one."""
-    path: Path
-    offset: int
-    """In bytes from the start of the file."""
-    shape: tuple[int, ...]
-    """(rows, columns), or (rows,) of a norm."""
-    dtype: str
-    """A key of `DTYPES`."""
+    matrix: Matrix
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, columns), or (rows,) of a norm."""
+        return self.matrix.shape
+
+    @property
+    def path(self) -> Path:
+        """The file that holds it."""
+        return self.matrix.path
+
+    @property
+    def encoding(self) -> str:
+        """How the checkpoint stores it: "BF16", "Q4_K"."""
+        return self.matrix.encoding
 
     @property
     def nbytes(self) -> int:
         """Size in the checkpoint, in bytes."""
-        return prod(self.shape) * DTYPES[self.dtype].itemsize
+        return self.matrix.nbytes
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
-        """Return rows start..stop as uint16 (the bits of BF16), float16 or float32.
+        """Return rows start..stop as uint16 (the bits of bfloat16), float16 or float32.
 
         Any number of threads may read at once. Raises ConvertError when the file has changed.
         """
         assert 0 <= start <= stop <= self.shape[0], (start, stop, self.shape)
-        rows = np.empty((stop - start, *self.shape[1:]), DTYPES[self.dtype])
-        if rows.size:
-            at = self.offset + start * (self.nbytes // self.shape[0])
-            read_into(self.path, at, rows.reshape(-1).view(np.uint8).data)
-        return rows
+        return self.matrix.read_rows(start, stop)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a source holds, before its tensors are matched with the model's."""
+
+    path: Path
+    """Folder or file; errors say it."""
+    config: ModelConfig
+    matrices: dict[str, Matrix]
+    """By their names there."""
+    namings: tuple[Naming, ...]
+    """Those that may occur, the likeliest first."""
+    files: dict[str, bytes]
+    """The tokenizer and what belongs to it, by file name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose every name, shape, dtype and size has been checked."""
+
+    config: ModelConfig
+    tensors: Mapping[str, SourceTensor]
+    """By canonical name, in the order of `ModelConfig.tensor_shapes`."""
+    files: dict[str, bytes]
+    """Side files by name, such as "tokenizer.model"."""
+    source_bytes: int
+    """Of the weights."""

@@ -1,1 +1,33 @@
-"""How the bytes of a stored tensor become numbers."""
+"""From stored parts to matrices: each encoding says which parts make one, and reads its rows.
+
+An encoding is one file with a function `assemble` and one row in `ENCODINGS`. `assemble` takes the
+stored tensors by name and the checkpoint's quantization settings; it removes from the dict what it
+understands and returns a `Matrix` for each logical tensor, named as if it were not quantized
+("model.layers.0.self_attn.q_proj.weight"). What is left goes to the next encoding; the last one is
+always "plain". It reads no weights, and raises ConvertError for parts that do not fit together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..matrix import Matrix
+from ..stored import StoredTensor
+from . import plain
+
+__all__ = ["ENCODINGS", "Encoding", "assemble"]
+
+Encoding = Callable[[dict[str, StoredTensor], Mapping[str, Any]], dict[str, Matrix]]
+
+ENCODINGS: dict[str, Encoding] = {
+    "plain": plain.assemble,
+}
+
+
+def assemble(
+    stored: Mapping[str, StoredTensor], encoding: str, settings: Mapping[str, Any]
+) -> dict[str, Matrix]:
+    """Return the matrices that stored tensors make, by their logical names."""
+    parts = dict(stored)
+    return ENCODINGS[encoding](parts, settings) | plain.assemble(parts, settings)

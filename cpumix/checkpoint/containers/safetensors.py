@@ -15,34 +15,17 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from cpumix.errors import ConvertError
+from cpumix.errors import ConvertError, quoted
 
-from .files import refuse_pointer, unreadable
+from ..files import refuse_pointer, unreadable
+from ..stored import NUMPY_DTYPES, StoredTensor
 
 MAX_HEADER_BYTES = 100_000_000  # what the format's own library allows
 MAX_DIMENSIONS = 8
-DTYPE_BYTES = {
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-    **dict.fromkeys(("U32", "I32", "F32"), 4),
-    **dict.fromkeys(("U64", "I64", "F64"), 8),
-}
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as its file describes it; `offset` counts bytes from the start of the file."""
-
-    path: Path
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -74,7 +57,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         if t.offset != end:
             raise _damaged(
                 path,
-                f'tensor "{name}": expected it at byte {end}, where {before} ends, '
+                f"tensor {quoted(name)}: expected it at byte {end}, where {before} ends, "
                 f"found it at byte {t.offset}",
             )
         end, before = end + t.nbytes, f'tensor "{name}"'
@@ -119,20 +102,20 @@ def _tensor(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
     )
     if not (isinstance(dtype, str) and _are_counts(shape) and _are_counts(offsets)):
         raise _damaged(
-            path, f'tensor "{name}": expected a dtype, a shape and two offsets, found others'
+            path, f"tensor {quoted(name)}: expected a dtype, a shape and two offsets, found others"
         )
     if len(shape) > MAX_DIMENSIONS or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _damaged(
             path,
-            f'tensor "{name}": expected an offset where it begins and a later one where it ends, '
-            f"and at most {MAX_DIMENSIONS} dimensions, found {offsets[:3]} and {len(shape)}",
+            f"tensor {quoted(name)}: expected an offset where it begins and a later one where it "
+            f"ends, and at most {MAX_DIMENSIONS} dimensions, found {offsets[:3]} and {len(shape)}",
         )
     begin, end = offsets
-    nbytes = prod(shape) * DTYPE_BYTES[dtype] if dtype in DTYPE_BYTES else end - begin
+    nbytes = prod(shape) * NUMPY_DTYPES[dtype].itemsize if dtype in NUMPY_DTYPES else end - begin
     if nbytes != end - begin:
         raise _damaged(
             path,
-            f'tensor "{name}": expected {nbytes} bytes for shape {tuple(shape)} of {dtype}, '
+            f"tensor {quoted(name)}: expected {nbytes} bytes for shape {tuple(shape)} of {dtype}, "
             f"found offsets for {end - begin}",
         )
     return StoredTensor(path, dtype, tuple(shape), data + begin, nbytes)

@@ -1,0 +1,102 @@
+"""Finds every tensor that a model needs among those of a source, and refuses what is left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConvertError, quoted
+
+from .encodings.plain import refuse_other_dtypes
+from .matrix import Matrix, count_rows
+from .namings import EMBEDDING, HEAD, ROUTER, Naming, choose_naming, wanted
+from .namings.places import Wanted
+from .tensor import Checkpoint, Contents, SourceTensor
+
+_COMPARED_ROWS = 512
+_COMPUTED = ".rotary_emb.inv_freq"  # a buffer that follows from the config
+_TOP = {name: wanted(name, ()) for name in (EMBEDDING, HEAD)}
+
+
+def match(contents: Contents) -> Checkpoint:
+    """Return the checkpoint; ConvertError for what is missing, superfluous or of wrong shape."""
+    matrices = dict(contents.matrices)
+    naming = choose_naming(contents.namings, matrices)
+    tied = _settle_head(contents.config, naming, matrices)
+    config = replace(contents.config, tie_word_embeddings=tied)
+    wants = [wanted(name, shape) for name, shape in config.tensor_shapes().items()]
+    sources = dict.fromkeys(naming[w.role].source(w) for w in wants)
+    for source, matrix in matrices.items():
+        if source not in sources and not _is_idle(source, naming, config.is_moe):
+            raise ConvertError(
+                f"tensor {quoted(source)}: a name unknown to a {config.architecture} of "
+                f"{config.num_hidden_layers} layers and {config.num_local_experts} experts. "
+                f'Compare config.json with the shard "{matrix.path}".'
+            )
+    missing = [source for source in sources if source not in matrices]
+    if missing:
+        raise ConvertError(
+            f'tensor "{missing[0]}": expected it in a shard, found it in none'
+            + (f", nor {len(missing) - 1} others. " if len(missing) > 1 else ". ")
+            + f'Download all shards to "{contents.path}".'
+        )
+    tensors = {w.name: _part(w, naming, matrices, config) for w in wants}
+    nbytes = sum(matrices[source].nbytes for source in sources)
+    return Checkpoint(config, tensors, contents.files, nbytes)
+
+
+def _part(
+    tensor: Wanted, naming: Naming, matrices: Mapping[str, Matrix], config: ModelConfig
+) -> SourceTensor:
+    place = naming[tensor.role]
+    source = place.source(tensor)
+    matrix = matrices[source]
+    expected = place.stored_shape(tensor.shape, config)
+    if matrix.shape != expected:
+        raise ConvertError(
+            f"tensor {quoted(source)}: expected shape {expected} by config.json, found "
+            f'{matrix.shape}. Shard "{matrix.path}".'
+        )
+    refuse_other_dtypes(source, matrix)
+    return SourceTensor(tensor.name, source, place.view(matrix, tensor, config))
+
+
+def _settle_head(config: ModelConfig, naming: Naming, matrices: dict[str, Matrix]) -> bool:
+    """Return whether the head is the embedding, and leave only one of the two if so.
+
+    As in transformers, tie_word_embeddings holds unless both are there with different values, and
+    either of them may be the one that was saved.
+    """
+    if not config.tie_word_embeddings:
+        return False
+    embedding, head = (naming[name].source(tensor) for name, tensor in _TOP.items())
+    if head in matrices:
+        if embedding in matrices and not _are_equal(matrices[embedding], matrices[head]):
+            return False
+        matrices.setdefault(embedding, matrices.pop(head))
+    return True
+
+
+def _are_equal(a: Matrix, b: Matrix) -> bool:
+    if (a.encoding, a.shape) != (b.encoding, b.shape):
+        return False
+    rows = count_rows(a)
+    for start in range(0, rows, _COMPARED_ROWS):
+        stop = min(start + _COMPARED_ROWS, rows)
+        if not np.array_equal(a.read_rows(start, stop), b.read_rows(start, stop)):
+            return False
+    return True
+
+
+def _is_idle(source: str, naming: Naming, is_moe: bool) -> bool:
+    """Whether the result does not depend on a tensor that the model file has no name for.
+
+    That is a buffer, or the router over one single expert.
+    """
+    if source.endswith(_COMPUTED):
+        return True
+    router = naming[ROUTER].name.rpartition("}")[2] if ROUTER in naming else ""
+    return bool(router) and not is_moe and source.endswith(router)

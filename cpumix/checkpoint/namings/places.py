@@ -1,0 +1,118 @@
+"""Where the tensor that the model file wants lies among a checkpoint's: its name there, and how.
+
+A naming is a table of places by role, such as "attn_q.weight" or "w1". A new way to fuse, stack or
+turn tensors is one more kind of place here and no branch elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cpumix.config import ModelConfig
+
+from ..matrix import Matrix
+from ..views import HalfSplit, RowRange, Transposed
+
+Shape = tuple[int, ...]
+
+
+class Wanted(NamedTuple):
+    """A tensor of the model file: its canonical name, and what that name says."""
+
+    name: str
+    role: str
+    """What follows the layer and the expert: "attn_q.weight", "w1", "token_embd.weight"."""
+    layer: int
+    expert: int
+    """Both 0 where there is none."""
+    shape: Shape
+
+
+def wanted(name: str, shape: Shape) -> Wanted:
+    """Take a canonical name apart."""
+    if not name.startswith("blk."):
+        return Wanted(name, name, 0, 0, shape)
+    _, layer, rest = name.split(".", 2)
+    if not rest.startswith("expert."):
+        return Wanted(name, rest, int(layer), 0, shape)
+    _, expert, role = rest.split(".")
+    return Wanted(name, role, int(layer), int(expert), shape)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor of its own, as it is."""
+
+    name: str
+    """Its name in the checkpoint; {layer} and {expert} stand for their numbers."""
+
+    def source(self, tensor: Wanted) -> str:
+        """Return the name of the checkpoint's tensor that holds `tensor`."""
+        return self.name.format(layer=tensor.layer, expert=tensor.expert)
+
+    def stored_shape(self, shape: Shape, config: ModelConfig) -> Shape:
+        """Return the shape that the checkpoint's tensor must have."""
+        return shape
+
+    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+        """Return `tensor` as a part of the checkpoint's tensor."""
+        return matrix
+
+
+@dataclass(frozen=True)
+class Pairs(Place):
+    """q or k whose rows RoPE turns in pairs (2i, 2i+1), not in halves."""
+
+    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+        """Return the rows in halves."""
+        return HalfSplit(matrix, config.head_dim)
+
+
+@dataclass(frozen=True)
+class Stacked(Place):
+    """One expert of (experts, parts * rows, columns), or one of several parts of it."""
+
+    part: int = 0
+    parts: int = 1
+
+    def stored_shape(self, shape: Shape, config: ModelConfig) -> Shape:
+        """Return the shape of the stack."""
+        return (config.num_local_experts, self.parts * shape[0], shape[1])
+
+    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+        """Return the rows of the expert's part."""
+        rows = tensor.shape[0]
+        return RowRange(matrix, (tensor.expert * self.parts + self.part) * rows, rows)
+
+
+@dataclass(frozen=True)
+class Concatenated(Place):
+    """One expert of (experts * rows, columns), each of which may be transposed."""
+
+    transposed: bool = False
+
+    def stored_shape(self, shape: Shape, config: ModelConfig) -> Shape:
+        """Return the shape of all experts one below the other."""
+        rows, columns = shape[::-1] if self.transposed else shape
+        return (config.num_local_experts * rows, columns)
+
+    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+        """Return the rows of the expert, turned if need be."""
+        rows = tensor.shape[1 if self.transposed else 0]
+        part = RowRange(matrix, tensor.expert * rows, rows)
+        return Transposed(part) if self.transposed else part
+
+
+Naming = Mapping[str, Place]
+EMBEDDING, HEAD, ROUTER = "token_embd.weight", "output.weight", "router.weight"
+FIRST = Wanted("", "w1", 0, 0, ())  # by the name of this one namings are told apart
+
+
+def choose_naming(namings: tuple[Naming, ...], names: Mapping[str, object]) -> Naming:
+    """Return the first naming by which the first layer's first expert is there, or just the first.
+
+    With none of them right, the first one's names are those that errors miss.
+    """
+    return next((n for n in namings if n["w1"].source(FIRST) in names), namings[0])

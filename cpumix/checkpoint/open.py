@@ -1,0 +1,54 @@
+"""The one door to checkpoints: `fit`, `inspect` and `convert` open whatever it is through here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConvertError
+
+from .files import unreadable
+from .match import match
+from .sources import SOURCES, Source
+from .tensor import Checkpoint
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint's side files and headers, and check that it is whole.
+
+    Raises ConvertError for what is missing, damaged or superfluous, ConfigError for a model that
+    cpumix does not run.
+    """
+    return match(find_source(path).read(path))
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Return the model that lies at `path`, from its config alone: no weights need be there.
+
+    Raises ConvertError or ConfigError.
+    """
+    return find_source(path).read_config(path)
+
+
+def find_source(path: Path) -> Source:
+    """Return the kind of source that `path` is. Raises ConvertError if it is none."""
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+        found = next((source for source in SOURCES.values() if source.claims(path)), None)
+    except OSError as e:
+        raise unreadable(path, e) from e
+    if found is not None:
+        return found
+    if not exists:
+        raise ConvertError(
+            f'checkpoint: expected a folder, found nothing at "{path}". Check the path.'
+        )
+    if not is_folder:
+        raise ConvertError(
+            "checkpoint: expected a folder with config.json and *.safetensors, "
+            f'found a file at "{path}". Name the folder around it.'
+        )
+    raise ConvertError(
+        "checkpoint: expected config.json beside the weights, "
+        f'found none in "{path}". Name the folder of a Hugging Face checkpoint.'
+    )

@@ -1,0 +1,32 @@
+"""What people point at, one file each kind: a folder of transformers, of Mistral, a GGUF file.
+
+A source is a module with three functions: `claims(path)` tells by names alone whether it is one,
+`read_config(path)` returns its `ModelConfig`, `read(path)` its `Contents`; the last two raise
+ConvertError or ConfigError. `open` tries the rows of `SOURCES` in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from cpumix.config import ModelConfig
+
+from ..tensor import Contents
+from . import huggingface
+
+__all__ = ["SOURCES", "Source"]
+
+
+class Source(NamedTuple):
+    """One kind of thing that holds a checkpoint."""
+
+    claims: Callable[[Path], bool]
+    read_config: Callable[[Path], ModelConfig]
+    read: Callable[[Path], Contents]
+
+
+SOURCES: dict[str, Source] = {
+    "Hugging Face": Source(huggingface.claims, huggingface.read_config, huggingface.read),
+}

@@ -1,0 +1,71 @@
+"""A folder as transformers saves it: config.json, shards, tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConvertError
+
+from ..encodings import assemble
+from ..files import read_json
+from ..namings import huggingface as namings
+from ..shards import ShardNames, read_shards
+from ..tensor import Contents
+from .side_files import read_eos_token_ids, read_side_files
+
+CONFIG = "config.json"
+# Mistral's own names and LoRA lie in the same folders.
+SAFETENSORS = ShardNames(
+    "*.safetensors",
+    index_name="model.safetensors.index.json",
+    single="model.safetensors",
+    others=("consolidated", "adapter"),
+)
+SHARDS = (SAFETENSORS,)  # in this order: many folders have the same weights twice
+
+
+def claims(path: Path) -> bool:
+    """Whether this is a folder of transformers."""
+    return (path / CONFIG).exists()
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Return the model that a folder's config.json describes."""
+    return _read_config(path)[0]
+
+
+def read(path: Path) -> Contents:
+    """Return what a folder holds."""
+    config, encoding, settings = _read_config(path)
+    files = read_side_files(path)
+    config = replace(config, eos_token_ids=read_eos_token_ids(path, config))
+    kind = next((kind for kind in SHARDS if kind.exists(path)), None)
+    if kind is None:
+        raise _weights_missing(path)
+    matrices = assemble(read_shards(path, kind), encoding, settings)
+    is_mixture = config.architecture == "MixtralForCausalLM"
+    return Contents(
+        path, config, matrices, namings.MIXTURE if is_mixture else (namings.DENSE,), files
+    )
+
+
+def _read_config(path: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
+    """Return the model, the encoding of its weights, and that encoding's settings."""
+    fields = read_json(path / CONFIG)
+    return ModelConfig.from_huggingface(fields, f'"{path / CONFIG}"'), "plain", {}
+
+
+def _weights_missing(folder: Path) -> ConvertError:
+    kinds = ("*.bin", "*.pth", "*.pt", "consolidated*", "*.gguf")
+    others = sorted(path.name for kind in kinds for path in folder.glob(kind))
+    if others:
+        return ConvertError(
+            f"weights: expected *.safetensors with Hugging Face's names, found only others, "
+            f'such as "{others[0]}". Get the safetensors version for "{folder}".'
+        )
+    return ConvertError(
+        f'weights: expected *.safetensors, found none in "{folder}". Download them there.'
+    )
