@@ -30,8 +30,17 @@ class UnsupportedCpu(CpumixError):
 
 
 def quoted(name: object, most: int = 80) -> str:
-    """Return a name from a file as errors show it: quoted, cut, unprintable characters escaped."""
-    text = str(name)
-    text = text if len(text) <= most else text[:most] + "..."
-    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return '"' + "".join(shown) + '"'
+    """Return a name from a file as errors show it: in quotes, cut, in one line; see `escaped`."""
+    return f'"{escaped(name, most)}"'
+
+
+def escaped(text: object, most: int = 80) -> str:
+    """Return a text from a file as errors show it, unprintable characters escaped.
+
+    What exceeds `most` characters is cut from the middle: names tell most at their ends.
+    """
+    shown = str(text)
+    if len(shown) > most:
+        head = (most - 3) * 2 // 3
+        shown = f"{shown[:head]}...{shown[head + 3 - most :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
