@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: setup demo test test-nojit lint check oracle bench clean
+.PHONY: setup demo test quick test-nojit lint check oracle bench clean
 
 # Make .venv with cpumix and its development tools; again only when pyproject.toml changes.
 setup: .venv/installed
@@ -14,6 +14,9 @@ demo: setup
 # Run every test; warnings are errors.
 test: setup
 	$(BIN)/python -m pytest
+# Run the tests that take no time, while working: all but those marked slow, in under 45 seconds.
+quick: setup
+	$(BIN)/python -m pytest -m "not slow"
 # Run the portable kernels as plain Python: they must mean the same without the compiler.
 test-nojit: setup
 	NUMBA_DISABLE_JIT=1 CPUMIX_ISA=generic $(BIN)/python -m pytest tests/test_kernels_*.py
