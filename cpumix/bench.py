@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .config import Role
 from .folders import CACHE_VARIABLE
 from .generate import Model
 from .kernels import isa
@@ -120,20 +121,21 @@ class ActiveWeights(NamedTuple):
 
 def active_weights(file: ModelFile) -> ActiveWeights:
     """Count the weights and bytes that one token needs."""
-    head = "token_embd.weight" if file.config.tie_word_embeddings else "output.weight"
-    last = f"blk.{file.config.num_hidden_layers - 1}."
+    config = file.config
+    head = Role.EMBEDDING if config.tie_word_embeddings else Role.OUTPUT
     body = tail = size = 0
-    for name, tensor in file.tensors.items():
-        parts = name.split(".")
-        spare = "expert" in parts and int(parts[3]) >= file.config.num_experts_per_tok
-        if spare or (name == "token_embd.weight" and name != head):
+    for t in file.tensors.values():
+        role, layer, expert = t.spec.role, t.spec.layer, t.spec.expert
+        spare = expert is not None and expert >= config.num_experts_per_tok
+        if spare or (role is Role.EMBEDDING and role is not head):
             continue
-        weights = math.prod(tensor.shape)
-        if name == head or (name.startswith(last) and parts[2] not in ("attn_k", "attn_v")):
+        last = layer == config.num_hidden_layers - 1 and role not in (Role.WK, Role.WV)
+        weights = math.prod(t.shape)
+        if role is head or last:
             tail += weights
         else:
             body += weights
-        size += tensor.nbytes
+        size += t.nbytes
     return ActiveWeights(body, tail, size)
 
 

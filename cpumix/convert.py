@@ -26,7 +26,6 @@ from .plan import choose_precision, default_context
 from .quant import FLOAT32
 from .quant.bf16 import to_float32
 from .store import ModelWriter, TensorEntry, build_entries, build_metadata
-from .store.layout import EXPERT_PARTS
 from .tokenizer import Tokenizer
 from .units import parse_size
 
@@ -110,10 +109,7 @@ def _refuse_own_shard(checkpoint: Checkpoint, target: Path) -> None:
 
 def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slice]:
     for entry in entries:
-        is_expert = entry.name not in checkpoint.tensors
-        for name in (
-            [f"{entry.name}.{part}" for part in EXPERT_PARTS] if is_expert else [entry.name]
-        ):
+        for name in entry.parts:
             source = checkpoint.tensors[name]
             columns = source.shape[1] if len(source.shape) == 2 else 1
             step = max(1, SLICE_BYTES // (columns * 4) // 16) * 16  # whole tiles

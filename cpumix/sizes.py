@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, Role
 from cpumix.kernels.rows import stride
 from cpumix.quant.precision import RAISED, Precision
 from cpumix.store.gguf import align
-from cpumix.store.layout import ALIGNMENT, build_entries
+from cpumix.store.layout import ALIGNMENT, dense_entry, expert_entry
 from cpumix.units import MIB
 
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
@@ -36,23 +36,21 @@ def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
     if precision.raised:  # put together from two levels: the plans of all mixes take no time
         low = weight_sizes(config, Precision("", precision.experts, precision.dense))
         high = weight_sizes(config, Precision("", RAISED, precision.dense))
-        expert = [
-            (high if layer in precision.raised else low).expert[layer]
-            for layer in range(config.num_hidden_layers)
-        ]
-        return WeightSizes(low.count, low.dense, low.embedding, tuple(expert))
+        sizes = list(low.expert)
+        for layer in precision.raised:
+            sizes[layer] = high.expert[layer]
+        return WeightSizes(low.count, low.dense, low.embedding, tuple(sizes))
     count = dense = embedding = 0
-    experts = [0] * config.num_hidden_layers
-    for entry in build_entries(config, precision):
-        size = align(entry.nbytes, ALIGNMENT)
-        count += prod(entry.shape)
-        if ".expert." in entry.name:
-            experts[int(entry.name.split(".")[1])] = size
-            continue
+    for spec in config.dense_tensors():
+        size = align(dense_entry(spec, precision).nbytes, ALIGNMENT)
+        count += prod(spec.shape)
         dense += size
-        if entry.name == "token_embd.weight" and not config.tie_word_embeddings:
+        if spec.role is Role.EMBEDDING and not config.tie_word_embeddings:
             embedding = size
-    return WeightSizes(count, dense, embedding, tuple(experts))
+    expert = expert_entry(config, precision, 0)
+    layers = config.num_hidden_layers
+    count += prod(expert.shape) * config.num_local_experts * layers
+    return WeightSizes(count, dense, embedding, (align(expert.nbytes, ALIGNMENT),) * layers)
 
 
 def buffer_bytes(config: ModelConfig, context: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ModelConfig
+from .config import ModelConfig, Role
 from .quant import FLOAT32, FORMATS
 from .quant.tiles import ROWS
 from .store import ModelWriter, TensorEntry, build_entries, build_metadata
@@ -88,7 +88,7 @@ def _pieces(entry: TensorEntry, pool: NDArray[np.uint8], random: np.random.Gener
         count = min(most, entry.nbytes // size - start)
         first = int(random.integers(0, CHUNK_BYTES // 2))
         tiles = pool[first : first + count * size].reshape(count, size).copy()
-        scale = EMBEDDING_SCALE if entry.name == "token_embd.weight" else SCALE
+        scale = EMBEDDING_SCALE if entry.spec.role is Role.EMBEDDING else SCALE
         yield as_weights(tiles, entry.format, scale)
 
 

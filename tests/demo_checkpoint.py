@@ -35,18 +35,17 @@ def write_demo_checkpoint(folder: Path, demo_model: Path) -> Path:
 
 def _tensors(file: ModelFile) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield the weights as a checkpoint has them, by canonical name."""
-    starts: dict[str, int] = {}  # of the next part of an expert: w1, w3 or w2
-    for name, shape in file.config.tensor_shapes().items():
-        stored = name.rsplit(".", 1)[0] if ".expert." in name else name
-        data = file.data(stored)
-        if file.tensors[stored].format == "f32":
-            yield name, data.view(np.float32).reshape(shape)
+    q8, shapes = FORMATS["q8"], {spec.name: spec.shape for spec in file.config.tensors()}
+    for stored, entry in file.tensors.items():
+        data, end = file.data(stored), 0
+        if entry.format == "f32":
+            yield stored, data.view(np.float32).reshape(entry.shape)
             continue
-        q8, (n, k) = FORMATS["q8"], shape
-        start = starts.get(stored, 0)
-        starts[stored] = end = start + q8.nbytes(n, k)
-        tiles = data[start:end].reshape(n // 16, k // BLOCK, q8.tile_bytes)
-        yield name, _unround(q8.dequantize(tiles, n, k), name)
+        for name in entry.parts:
+            n, k = shapes[name]
+            start, end = end, end + q8.nbytes(n, k)
+            tiles = data[start:end].reshape(n // 16, k // BLOCK, q8.tile_bytes)
+            yield name, _unround(q8.dequantize(tiles, n, k), name)
 
 
 def _unround(weights: NDArray[np.float32], name: str) -> NDArray[np.float32]:

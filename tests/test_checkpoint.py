@@ -37,7 +37,7 @@ def bits(tensor: SourceTensor) -> bytes:
 def check(folder: Path, weights: dict[str, Any], dtype: str = "BF16") -> Checkpoint:
     """Compare every tensor of a checkpoint with the weights that it was written from."""
     checkpoint = open_checkpoint(folder)
-    shapes = checkpoint.config.tensor_shapes()
+    shapes = {spec.name: spec.shape for spec in checkpoint.config.tensors()}
     assert list(checkpoint.tensors) == list(shapes)
     for name, tensor in checkpoint.tensors.items():
         assert (tensor.name, tensor.shape, tensor.encoding) == (name, shapes[name], dtype)

@@ -55,7 +55,7 @@ def test_gguf_has_every_weight_where_llama_cpp_looks(source, tmp_path):
     assert header.metadata["llama.block_count"] == config.num_hidden_layers
     assert len(header.metadata["tokenizer.ggml.tokens"]) == config.vocab_size
     assert sum(t.size for t in tensors.values()) == sum(
-        np.prod(shape) for shape in config.tensor_shapes().values()
+        np.prod(spec.shape) for spec in config.tensors()
     )
     for name in ("token_embd.weight", "blk.1.attn_v.weight", "blk.0.ffn_norm.weight"):
         np.testing.assert_array_equal(tensors[name], original(source, name))

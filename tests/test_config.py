@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cpumix.config import ModelConfig, RopeScaling
+from cpumix.config import ModelConfig, Role, RopeScaling
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -183,16 +183,16 @@ def test_json_brings_every_field_back():
 
 def test_tensors_are_in_file_order():
     sizes = {"num_hidden_layers": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
-    names = list(read(**sizes).tensor_shapes())
+    names = [spec.name for spec in read(**sizes).tensors()]
     assert names[0] == "token_embd.weight"
     assert names[7] == "blk.0.router.weight"
     experts = [
         f"blk.{b}.expert.{e}.{w}" for b in (0, 1) for e in (0, 1) for w in ("w1", "w3", "w2")
     ]
     assert names[-14:] == ["output_norm.weight", "output.weight", *experts]
-    assert "output.weight" not in read(tie_word_embeddings=True).tensor_shapes()
-    assert "blk.0.router.weight" not in read("Llama").tensor_shapes()
+    assert Role.OUTPUT not in {spec.role for spec in read(tie_word_embeddings=True).tensors()}
+    assert Role.ROUTER not in {spec.role for spec in read("Llama").tensors()}
 
 
 def test_mixtral_8x7b_has_its_46_7_billion_parameters():
-    assert sum(map(prod, read().tensor_shapes().values())) == 46_702_792_704
+    assert sum(prod(spec.shape) for spec in read().tensors()) == 46_702_792_704

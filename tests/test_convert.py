@@ -22,13 +22,12 @@ from cpumix.cli.main import main
 from cpumix.config import ModelConfig
 from cpumix.plan import CEILING, choose_precision, make_plan
 from cpumix.quant import FLOAT32, FORMATS
-from cpumix.quant.precision import tensor_format
-from cpumix.store.reader import ModelFile
+from cpumix.quant.precision import PRECISIONS
+from cpumix.store import ModelFile, TensorEntry
 
 # Sizes that are no multiples of a tile's 16 rows or 32 columns.
 MOE = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 DENSE = checkpoints.LLAMA | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
-PRECISIONS = ("bf16", "int8", "int4")
 MODULE = sys.modules["cpumix.convert"]  # the name in the package is the function's
 
 
@@ -46,14 +45,13 @@ def convert(folder: Path, precision: str = "int4", **options: Any) -> bytes:
     return target.read_bytes()
 
 
-def expected_bytes(name: str, weights: dict[str, Any], precision: str) -> bytes:
+def expected_bytes(entry: TensorEntry, weights: dict[str, Any], precision: str) -> bytes:
     """Return a tensor's bytes by the NumPy definitions, from float32 or bfloat16 weights."""
-    parts = [name] if name in weights else [f"{name}.{part}" for part in ("w1", "w3", "w2")]
+    kind = PRECISIONS[precision].format(entry.spec)
     made = []
-    for part in parts:
+    for part in entry.parts:
         weight = weights[part]
         wide = to_f32(weight) if weight.dtype == np.uint16 else weight.astype(np.float32)
-        kind = tensor_format(precision, part)
         made.append((wide if kind == FLOAT32 else FORMATS[kind].quantize(wide)).tobytes())
     return b"".join(made)
 
@@ -62,8 +60,8 @@ def check_file(target: Path, weights: dict[str, Any], precision: str) -> None:
     with ModelFile(target) as file:
         assert file.precision == precision
         file.verify()
-        for name in file.tensors:
-            assert file.data(name).tobytes() == expected_bytes(name, weights, precision), name
+        for name, entry in file.tensors.items():
+            assert file.data(name).tobytes() == expected_bytes(entry, weights, precision), name
 
 
 @pytest.mark.parametrize("rows_at_once", [None, 16])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from model_files import CONFIG, write
 
+from cpumix.config import Role, TensorSpec
 from cpumix.errors import ConvertError
 from cpumix.store import ModelFile, TensorEntry, build_entries, build_metadata
 
@@ -19,10 +20,13 @@ def test_entries_are_the_dense_part_then_the_experts() -> None:
     assert names[-6:] == [f"blk.{layer}.expert.{e}" for layer in range(2) for e in range(3)]
     by_name = {e.name: e for e in entries}
     # w1 and w3 are 56 x 40: 4 x 2 tiles; w2 is 40 x 56: 3 x 2 tiles
-    assert by_name["blk.1.expert.2"] == TensorEntry("blk.1.expert.2", "q4", (3, 56, 40), 22 * 288)
-    assert by_name["output.weight"] == TensorEntry("output.weight", "q8", (50, 40), 8 * 544)
+    expert = TensorSpec.of(Role.EXPERT, (3, 56, 40), 1, 2)
+    assert by_name["blk.1.expert.2"] == TensorEntry(expert, "q4", 22 * 288)
+    output = TensorSpec.of(Role.OUTPUT, (50, 40))
+    assert by_name["output.weight"] == TensorEntry(output, "q8", 8 * 544)
     assert by_name["blk.0.router.weight"].format == "f32"
-    assert by_name["output_norm.weight"] == TensorEntry("output_norm.weight", "f32", (40,), 160)
+    norm = TensorSpec.of(Role.OUTPUT_NORM, (40,))
+    assert by_name["output_norm.weight"] == TensorEntry(norm, "f32", 160)
 
 
 def test_metadata_has_the_keys_of_gguf(tmp_path: Path) -> None:

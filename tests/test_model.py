@@ -50,16 +50,11 @@ def prompt(name: str, count: int = TOKENS) -> list[int]:
 
 def stored_weights(file: ModelFile) -> dict[str, NDArray[np.float32]]:
     """Return all weights as the file has them, by canonical name."""
-    weights = {}
+    weights, shapes = {}, {spec.name: spec.shape for spec in file.config.tensors()}
     for name, tensor in file.tensors.items():
         data, start = file.data(name), 0
-        if ".expert." not in name:
-            parts = {name: tensor.shape}
-        else:
-            inner, hidden = tensor.shape[1:]
-            shapes = {"w1": (inner, hidden), "w3": (inner, hidden), "w2": (hidden, inner)}
-            parts = {f"{name}.{part}": shape for part, shape in shapes.items()}
-        for part, shape in parts.items():
+        for part in tensor.parts:
+            shape = shapes[part]
             if tensor.format == FLOAT32:
                 weights[part] = data.view(np.float32).reshape(shape)
                 continue

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from naive import INTEGER_FORMATS, KINDS, hard
 
+from cpumix.config import Role, TensorSpec
 from cpumix.quant import FLOAT32, FORMATS, activations, bf16, nbytes, q4, q8, tiles
-from cpumix.quant.precision import PRECISIONS, tensor_format
+from cpumix.quant.precision import PRECISIONS, mix
 
 SHAPES = [(1, 1), (16, 32), (17, 33), (40, 100), (3, 1056)]
 
@@ -346,23 +347,30 @@ def test_activation_scales_are_eighths_next_above_the_peak():
 
 
 @pytest.mark.parametrize(
-    ("name", "bf16_model", "int8_model", "int4_model"),
+    ("spec", "bf16_model", "int8_model", "int4_model"),
     [
-        ("token_embd.weight", "bf16", "q8", "q8"),
-        ("output.weight", "bf16", "q8", "q8"),
-        ("output_norm.weight", "f32", "f32", "f32"),
-        ("blk.0.attn_norm.weight", "f32", "f32", "f32"),
-        ("blk.31.attn_q.weight", "bf16", "q8", "q8"),
-        ("blk.0.attn_output.weight", "bf16", "q8", "q8"),
-        ("blk.0.ffn_norm.weight", "f32", "f32", "f32"),
-        ("blk.0.router.weight", "f32", "f32", "f32"),
-        ("blk.0.expert.0", "bf16", "q8", "q4"),
-        ("blk.10.expert.7.w2", "bf16", "q8", "q4"),
+        (TensorSpec.of(Role.EMBEDDING, (32, 8)), "bf16", "q8", "q8"),
+        (TensorSpec.of(Role.OUTPUT, (32, 8)), "bf16", "q8", "q8"),
+        (TensorSpec.of(Role.OUTPUT_NORM, (8,)), "f32", "f32", "f32"),
+        (TensorSpec.of(Role.ATTN_NORM, (8,), 0), "f32", "f32", "f32"),
+        (TensorSpec.of(Role.WQ, (8, 8), 31), "bf16", "q8", "q8"),
+        (TensorSpec.of(Role.WO, (8, 8), 0), "bf16", "q8", "q8"),
+        (TensorSpec.of(Role.FFN_NORM, (8,), 0), "f32", "f32", "f32"),
+        (TensorSpec.of(Role.ROUTER, (4, 8), 0), "f32", "f32", "f32"),
+        (TensorSpec.of(Role.EXPERT, (3, 8, 8), 0, 0), "bf16", "q8", "q4"),
+        (TensorSpec.of(Role.W2, (8, 8), 10, 7), "bf16", "q8", "q4"),
     ],
 )
-def test_format_of_each_tensor(name, bf16_model, int8_model, int4_model):
-    found = tuple(tensor_format(precision, name) for precision in ("bf16", "int8", "int4"))
+def test_format_of_each_tensor(spec, bf16_model, int8_model, int4_model):
+    found = tuple(PRECISIONS[name].format(spec) for name in ("bf16", "int8", "int4"))
     assert found == (bf16_model, int8_model, int4_model)
+
+
+def test_a_mix_raises_the_experts_of_its_layers_alone():
+    chosen = mix([1])
+    experts = [TensorSpec.of(Role.EXPERT, (3, 8, 8), layer, 5) for layer in (0, 1)]
+    assert [chosen.format(spec) for spec in experts] == ["q4", "q8"]
+    assert chosen.format(TensorSpec.of(Role.ROUTER, (4, 8), 1)) == "f32"
 
 
 def test_precisions_use_known_formats():

@@ -1,10 +1,10 @@
 """What is no model file, or a damaged one, and the sentence that says so."""
 
-import dataclasses
 import io
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from model_files import CONFIG, with_, write
 
+from cpumix.config import Role, TensorSpec
 from cpumix.errors import FormatError
 from cpumix.store import ModelFile, TensorEntry, build_entries, gguf, layout
 
@@ -129,7 +130,10 @@ def test_missing_tensor_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
-    entries = [*build_entries(CONFIG, "int4"), TensorEntry("blk.0.bias", "f32", (4,), 16)]
+    entries = [
+        *build_entries(CONFIG, "int4"),
+        TensorEntry(TensorSpec("blk.0.bias", (4,), Role.OUTPUT_NORM), "f32", 16),
+    ]
     refused(write(tmp_path / "m", entries=entries), 'tensor "blk.0.bias": expected no such tensor')
 
 
@@ -140,7 +144,7 @@ def test_wrong_format_is_refused(tmp_path: Path) -> None:
 
 def test_wrong_shape_of_float_tensor_is_refused(tmp_path: Path) -> None:
     entries = [
-        dataclasses.replace(e, shape=(40, 3)) if e.name == "blk.1.router.weight" else e
+        replace(e, spec=replace(e.spec, shape=(40, 3))) if e.name == "blk.1.router.weight" else e
         for e in build_entries(CONFIG, "int4")
     ]
     refused(write(tmp_path / "m", entries=entries), r"expected f32 of \(3, 40\) .* of \(40, 3\)")
@@ -179,7 +183,7 @@ def test_checksums_of_another_type_are_refused(model: Path) -> None:
 
 def test_overlapping_tensors_are_refused(model: Path) -> None:
     def overlap(_: dict[str, Any], tensors: list[gguf.TensorInfo]) -> None:
-        tensors[5] = dataclasses.replace(tensors[5], offset=tensors[4].offset)
+        tensors[5] = replace(tensors[5], offset=tensors[4].offset)
 
     rewrite(model, overlap)
     refused(
@@ -189,7 +193,7 @@ def test_overlapping_tensors_are_refused(model: Path) -> None:
 
 def test_tensor_beyond_the_end_is_refused(model: Path) -> None:
     def beyond(_: dict[str, Any], tensors: list[gguf.TensorInfo]) -> None:
-        tensors[3] = dataclasses.replace(tensors[3], offset=2**62)
+        tensors[3] = replace(tensors[3], offset=2**62)
 
     rewrite(model, beyond)
     refused(model, r"file size: expected 4611686018427\d+ bytes, found \d+ bytes")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cpumix.config import Role, TensorSpec
 from cpumix.errors import ConvertError
 from cpumix.store import ModelWriter, TensorEntry, gguf, layout
 from cpumix.store.partial import PartialFile
 
 METADATA = {"general.architecture": "llama", "general.alignment": layout.ALIGNMENT}
 ENTRIES = [
-    TensorEntry("norm", "f32", (5,), 20),
-    TensorEntry("matrix", "q8", (16, 1024), 17408),
-    TensorEntry("blk.0.expert.0", "q4", (3, 32, 32), 1728),
+    TensorEntry(TensorSpec("norm", (5,), Role.OUTPUT_NORM), "f32", 20),
+    TensorEntry(TensorSpec("matrix", (16, 1024), Role.OUTPUT), "q8", 17408),
+    TensorEntry(TensorSpec.of(Role.EXPERT, (3, 32, 32), 0, 0), "q4", 1728),
 ]
 DATA = {e.name: np.arange(e.nbytes).astype(np.uint8) for e in ENTRIES}
 TARGET = "model.cpumix"
@@ -73,7 +75,9 @@ def test_same_input_gives_same_bytes_in_any_chunks(tmp_path: Path) -> None:
 
 def test_arrays_of_any_shape_are_written_as_bytes(tmp_path: Path) -> None:
     values = np.arange(6, dtype=np.float32).reshape(2, 3)
-    with ModelWriter(tmp_path / TARGET, METADATA, [TensorEntry("w", "f32", (2, 3), 24)]) as writer:
+    with ModelWriter(
+        tmp_path / TARGET, METADATA, [TensorEntry(TensorSpec("w", (2, 3), Role.ROUTER), "f32", 24)]
+    ) as writer:
         writer.write("w", values)
         writer.commit()
     assert (tmp_path / TARGET).read_bytes()[16384:][:24] == values.tobytes()
@@ -162,7 +166,7 @@ def test_folder_without_permission_is_refused(
 
 
 def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    huge = [TensorEntry("w", "q8", (1, 1), 2**60)]
+    huge = [TensorEntry(TensorSpec("w", (1, 1), Role.OUTPUT), "q8", 2**60)]
     with pytest.raises(
         ConvertError, match=r"disk space: 1048576.0 TiB needed, .* free, for .*Free "
     ):
@@ -262,10 +266,11 @@ def test_writer_interrupted_while_allocating_leaves_nothing(
 
 def test_file_left_by_a_killed_process_is_removed(tmp_path: Path) -> None:
     program = f"""
-import sys, time
+import pickle, sys
 from pathlib import Path
-from cpumix.store import ModelWriter, TensorEntry
-with ModelWriter(Path({str(tmp_path / TARGET)!r}), {METADATA!r}, {ENTRIES!r}) as writer:
+from cpumix.store import ModelWriter
+entries = pickle.loads({pickle.dumps(ENTRIES)!r})
+with ModelWriter(Path({str(tmp_path / TARGET)!r}), {METADATA!r}, entries) as writer:
     writer.write("norm", bytes(20))
     print("ready", flush=True)
     sys.stdin.read()

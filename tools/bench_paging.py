@@ -53,7 +53,7 @@ class Disk:
     """Reads experts past the page cache, as many requests at once as the pager has."""
 
     def __init__(self, file: ModelFile) -> None:
-        self._experts = [t for t in file.tensors.values() if ".expert." in t.name]
+        self._experts = [t for t in file.tensors.values() if t.spec.expert is not None]
         self._fd = os.open(file.path, os.O_RDONLY | os.O_DIRECT)
         self._buffers = threading.local()
         self._random = np.random.default_rng(7)
@@ -110,7 +110,7 @@ class Work:
         file = self._model.file
         self._model.advance(self._ids(1))
         region = self._model._pager.region
-        experts = [t for t in file.tensors.values() if ".expert." in t.name]
+        experts = [t for t in file.tensors.values() if t.spec.expert is not None]
         found = sum(t.nbytes - region.missing(t.offset, t.nbytes) for t in experts)
         return {"experts": found / sum(t.nbytes for t in experts)}
 

@@ -23,7 +23,8 @@ MAX_LINES = 320
 LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"errors"},
     {"folders", "units"},
-    {"config", "machine", "quant"},
+    {"config", "machine"},
+    {"quant"},  # which role takes which format
     {"store", "checkpoint", "kernels"},
     {"rope", "kv_cache", "paging", "tokenizer", "sampling"},
     {"sizes", "stats"},

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.checkpoint import Checkpoint, open_checkpoint
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, Role
 from cpumix.quant.bf16 import to_float32
 from cpumix.store import gguf
 
 TYPES = {"uint16": 30, "float16": 1, "float32": 0}  # of GGUF; uint16 are the bits of bfloat16
 ALIGNMENT = 32
 NORMAL, CONTROL, BYTE = 1, 3, 6  # kinds of tokens
-EXPERT_PARTS = {"ffn_gate": "w1", "ffn_up": "w3", "ffn_down": "w2"}
+EXPERT_PARTS = {Role.W1: "ffn_gate", Role.W3: "ffn_up", Role.W2: "ffn_down"}
 
 
 class Part(NamedTuple):
@@ -53,22 +53,19 @@ def write(folder: Path, target: Path) -> None:
 
 
 def _parts(config: ModelConfig) -> Iterator[Part]:
-    experts, shapes = config.num_local_experts, config.tensor_shapes()
-    for name, shape in shapes.items():
-        if ".expert." in name:
-            continue
-        heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-        kind = name.split(".")[2] if name.startswith("blk.") else ""
-        theirs = name.replace("router", "ffn_gate_inp")
-        yield Part(theirs, shape, [name], heads.get(kind, 0))
+    heads = {Role.WQ: config.num_attention_heads, Role.WK: config.num_key_value_heads}
+    for spec in config.dense_tensors():
+        theirs = spec.name.replace("router", "ffn_gate_inp")
+        yield Part(theirs, spec.shape, [spec.name], heads.get(spec.role, 0))
     for layer in range(config.num_hidden_layers):
-        for theirs, ours in EXPERT_PARTS.items():
-            sources = [f"blk.{layer}.expert.{e}.{ours}" for e in range(experts)]
-            shape = shapes[sources[0]]
+        experts = [config.expert_tensors(layer, e) for e in range(config.num_local_experts)]
+        for parts in zip(*experts, strict=True):  # the same matrix of each
+            name, shape = f"blk.{layer}.{EXPERT_PARTS[parts[0].role]}", parts[0].shape
+            sources = [part.name for part in parts]
             if config.is_moe:
-                yield Part(f"blk.{layer}.{theirs}_exps.weight", (experts, *shape), sources)
+                yield Part(f"{name}_exps.weight", (len(parts), *shape), sources)
             else:
-                yield Part(f"blk.{layer}.{theirs}.weight", shape, sources)
+                yield Part(f"{name}.weight", shape, sources)
 
 
 def _is_small(part: Part) -> bool:

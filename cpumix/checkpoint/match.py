@@ -7,18 +7,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, Role, TensorSpec
 from cpumix.errors import ConvertError, quoted
 
 from .encodings.plain import refuse_other_dtypes
 from .matrix import Matrix, count_rows
-from .namings import EMBEDDING, HEAD, ROUTER, Naming, choose_naming, wanted
-from .namings.places import Wanted
+from .namings import Naming, choose_naming
 from .tensor import Checkpoint, Contents, SourceTensor
 
 _COMPARED_ROWS = 512
 _COMPUTED = ".rotary_emb.inv_freq"  # a buffer that follows from the config
-_TOP = {name: wanted(name, ()) for name in (EMBEDDING, HEAD)}
 
 
 def match(contents: Contents) -> Checkpoint:
@@ -27,8 +25,8 @@ def match(contents: Contents) -> Checkpoint:
     naming = choose_naming(contents.namings, matrices)
     tied = _settle_head(contents.config, naming, matrices)
     config = replace(contents.config, tie_word_embeddings=tied)
-    wants = [wanted(name, shape) for name, shape in config.tensor_shapes().items()]
-    sources = dict.fromkeys(naming[w.role].source(w) for w in wants)
+    specs = list(config.tensors())
+    sources = dict.fromkeys(naming[spec.role].source(spec) for spec in specs)
     for source, matrix in matrices.items():
         if source not in sources and not _is_idle(source, naming, config.is_moe):
             raise ConvertError(
@@ -43,13 +41,13 @@ def match(contents: Contents) -> Checkpoint:
             + (f", nor {len(missing) - 1} others. " if len(missing) > 1 else ". ")
             + f'Download all shards to "{contents.path}".'
         )
-    tensors = {w.name: _part(w, naming, matrices, config) for w in wants}
+    tensors = {spec.name: _part(spec, naming, matrices, config) for spec in specs}
     nbytes = sum(matrices[source].nbytes for source in sources)
     return Checkpoint(config, tensors, contents.files, nbytes)
 
 
 def _part(
-    tensor: Wanted, naming: Naming, matrices: Mapping[str, Matrix], config: ModelConfig
+    tensor: TensorSpec, naming: Naming, matrices: Mapping[str, Matrix], config: ModelConfig
 ) -> SourceTensor:
     place = naming[tensor.role]
     source = place.source(tensor)
@@ -72,7 +70,7 @@ def _settle_head(config: ModelConfig, naming: Naming, matrices: dict[str, Matrix
     """
     if not config.tie_word_embeddings:
         return False
-    embedding, head = (naming[name].source(tensor) for name, tensor in _TOP.items())
+    embedding, head = (naming[role].name for role in (Role.EMBEDDING, Role.OUTPUT))
     if head in matrices:
         if embedding in matrices and not _are_equal(matrices[embedding], matrices[head]):
             return False
@@ -98,5 +96,5 @@ def _is_idle(source: str, naming: Naming, is_moe: bool) -> bool:
     """
     if source.endswith(_COMPUTED):
         return True
-    router = naming[ROUTER].name.rpartition("}")[2] if ROUTER in naming else ""
+    router = naming[Role.ROUTER].name.rpartition("}")[2] if Role.ROUTER in naming else ""
     return bool(router) and not is_moe and source.endswith(router)

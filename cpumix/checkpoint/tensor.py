@@ -74,7 +74,7 @@ class Checkpoint:
 
     config: ModelConfig
     tensors: Mapping[str, SourceTensor]
-    """By canonical name, in the order of `ModelConfig.tensor_shapes`."""
+    """By canonical name, in the order of `ModelConfig.tensors`."""
     files: dict[str, bytes]
     """Side files by name, such as "tokenizer.model"."""
     source_bytes: int

@@ -1,9 +1,23 @@
 """What a model is, apart from its weights: the part of Hugging Face's config.json that cpumix runs.
 
-`ModelConfig` is what the rest of cpumix sees; `huggingface` knows what is in a config.json, and
-refuses by name what would change the result and what nobody here has heard of.
+`ModelConfig` is what the rest of cpumix sees, `tensors` says what a tensor is for, `families` has
+what tells one kind of model from another; `huggingface` knows what is in a config.json, and refuses
+by name what would change the result and what nobody here has heard of.
 """
 
+from .families import FAMILIES, Family, TensorNames
 from .model import ModelConfig, RopeScaling
+from .tensors import EXPERT_PARTS, NORMS, Role, TensorSpec, tensor_name
 
-__all__ = ["ModelConfig", "RopeScaling"]
+__all__ = [
+    "EXPERT_PARTS",
+    "FAMILIES",
+    "NORMS",
+    "Family",
+    "ModelConfig",
+    "Role",
+    "RopeScaling",
+    "TensorNames",
+    "TensorSpec",
+    "tensor_name",
+]

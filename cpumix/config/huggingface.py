@@ -1,8 +1,7 @@
 """What may stand in a config.json, what an absent field means there, and what is refused.
 
-The defaults are those of transformers 5.23 (models/*/configuration_*.py): a checkpoint means what
-they say it means. Of its fields a few are ours, a few are run at one value only, many matter in
-training or to other programs only; any other is refused, for it may change the result.
+Of its fields a few are ours (those in a family's `defaults`), a few are run at one value only, many
+matter in training or to other programs only; any other is refused, for it may change the result.
 """
 
 from __future__ import annotations
@@ -12,53 +11,14 @@ from typing import Any
 
 from cpumix.errors import ConfigError
 
+from .families import FAMILIES
 from .values import shown, whole
 
-_SHARED: dict[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": None,
+# Our fields that a family need not have.
+_ABSENT: dict[str, Any] = {
     "num_local_experts": 1,
     "num_experts_per_tok": 1,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e4,
     "sliding_window": None,
-    "tie_word_embeddings": False,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_MIXTRAL = {
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 1e6,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
-}
-_LLAMA = {
-    "intermediate_size": 11008,
-    "num_key_value_heads": None,
-    "max_position_embeddings": 2048,
-}
-# Architecture: what its fields are when they are absent.
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "MixtralForCausalLM": _SHARED | _MIXTRAL,
-    "MistralForCausalLM": _SHARED | {"sliding_window": 4096},
-    "LlamaForCausalLM": _SHARED | _LLAMA,
-}
-_MODEL_TYPES = {
-    "mixtral": "MixtralForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "llama": "LlamaForCausalLM",
-}
-# Fields of ours that an architecture does not have: there they are unknown ones.
-_FOREIGN = {
-    "MixtralForCausalLM": set[str](),
-    "MistralForCausalLM": {"num_local_experts", "num_experts_per_tok"},
-    "LlamaForCausalLM": {"num_local_experts", "num_experts_per_tok", "sliding_window"},
 }
 
 # Fields that would change the result, and the values that cpumix runs. Null counts as absent.
@@ -105,17 +65,16 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Raises ConfigError for an architecture or field that cpumix does not run.
     """
-    architecture = _architecture(config, where)
-    defaults = ARCHITECTURES[architecture]
-    if architecture == "MixtralForCausalLM" and "num_experts" in config:  # transformers' alias
-        config = {k: v for k, v in config.items() if k != "num_experts"} | {
-            "num_local_experts": config["num_experts"]
-        }
-    ours = defaults.keys() - _FOREIGN[architecture]
+    family = FAMILIES[_architecture(config, where)]
+    defaults = family.defaults
+    for alias, name in family.aliases.items():
+        if config.get(alias) is not None:
+            config = {**config, name: config[alias], alias: None}
     for name, value in config.items():
-        if name not in ours and value is not None:
+        if name not in defaults and value is not None:
             _check_other(name, value, config, where)
-    made = defaults | {name: value for name, value in config.items() if name in ours}
+    made = {**_ABSENT, **defaults, **{name: config[name] for name in defaults if name in config}}
+    made |= family.traits
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     made["rope_scaling"] = _rope_scaling(rope, config, made, where)
     # transformers 5 moved it into rope_parameters; older files have it outside.
@@ -135,23 +94,23 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             )
         made["head_dim"] = hidden // heads
     made["eos_token_ids"] = made.pop("eos_token_id")
-    return {"architecture": architecture, **made}
+    return {"architecture": family.architecture, **made}
 
 
 def _architecture(config: Mapping[str, Any], where: str) -> str:
     kind = config.get("model_type")
     named = config.get("architectures")
     if named is None and isinstance(kind, str):  # saved apart from a model
-        named = [_MODEL_TYPES.get(kind, kind)]
+        named = [f.architecture for f in FAMILIES.values() if f.model_type == kind] or [kind]
     if not isinstance(named, list) or len(named) != 1 or not isinstance(named[0], str):
         raise ConfigError(
             f"{where}: architectures: expected a list of one name, found {shown(named)}."
         )
-    if named[0] not in ARCHITECTURES:
+    if named[0] not in FAMILIES:
         raise ConfigError(
-            f'{where}: architectures: cpumix runs {", ".join(ARCHITECTURES)}, found "{named[0]}".'
+            f'{where}: architectures: cpumix runs {", ".join(FAMILIES)}, found "{named[0]}".'
         )
-    if kind is not None and (not isinstance(kind, str) or _MODEL_TYPES.get(kind) != named[0]):
+    if kind is not None and kind != FAMILIES[named[0]].model_type:
         raise ConfigError(
             f"{where}: model_type: expected the one of {named[0]}, found {shown(kind)}."
         )

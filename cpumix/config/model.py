@@ -1,15 +1,17 @@
-"""The shape of a decoder, and the names and shapes of its weights."""
+"""The shape of a decoder, and of its tensors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from cpumix.errors import ConfigError
 
-from .huggingface import ARCHITECTURES, read_fields
+from .families import FAMILIES, Family
+from .huggingface import read_fields
+from .tensors import EXPERT_PARTS, Role, TensorSpec
 from .values import LARGEST, flag, positive, shown, token_id, token_ids, whole
 
 _MOST = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
@@ -66,32 +68,41 @@ class ModelConfig:
         """Columns of all key (or value) heads."""
         return self.num_key_value_heads * self.head_dim
 
-    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return every tensor's canonical name and shape in file order: dense part, then experts.
+    @property
+    def family(self) -> Family:
+        """The row of `FAMILIES` that the model belongs to."""
+        return FAMILIES[self.architecture]
 
-        An expert's three matrices have names of their own here, blk.0.expert.0.w1, .w3 and .w2.
-        """
-        hidden, inner = self.hidden_size, self.intermediate_size
-        shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (self.vocab_size, hidden)}
-        for layer in range(self.num_hidden_layers):
-            block = f"blk.{layer}."
-            shapes[block + "attn_norm.weight"] = (hidden,)
-            shapes[block + "attn_q.weight"] = (self.q_size, hidden)
-            shapes[block + "attn_k.weight"] = (self.kv_size, hidden)
-            shapes[block + "attn_v.weight"] = (self.kv_size, hidden)
-            shapes[block + "attn_output.weight"] = (hidden, self.q_size)
-            shapes[block + "ffn_norm.weight"] = (hidden,)
-            if self.is_moe:
-                shapes[block + "router.weight"] = (self.num_local_experts, hidden)
-        shapes["output_norm.weight"] = (hidden,)
-        if not self.tie_word_embeddings:
-            shapes["output.weight"] = (self.vocab_size, hidden)
+    def tensors(self) -> Iterator[TensorSpec]:
+        """Yield every tensor in file order: the dense part, then the experts, matrix by matrix."""
+        yield from self.dense_tensors()
         for layer in range(self.num_hidden_layers):
             for expert in range(self.num_local_experts):
-                prefix = f"blk.{layer}.expert.{expert}."
-                shapes[prefix + "w1"] = shapes[prefix + "w3"] = (inner, hidden)
-                shapes[prefix + "w2"] = (hidden, inner)
-        return shapes
+                yield from self.expert_tensors(layer, expert)
+
+    def dense_tensors(self) -> Iterator[TensorSpec]:
+        """Yield the tensors that every token uses, in file order."""
+        hidden = self.hidden_size
+        yield TensorSpec.of(Role.EMBEDDING, (self.vocab_size, hidden))
+        for layer in range(self.num_hidden_layers):
+            yield TensorSpec.of(Role.ATTN_NORM, (hidden,), layer)
+            yield TensorSpec.of(Role.WQ, (self.q_size, hidden), layer)
+            yield TensorSpec.of(Role.WK, (self.kv_size, hidden), layer)
+            yield TensorSpec.of(Role.WV, (self.kv_size, hidden), layer)
+            yield TensorSpec.of(Role.WO, (hidden, self.q_size), layer)
+            yield TensorSpec.of(Role.FFN_NORM, (hidden,), layer)
+            if self.is_moe:
+                yield TensorSpec.of(Role.ROUTER, (self.num_local_experts, hidden), layer)
+        yield TensorSpec.of(Role.OUTPUT_NORM, (hidden,))
+        if not self.tie_word_embeddings:
+            yield TensorSpec.of(Role.OUTPUT, (self.vocab_size, hidden))
+
+    def expert_tensors(self, layer: int, expert: int) -> Iterator[TensorSpec]:
+        """Yield the three matrices of an expert, in file order."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        for role in EXPERT_PARTS:
+            shape = (hidden, inner) if role is Role.W2 else (inner, hidden)
+            yield TensorSpec.of(role, shape, layer, expert)
 
     def to_json(self) -> str:
         """Write all fields; `from_json` reads them back exactly."""
@@ -143,9 +154,9 @@ class ModelConfig:
 
     def _check_together(self, where: str) -> None:
         """Raise ConfigError for values that do not fit one another."""
-        if self.architecture not in list(ARCHITECTURES):  # a list: it may be unhashable
+        if self.architecture not in list(FAMILIES):  # a list: it may be unhashable
             raise ConfigError(
-                f"{where}: architecture: expected one of {', '.join(ARCHITECTURES)}, "
+                f"{where}: architecture: expected one of {', '.join(FAMILIES)}, "
                 f"found {shown(self.architecture)}."
             )
         if self.num_experts_per_tok > self.num_local_experts:

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from ..config import Role, tensor_name
 from ..quant.tiles import ROWS
 from ..store.reader import ModelFile
 from ..units import MIB
 from .readers import THREADS, first_piece
 from .region import MappedRegion
 
-EMBEDDING = "token_embd.weight"
+EMBEDDING = tensor_name(Role.EMBEDDING)
 ROWS_BYTES = 16 * MIB  # of embedding rows that may gather
 
 
@@ -25,7 +26,7 @@ class DensePart:
 
     def __init__(self, file: ModelFile, region: MappedRegion) -> None:
         self._region, self._embedding = region, file.tensors[EMBEDDING]
-        dense = [t for t in file.tensors.values() if ".expert." not in t.name]
+        dense = [t for t in file.tensors.values() if t.spec.expert is None]
         self._all_rows = file.config.tie_word_embeddings
         self._tensors = [t for t in dense if self._all_rows or t.name != EMBEDDING]
         self._tile_bytes = self._embedding.nbytes // -(-self._embedding.shape[0] // ROWS)

@@ -14,12 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cpumix.config import NORMS, Role, TensorSpec
 from cpumix.errors import ConfigError
 
 from . import FLOAT32
 from .sensitivity import most_sensitive
 
-UNQUANTIZED_SUFFIXES = ("norm.weight", "router.weight")
+UNQUANTIZED = (*NORMS, Role.ROUTER)
 RAISED = "q8"  # format of the experts in a mix's raised layers
 
 _MIX = re.compile(r"mix-([1-9][0-9]{0,3})")
@@ -35,13 +36,13 @@ class Precision:
     raised: tuple[int, ...] = ()
     """Layers whose experts take `RAISED` instead, in ascending order."""
 
-    def format(self, name: str) -> str:
-        """Return the format of a tensor by its canonical name, such as "blk.0.expert.3.w1"."""
-        if name.endswith(UNQUANTIZED_SUFFIXES):
+    def format(self, spec: TensorSpec) -> str:
+        """Return the format of a tensor, or of a part of an expert."""
+        if spec.role in UNQUANTIZED:
             return FLOAT32
-        if ".expert." not in name:
+        if spec.expert is None:
             return self.dense
-        return RAISED if int(name.split(".")[1]) in self.raised else self.experts
+        return RAISED if spec.layer in self.raised else self.experts
 
 
 PRECISIONS = {
@@ -81,9 +82,3 @@ def mix(raised: Sequence[int]) -> Precision:
 def is_mix(name: str) -> bool:
     """Tell whether a precision's name is that of a mix."""
     return _MIX.fullmatch(name) is not None
-
-
-def tensor_format(precision: str | Precision, name: str) -> str:
-    """Return the format of the tensor with this canonical name at a precision that is no mix."""
-    chosen = PRECISIONS[precision] if isinstance(precision, str) else precision
-    return chosen.format(name)

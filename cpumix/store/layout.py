@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig
+from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec, tensor_name
 from cpumix.errors import ConvertError
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
@@ -58,45 +58,65 @@ HEADER_CRC_KEY = "cpumix.header.crc32"
 HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
 RAISED_LAYERS_KEY = "cpumix.raised_layers"
-EXPERT_PARTS = ("w1", "w3", "w2")
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of the model file; the shape of an expert is (3, intermediate, hidden)."""
+    """A tensor as the model file stores it."""
 
-    name: str
+    spec: TensorSpec
     format: str
-    shape: tuple[int, ...]
+    """"f32", or a name in `quant.FORMATS`."""
     nbytes: int
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return self.spec.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of its values, whatever the format; of an expert (3, intermediate, hidden)."""
+        return self.spec.shape
 
     @property
     def stored_as(self) -> tuple[tuple[int, ...], int]:
         """Shape and tensor type in GGUF's eyes."""
         return (self.shape, gguf.FLOAT32) if self.format == FLOAT32 else ((self.nbytes,), gguf.INT8)
 
-
-def expert_name(layer: int, expert: int) -> str:
-    """Name of the tensor that holds one expert."""
-    return f"blk.{layer}.expert.{expert}"
+    @property
+    def parts(self) -> list[str]:
+        """Names of the checkpoint's tensors that it holds, one after the other."""
+        if self.spec.role is not Role.EXPERT:
+            return [self.name]
+        return [tensor_name(role, self.spec.layer, self.spec.expert) for role in EXPERT_PARTS]
 
 
 def build_entries(config: ModelConfig, precision: str | Precision) -> list[TensorEntry]:
     """Return the tensors of a model in file order; ConfigError for an unknown precision."""
-    shapes, chosen = config.tensor_shapes(), _resolve(config, precision)
-    entries = []
-    for name, shape in shapes.items():
-        if ".expert." not in name:
-            kind = chosen.format(name)
-            entries.append(TensorEntry(name, kind, shape, tensor_bytes(kind, shape)))
+    chosen = _resolve(config, precision)
+    entries = [dense_entry(spec, chosen) for spec in config.dense_tensors()]
     for layer in range(config.num_hidden_layers):
-        for e in range(config.num_local_experts):
-            name = expert_name(layer, e)
-            kind = chosen.format(f"{name}.w1")
-            nbytes = sum(tensor_bytes(kind, shapes[f"{name}.{part}"]) for part in EXPERT_PARTS)
-            shape = (3, config.intermediate_size, config.hidden_size)
-            entries.append(TensorEntry(name, kind, shape, nbytes))
+        first = expert_entry(config, chosen, layer)
+        for expert in range(config.num_local_experts):
+            spec = TensorSpec.of(Role.EXPERT, first.shape, layer, expert)
+            entries.append(TensorEntry(spec, first.format, first.nbytes))
     return entries
+
+
+def dense_entry(spec: TensorSpec, precision: Precision) -> TensorEntry:
+    """Return how the file stores a tensor of the dense part."""
+    kind = precision.format(spec)
+    return TensorEntry(spec, kind, tensor_bytes(kind, spec.shape))
+
+
+def expert_entry(config: ModelConfig, precision: Precision, layer: int) -> TensorEntry:
+    """Return how the file stores the first expert of a layer; its others are like it."""
+    shape = (len(EXPERT_PARTS), config.intermediate_size, config.hidden_size)
+    spec = TensorSpec.of(Role.EXPERT, shape, layer, 0)
+    kind = precision.format(spec)
+    nbytes = sum(tensor_bytes(kind, part.shape) for part in config.expert_tensors(layer, 0))
+    return TensorEntry(spec, kind, nbytes)
 
 
 def build_metadata(

@@ -20,11 +20,12 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, Role, tensor_name
 from cpumix.errors import ConfigError, FormatError
 from cpumix.quant.precision import PRECISIONS, Precision, is_mix, mix
 
 from . import gguf, layout
+from .layout import TensorEntry
 from .residency import resident_bytes
 
 _VERIFY_BYTES = 16 << 20  # progress several times a second on any disk
@@ -32,14 +33,11 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class MappedTensor:
-    """One tensor of an open file, `offset` bytes from its start; see `TensorEntry` for the rest."""
+class MappedTensor(TensorEntry):
+    """A tensor of an open file."""
 
-    name: str
-    format: str
-    shape: tuple[int, ...]
     offset: int
-    nbytes: int
+    """In bytes from the start of the file."""
 
 
 class ModelFile:
@@ -169,7 +167,7 @@ class ModelFile:
                     f"{kind}, stored as GGUF type {info.type} of {info.shape}",
                 )
             offset = header.data_start + info.offset
-            tensors[name] = MappedTensor(name, kind, entry.shape, offset, entry.nbytes)
+            tensors[name] = MappedTensor(entry.spec, kind, entry.nbytes, offset)
         return tensors
 
     def _check_extents(self, header: gguf.Header, size: int) -> None:
@@ -219,7 +217,7 @@ class ModelFile:
 
     def expert_name(self, layer: int, expert: int) -> str:
         """Name of the tensor that holds one expert: w1, w3 and w2 one after the other."""
-        return layout.expert_name(layer, expert)
+        return tensor_name(Role.EXPERT, layer, expert)
 
     def resident_bytes(self) -> int | None:
         """Bytes of the file in memory now, whoever read them; None where the system keeps quiet."""

@@ -3,6 +3,6 @@
 One file each kind of source, with all the namings that occur there.
 """
 
-from .places import EMBEDDING, HEAD, ROUTER, Naming, Place, Wanted, choose_naming, wanted
+from .places import Naming, Place, choose_naming
 
-__all__ = ["EMBEDDING", "HEAD", "ROUTER", "Naming", "Place", "Wanted", "choose_naming", "wanted"]
+__all__ = ["Naming", "Place", "choose_naming"]

@@ -1,6 +1,6 @@
 """Where the tensor that the model file wants lies among a checkpoint's: its name there, and how.
 
-A naming is a table of places by role, such as "attn_q.weight" or "w1". A new way to fuse, stack or
+A naming is a table of places by role. A new way to fuse, stack or
 turn tensors is one more kind of place here and no branch elsewhere.
 """
 
@@ -8,37 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, Role, TensorSpec
 
 from ..matrix import Matrix
 from ..views import HalfSplit, RowRange, Transposed
 
 Shape = tuple[int, ...]
-
-
-class Wanted(NamedTuple):
-    """A tensor of the model file: its canonical name, and what that name says."""
-
-    name: str
-    role: str
-    """What follows the layer and the expert: "attn_q.weight", "w1", "token_embd.weight"."""
-    layer: int
-    expert: int
-    """Both 0 where there is none."""
-    shape: Shape
-
-
-def wanted(name: str, shape: Shape) -> Wanted:
-    """Take a canonical name apart."""
-    if not name.startswith("blk."):
-        return Wanted(name, name, 0, 0, shape)
-    _, layer, rest = name.split(".", 2)
-    if not rest.startswith("expert."):
-        return Wanted(name, rest, int(layer), 0, shape)
-    _, expert, role = rest.split(".")
-    return Wanted(name, role, int(layer), int(expert), shape)
 
 
 @dataclass(frozen=True)
@@ -48,7 +24,7 @@ class Place:
     name: str
     """Its name in the checkpoint; {layer} and {expert} stand for their numbers."""
 
-    def source(self, tensor: Wanted) -> str:
+    def source(self, tensor: TensorSpec) -> str:
         """Return the name of the checkpoint's tensor that holds `tensor`."""
         return self.name.format(layer=tensor.layer, expert=tensor.expert)
 
@@ -56,7 +32,7 @@ class Place:
         """Return the shape that the checkpoint's tensor must have."""
         return shape
 
-    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+    def view(self, matrix: Matrix, tensor: TensorSpec, config: ModelConfig) -> Matrix:
         """Return `tensor` as a part of the checkpoint's tensor."""
         return matrix
 
@@ -65,7 +41,7 @@ class Place:
 class Pairs(Place):
     """q or k whose rows RoPE turns in pairs (2i, 2i+1), not in halves."""
 
-    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+    def view(self, matrix: Matrix, tensor: TensorSpec, config: ModelConfig) -> Matrix:
         """Return the rows in halves."""
         return HalfSplit(matrix, config.head_dim)
 
@@ -81,10 +57,10 @@ class Stacked(Place):
         """Return the shape of the stack."""
         return (config.num_local_experts, self.parts * shape[0], shape[1])
 
-    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+    def view(self, matrix: Matrix, tensor: TensorSpec, config: ModelConfig) -> Matrix:
         """Return the rows of the expert's part."""
-        rows = tensor.shape[0]
-        return RowRange(matrix, (tensor.expert * self.parts + self.part) * rows, rows)
+        rows, expert = tensor.shape[0], tensor.expert or 0
+        return RowRange(matrix, (expert * self.parts + self.part) * rows, rows)
 
 
 @dataclass(frozen=True)
@@ -98,16 +74,15 @@ class Concatenated(Place):
         rows, columns = shape[::-1] if self.transposed else shape
         return (config.num_local_experts * rows, columns)
 
-    def view(self, matrix: Matrix, tensor: Wanted, config: ModelConfig) -> Matrix:
+    def view(self, matrix: Matrix, tensor: TensorSpec, config: ModelConfig) -> Matrix:
         """Return the rows of the expert, turned if need be."""
         rows = tensor.shape[1 if self.transposed else 0]
-        part = RowRange(matrix, tensor.expert * rows, rows)
+        part = RowRange(matrix, (tensor.expert or 0) * rows, rows)
         return Transposed(part) if self.transposed else part
 
 
-Naming = Mapping[str, Place]
-EMBEDDING, HEAD, ROUTER = "token_embd.weight", "output.weight", "router.weight"
-FIRST = Wanted("", "w1", 0, 0, ())  # by the name of this one namings are told apart
+Naming = Mapping[Role, Place]
+FIRST = TensorSpec.of(Role.W1, (), 0, 0)  # by the name of this one namings are told apart
 
 
 def choose_naming(namings: tuple[Naming, ...], names: Mapping[str, object]) -> Naming:
@@ -115,4 +90,4 @@ def choose_naming(namings: tuple[Naming, ...], names: Mapping[str, object]) -> N
 
     With none of them right, the first one's names are those that errors miss.
     """
-    return next((n for n in namings if n["w1"].source(FIRST) in names), namings[0])
+    return next((n for n in namings if n[Role.W1].source(FIRST) in names), namings[0])

@@ -11,7 +11,7 @@ from cpumix.errors import ConvertError
 
 from ..encodings import assemble
 from ..files import read_json
-from ..namings import huggingface as namings
+from ..namings.huggingface import namings
 from ..shards import ShardNames, read_shards
 from ..tensor import Contents
 from .side_files import read_eos_token_ids, read_side_files
@@ -46,10 +46,7 @@ def read(path: Path) -> Contents:
     if kind is None:
         raise _weights_missing(path)
     matrices = assemble(read_shards(path, kind), encoding, settings)
-    is_mixture = config.architecture == "MixtralForCausalLM"
-    return Contents(
-        path, config, matrices, namings.MIXTURE if is_mixture else (namings.DENSE,), files
-    )
+    return Contents(path, config, matrices, namings(config.family), files)
 
 
 def _read_config(path: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
