@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +18,14 @@ def pytest_report_header() -> str:
     from cpumix.kernels.isa import active  # not above: tests that need no kernel start faster
 
     return f"numba {version('numba')}, llvmlite {version('llvmlite')}, CPU level {active().name}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Let SIGINT reach the tests' processes: what a shell starts in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

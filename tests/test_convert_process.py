@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tracemalloc
+from importlib import import_module
 from pathlib import Path
 
 import checkpoints
@@ -19,8 +18,8 @@ from click.testing import CliRunner
 from make_checkpoint import synthetic_tokenizer
 
 import cpumix
+from cpumix.store.residency import LARGE_PAGE
 
-MIB = 1 << 20
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor SIGINT")
 
 # Kills itself at a moment of a conversion: at a share of the progress, or in a function of os.
@@ -45,19 +44,25 @@ elif moment.startswith("after "):
     setattr(os, name, after(getattr(os, name)))
 cpumix.convert(source, target, "int8", progress=progress)
 """
-# Converts and prints its peak memory; peak_rss_bytes leaves out what a parent process took.
-MEASURED = """
-import sys
-import cpumix
-from cpumix.machine import peak_rss_bytes
-report = cpumix.convert(sys.argv[1], sys.argv[2], sys.argv[3])
-print(peak_rss_bytes())
+# The command, which gets a Ctrl-C when it has written ten tensors.
+INTERRUPTED = """
+import os, signal
+from cpumix.cli.main import main
+from cpumix.store.writer import ModelWriter
+write, written = ModelWriter.write, []
+def interrupt(writer, name, data):
+    write(writer, name, data)
+    written.append(name)
+    if len(written) == 10:
+        os.kill(os.getpid(), signal.SIGINT)
+ModelWriter.write = interrupt
+main()
 """
 
 
 def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -105,48 +110,35 @@ def test_killed_while_replacing_keeps_the_old_file(source, converted, tmp_path):
     assert target.read_bytes() == converted
 
 
+def test_interrupted_command_says_so_and_leaves_nothing(source, tmp_path):
+    done = run(INTERRUPTED, "convert", source, tmp_path / "model.bin")
+    assert done.returncode == 130, done.stderr
+    assert (done.stdout, done.stderr) == ("", "interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def make_large(folder: Path, experts: int) -> Path:
-    """Write a checkpoint whose experts take 50 MB each, in tensors of a slice each."""
-    options = "--layers 1 --hidden 1024 --intermediate 8192 --heads 8 --kv-heads 2 --vocab 512 "
+    """Write a checkpoint whose experts take 3 MiB each."""
+    options = "--layers 1 --hidden 512 --intermediate 1024 --heads 8 --kv-heads 2 --vocab 512 "
     options += f"--experts {experts} --out {folder}"
     result = CliRunner().invoke(make_checkpoint.main, options.split())
     assert result.exit_code == 0, result.output
     return folder
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A checkpoint of 600 MB."""
-    folder = make_large(tmp_path_factory.mktemp("large") / "source", 12)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def test_interrupted_command_says_so_and_leaves_nothing(large, tmp_path):
-    command = [sys.executable, "-m", "cpumix", "convert", str(large), str(tmp_path / "model.bin")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any(tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert (output, errors) == ("", "interrupted\n")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_memory_does_not_grow_with_the_model(large, tmp_path):
-    small = make_large(tmp_path / "small", 4)
+def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch):
+    """A few slices exist at a time, and what the writer collects to a large page, twice."""
+    monkeypatch.setattr(import_module("cpumix.convert"), "SLICE_BYTES", size := 1 << 20)
     peaks = []
-    for source in (small, large):
-        target = tmp_path / "model.bin"
-        done = run(MEASURED, source, target, "int8")
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout))
-        target.unlink()
-    shutil.rmtree(small)
-    assert max(peaks) < 700 * MIB  # far below what is promised, 1.5 GB
-    assert peaks[1] < peaks[0] + 50 * MIB
+    for experts in (4, 16):
+        source = make_large(tmp_path / str(experts), experts)
+        cpumix.convert(source, tmp_path / "model.bin", "int8", force=True)  # compiles
+        tracemalloc.start()
+        cpumix.convert(source, tmp_path / "model.bin", "int8", force=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 4 * size + 2 * LARGE_PAGE
+    assert peaks[1] - peaks[0] < 1 << 18
 
 
 def test_json_report_is_all_of_stdout(source, tmp_path):
