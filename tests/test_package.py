@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from levels import run
 
 import cpumix
 
@@ -22,21 +23,61 @@ NEEDS_NUMBA = re.compile(
 )
 
 
-def fresh(code: str) -> str:
+def fresh(code: str, *arguments: str, **environment: str) -> str:
     """Run code in a new interpreter where warnings are errors, and return what it prints."""
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run(["-W", "error", "-c", code, *arguments], **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+IMPORT_EACH = """
+import json, os, sys, traceback
+
+def loaded_by(module):
+    ours, theirs = os.pipe()
+    if os.fork() == 0:
+        try:
+            __import__(module)
+            answer = {name: name in sys.modules for name in ("numba", "click")}
+        except BaseException:
+            answer = {"error": traceback.format_exc()}
+        os.write(theirs, json.dumps(answer).encode())
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as answer:
+        return json.load(answer)
+
+import numpy
+light, heavy = sys.argv[1].split(), sys.argv[2].split()
+found = {module: loaded_by(module) for module in light}
+import numba
+found |= {module: loaded_by(module) for module in heavy}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, dict[str, object]]:
+    """What the import of each module loads, or its error.
+
+    Each is imported alone, in a process that has none of ours yet: NumPy and, for those that need
+    it, numba are there already, which take longest.
+    """
+    heavy = [module for module in MODULES if NEEDS_NUMBA.match(module)]
+    light = [module for module in MODULES if module not in heavy]
+    found = fresh(IMPORT_EACH, " ".join(light), " ".join(heavy), OPENBLAS_NUM_THREADS="1")
+    return json.loads(found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin with NumPy")
 @pytest.mark.parametrize("module", MODULES)
-def test_module_imports_alone(module):
-    loaded = fresh(f"import sys, {module}; print(*sys.modules)").split()
+def test_module_imports_alone(imports, module):
+    found = imports[module]
+    assert "error" not in found, found["error"]
     if not NEEDS_NUMBA.match(module):
-        assert "numba" not in loaded
+        assert not found["numba"]
     if not module.startswith("cpumix.cli"):
-        assert "click" not in loaded
+        assert not found["click"]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "-h"], ["convert", "-h"]])

@@ -14,7 +14,6 @@ import pytest
 
 import cpumix
 
-
 HANG_SECONDS = 600  # no run takes so long, on the slowest machine
 
 
