@@ -145,12 +145,12 @@ class Model:
         messages = [{"role": "user", "content": prompt}]
         ids = self.tokenizer.encode_chat(messages) if chat else self.tokenizer.encode(prompt)
         stream = self.tokenizer.stream(continuing=not chat)
+        draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=0, seed=seed)
         self._check_request(ids, max_tokens)
-        sampler = Sampler(SamplingParams(temperature, top_k, top_p, seed))
         ends = {*self.config.eos_token_ids, *self.tokenizer.eos_ids}
         before = self._pager.counters
         return Generation(
-            lambda watched: self._run(ids, sampler, max_tokens, ends, watched, progress),
+            lambda watched: self._run(ids, Sampler(draw), max_tokens, ends, watched, progress),
             stream,
             lambda stats: self._measure(stats, before),
         )
@@ -166,8 +166,8 @@ class Model:
     ) -> list[int]:
         """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
         self._check_request(ids, max_tokens)
-        sampler = Sampler(SamplingParams(temperature, 0, 1.0, seed))
-        return list(self._run(ids, sampler, max_tokens, set(stop)))
+        draw = SamplingParams(temperature=temperature, top_k=0, top_p=1, min_p=0, seed=seed)
+        return list(self._run(ids, Sampler(draw), max_tokens, set(stop)))
 
     def _run(
         self,

@@ -26,8 +26,8 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"config", "machine"},
     {"quant"},  # which role takes which format
     {"store", "checkpoint", "kernels"},
-    {"rope", "kv_cache", "paging", "tokenizer", "sampling"},
-    {"sizes", "stats"},
+    {"rope", "kv_cache", "paging", "tokenizer"},
+    {"sizes", "stats", "sampling"},
     {"plan"},  # adds up the sizes of the rest
     {"fit"},
     {"ceiling", "model"},

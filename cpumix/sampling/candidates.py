@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
+
+from ..errors import ConfigError
 
 
 def best_first(logits: NDArray[np.float32], count: int = 0) -> NDArray[np.intp]:
@@ -12,6 +16,8 @@ def best_first(logits: NDArray[np.float32], count: int = 0) -> NDArray[np.intp]:
     That is the order of a stable sort, without sorting what is not returned.
     """
     n = len(logits)
+    if count == 1:
+        return np.array([logits.argmax()])
     if 0 < count < n:
         # The count-th highest of them: more than `count` reach it if some are equal to it.
         edge = np.partition(logits, n - count)[n - count]
@@ -29,24 +35,86 @@ class Candidates:
     """Tokens that may still be drawn: `ids` (n,), and how far each is `behind` the best.
 
     behind (n,) float64: logit minus the highest logit, so 0 comes first and then what is less.
+    They are sorted as late as possible: a filter that cuts first leaves less to sort. Tokens with a
+    logit of minus infinity are ruled out.
     """
 
-    def __init__(self, logits: NDArray[np.float32], top_k: int = 0) -> None:
-        """Take the `top_k` best of logits (vocab_size,), all of them if 0."""
-        self.ids = best_first(logits, top_k)
-        self.behind = logits[self.ids].astype(np.float64) - logits[self.ids[0]]
+    def __init__(self, logits: NDArray[np.float32]) -> None:
+        """Begin with all tokens; logits (vocab_size,) are left as they are."""
+        self._given = self._logits = logits
+        self._ids: NDArray[np.intp] | None = None
+        self._behind = np.empty(0)
+
+    @property
+    def ids(self) -> NDArray[np.intp]:
+        """Token ids (n,), best first."""
+        return self._sorted()[0]
+
+    @property
+    def behind(self) -> NDArray[np.float64]:
+        """How far each is behind the best (n,)."""
+        return self._sorted()[1]
+
+    def adjust(self) -> NDArray[np.float32]:
+        """Return the logits (vocab_size,) to write into; possible until something is cut."""
+        assert self._ids is None
+        if self._logits is self._given:
+            self._logits = self._given.copy()
+        return self._logits
+
+    def spread(self) -> float:
+        """Return the standard deviation of the logits."""
+        values = self._logits if self._ids is None else self._behind
+        return float(values[values > -np.inf].std(dtype=np.float64))
 
     def keep(self, count: int) -> None:
         """Keep the best `count`."""
-        self.ids, self.behind = self.ids[:count], self.behind[:count]
+        if self._ids is None:
+            self._take(best_first(self._logits, count))
+        else:
+            self._ids, self._behind = self._ids[:count], self._behind[:count]
 
-    def weights(self) -> NDArray[np.float64]:
-        """Return numbers in proportion to the probabilities, 1 for the best."""
-        weights: NDArray[np.float64] = np.exp(self.behind)
-        return weights
+    def keep_within(self, distance: float) -> None:
+        """Keep those that are at most `distance` behind the best."""
+        if self._ids is None:
+            with np.errstate(invalid="ignore"):  # all of them ruled out: none is near
+                behind = self._logits.astype(np.float64) - self._logits.max()
+            near = np.flatnonzero(behind >= -distance)
+            self._take(near[best_first(self._logits[near])])
+        else:
+            self.keep(int(np.searchsorted(-self._behind, distance, side="right")))
+
+    def keep_where(self, kept: NDArray[np.bool_]) -> None:
+        """Keep those whose place in `kept` (n,) is true; the best of them is the new best."""
+        self._ids, self._behind = self.ids[kept], self.behind[kept]
+        self._behind = self._behind - self._behind[0]
+
+    def scale(self, factor: float) -> None:
+        """Divide all logits by `factor`, a temperature above 0."""
+        with np.errstate(over="ignore"):  # next to none: infinitely far behind, p = 0
+            self._behind = self.behind / factor
 
     def probabilities(self) -> NDArray[np.float64]:
         """Return each one's share of what is left, (n,); they add up to 1."""
-        weights = self.weights()
+        weights = np.exp(self.behind)
         shares: NDArray[np.float64] = weights / weights.sum()
         return shares
+
+    def _sorted(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        if self._ids is None:
+            self._take(best_first(self._logits))
+        assert self._ids is not None
+        return self._ids, self._behind
+
+    def _take(self, ids: NDArray[np.intp]) -> None:
+        logits = self._logits[ids].astype(np.float64)
+        count = int(np.searchsorted(-logits, np.inf))  # before the first that is ruled out
+        if count == 0:
+            raise ConfigError(
+                "logit_bias: expected some token to remain, found all of them ruled out. "
+                "Rule out less."
+            )
+        self._ids, self._behind = ids[:count], logits[:count] - logits[0]
+
+
+Filter = Callable[[Candidates], None]  # narrows or changes the candidates

@@ -1,14 +1,16 @@
-"""How tokens are drawn: every parameter, its default and its range."""
+"""How tokens are drawn: every parameter, its default and the values that it may have."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import ConfigError
+
+ALL = -1  # a window over the whole text
 
 
 class Range(NamedTuple):
@@ -19,43 +21,126 @@ class Range(NamedTuple):
     low: float = -math.inf
     high: float = math.inf
     open: bool = False  # `low` itself is left out
+    without: float | None = None  # a number in between that is left out
 
     def holds(self, value: object) -> bool:
         """Tell whether `value` is such a number; nan and infinity never are."""
         number = (int,) if self.kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
             return False
-        return self.low < value <= self.high or (value == self.low and not self.open)
+        inside = self.low < value <= self.high or (value == self.low and not self.open)
+        return inside and value != self.without
 
 
+_SHARE = Range(float, "0 to 1", 0, 1)
+_WINDOW = Range(int, "-1 (the whole text), 0 (off) or more", -1)
 RANGES: Mapping[str, Range] = MappingProxyType(
     {
         "temperature": Range(float, "0 or more", 0),
+        "dynatemp_range": Range(float, "0 (off) or more", 0),
+        "dynatemp_exponent": Range(float, "0 or more", 0),
         "top_k": Range(int, "0 (all tokens) or more", 0),
         "top_p": Range(float, "more than 0 and at most 1", 0, 1, open=True),
+        "min_p": _SHARE,
+        "typical_p": Range(float, "more than 0 and at most 1", 0, 1, open=True),
+        "top_n_sigma": Range(float, "-1 (off), 0 (off) or more", -1),
+        "xtc_probability": _SHARE,
+        "xtc_threshold": _SHARE,
+        "repeat_last_n": _WINDOW,
+        "repeat_penalty": Range(float, "more than 0", 0, open=True),
+        "presence_penalty": Range(float, "a number"),
+        "frequency_penalty": Range(float, "a number"),
+        "dry_multiplier": Range(float, "0 (off) or more", 0),
+        "dry_base": Range(float, "1 or more", 1),
+        "dry_allowed_length": Range(int, "1 or more", 1),
+        "dry_penalty_last_n": _WINDOW,
+        "mirostat": Range(int, "0 (off) or 2", 0, 2, without=1),
+        "mirostat_tau": Range(float, "more than 0", 0, open=True),
+        "mirostat_eta": Range(float, "more than 0 and at most 1", 0, 1, open=True),
         "seed": Range(int, "0 or more", 0),
+        "logprobs": Range(int, "0 (only the token itself) or more", 0),
     }
 )
-OPTIONAL = {"seed"}  # None: not given
+OPTIONAL = frozenset({"seed", "logprobs"})  # None: not asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to draw the tokens of one text.
+    """How to draw the tokens of one text, and where it ends.
 
-    The same seed and logits give the same tokens. Raises ConfigError for a number out of range.
+    Names, defaults and meaning are llama.cpp's; docs/sampling.md explains each. The same seed and
+    logits give the same tokens. Raises ConfigError for a value that a parameter cannot have.
     """
 
     temperature: float = 0.8  # 0 takes the likeliest token
+    dynatemp_range: float = 0.0  # how far the temperature moves with the entropy, up and down
+    dynatemp_exponent: float = 1.0
     top_k: int = 40  # 0 keeps all tokens
-    top_p: float = 0.95  # 1 keeps all tokens
+    top_p: float = 0.95  # 1 keeps all
+    min_p: float = 0.05  # 0 keeps all
+    typical_p: float = 1.0  # 1 keeps all
+    top_n_sigma: float = -1.0  # 0 or less keeps all
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    repeat_last_n: int = 64  # tokens of prompt and text that the three penalties look at
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = 64
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0  # bits of surprise in a token to aim at
+    mirostat_eta: float = 0.1
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # by token; -inf rules it out
     seed: int | None = None  # None draws one
+    stop: tuple[str, ...] = ()  # texts that end the answer and are cut off
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None  # so many likeliest tokens are reported beside each drawn one
 
     def __post_init__(self) -> None:
-        """Check every number against its range."""
-        for field in fields(self):
-            value: Any = getattr(self, field.name)
-            if value is None and field.name in OPTIONAL:
+        """Check every value; lists become tuples."""
+        for name in ("dry_sequence_breakers", "stop"):
+            object.__setattr__(self, name, _texts(name, getattr(self, name)))
+        object.__setattr__(self, "stop_token_ids", _tokens(self.stop_token_ids))
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        for entry in fields(self):
+            value: Any = getattr(self, entry.name)
+            allowed = RANGES.get(entry.name)
+            if not allowed or (value is None and entry.name in OPTIONAL):
                 continue
-            if not (allowed := RANGES[field.name]).holds(value):
-                raise ConfigError(f"{field.name}: expected {allowed.words}, found {value!r}.")
+            if not allowed.holds(value):
+                raise ConfigError(f"{entry.name}: expected {allowed.words}, found {value!r}.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken, and nothing drawn."""
+        return self.temperature == 0 and (self.dynatemp_range == 0 or self.mirostat != 0)
+
+
+def _texts(name: str, texts: object) -> tuple[str, ...]:
+    if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
+        raise ConfigError(f"{name}: expected a list of texts that are not empty, found {texts!r}.")
+    return tuple(texts)
+
+
+def _tokens(tokens: object) -> tuple[int, ...]:
+    token = Range(int, "", 0)
+    if not isinstance(tokens, list | tuple) or not all(map(token.holds, tokens)):
+        raise ConfigError(f"stop_token_ids: expected a list of token ids, found {tokens!r}.")
+    return tuple(tokens)
+
+
+def _biases(biases: object) -> dict[int, float]:
+    token, number = Range(int, "", 0), Range(float, "")
+    if not isinstance(biases, Mapping) or not all(
+        token.holds(key) and (number.holds(value) or value == -math.inf)
+        for key, value in biases.items()
+    ):
+        raise ConfigError(
+            f"logit_bias: expected numbers by token id (-inf rules a token out), found {biases!r}."
+        )
+    return {int(key): float(value) for key, value in biases.items()}

@@ -3,45 +3,75 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError
+from ..tokenizer import Tokenizer
 from .candidates import Candidates
+from .filters import create_filters
+from .history import History
+from .mirostat import Mirostat
 from .params import SamplingParams
+from .state import SequenceState
 
 SEED_BITS = 53  # seeds that we draw survive as numbers of JavaScript
 
 
 class Sampler:
-    """Draws tokens for one sequence: its parameters, and its own random numbers.
+    """Draws tokens for one sequence: with its own parameters, past tokens and random numbers.
 
-    What it draws depends on nothing but these and the logits that it gets: not on other sequences.
+    What it draws depends on these and on the logits that it gets, not on other sequences.
     """
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        prompt: Sequence[int] = (),
+        *,
+        tokenizer: Tokenizer | None = None,
+        ends: Collection[int] = (),
+    ) -> None:
+        """Begin after `prompt`; `ends` are the tokens that end a text."""
         self.params = params
         self.seed = secrets.randbits(SEED_BITS) if params.seed is None else params.seed
         self._random = np.random.default_rng(self.seed)
+        self._history = History(prompt)
+        state = SequenceState(self._history, self._random, tokenizer, frozenset(ends))
+        self._filters = create_filters(params, state)
+        self._mirostat = [f for f in self._filters if isinstance(f, Mirostat)]
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
-        """Return a token id for logits (vocab_size,); raise FormatError if they are no numbers."""
+        """Return the next token for logits (vocab_size,), and count it among the past ones.
+
+        Raises FormatError for logits that are no numbers.
+        """
         best = int(logits.argmax())  # a nan counts as the highest
         if not np.isfinite(logits[best]):
             raise FormatError(
                 f"logits: expected numbers, found {logits[best]} for token {best}. "
                 "The model file is damaged: run cpumix verify."
             )
-        if self.params.temperature == 0:
-            return best
-        candidates = Candidates(logits, self.params.top_k)
-        with np.errstate(over="ignore"):  # next to no temperature: infinitely far behind, p = 0
-            candidates.behind /= self.params.temperature
+        candidates = Candidates(logits)
+        for narrow in self._filters:
+            narrow(candidates)
+        token = self._draw(candidates)
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
+        """Count a token among the past ones that was not drawn here."""
+        self._history.append(token)
+
+    def _draw(self, candidates: Candidates) -> int:
+        if self.params.greedy:
+            return int(candidates.ids[0])
         p = candidates.probabilities()
-        if self.params.top_p < 1:
-            # Keep the tokens before the sum reaches top_p, and the one that reaches it.
-            p = p[: 1 + int(np.searchsorted(np.cumsum(p), self.params.top_p))]
         cumulative = np.cumsum(p)
         place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
-        return int(candidates.ids[min(place, len(cumulative) - 1)])
+        place = min(int(place), len(p) - 1)
+        for mirostat in self._mirostat:
+            mirostat.observe(float(p[place]))
+        return int(candidates.ids[place])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..errors import ConfigError
 from .chat_template import ChatTemplate
 from .sentencepiece import SentencePieceVocabulary
 from .settings import TokenizerSettings
-from .stream import TextStream
+from .stream import SPACE, TextStream
 from .tokenizers_json import JsonVocabulary
 from .vocabulary import Vocabulary
 
@@ -96,6 +97,48 @@ class Tokenizer:
         """Return the text of ids; control tokens and unknown ids print nothing."""
         stream = self.stream()
         return "".join([*map(stream.put, ids), stream.finish()])
+
+    @cached_property
+    def token_bytes(self) -> tuple[bytes, ...]:
+        """What each id prints inside a text, in UTF-8; control tokens print nothing."""
+        pieces = map(self._vocabulary.piece, range(self.vocab_size))
+        return tuple(p if isinstance(p, bytes) else p.replace(SPACE, " ").encode() for p in pieces)
+
+    def encode_inside(self, text: bytes) -> list[int]:
+        """Return ids that print exactly `text`, which goes on where another text ended.
+
+        `text` is UTF-8, but may begin or end in the middle of a character.
+        """
+        try:
+            tries = [self._vocabulary.encode(text.decode(), after_control=True)]
+            ids = self._vocabulary.encode("\n" + text.decode())
+            first = next((i for i, t in enumerate(ids) if self.token_bytes[t][-1:] == b"\n"), 0)
+            tries.append(ids[first + 1 :])
+        except UnicodeDecodeError:
+            tries = []
+        for ids in tries:
+            if b"".join(self.token_bytes[token] for token in ids) == text:
+                return ids
+        return self._longest_tokens(text)
+
+    def _longest_tokens(self, text: bytes) -> list[int]:
+        ids: list[int] = []
+        longest = max(map(len, self._ids_by_bytes))
+        while text:
+            lengths = range(min(longest, len(text)), 0, -1)
+            length = next((n for n in lengths if text[:n] in self._ids_by_bytes), 0)
+            if not length:
+                raise ConfigError(
+                    f"tokenizer: expected tokens for every byte, found none for 0x{text[0]:02X}. "
+                    "Ask for other text."
+                )
+            ids.append(self._ids_by_bytes[text[:length]])
+            text = text[length:]
+        return ids
+
+    @cached_property
+    def _ids_by_bytes(self) -> dict[bytes, int]:
+        return {printed: token for token, printed in enumerate(self.token_bytes) if printed}
 
     def stream(self, *, continuing: bool = False) -> TextStream:
         """Return a decoder for ids that come one by one; see `TextStream`."""
