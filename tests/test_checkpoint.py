@@ -280,7 +280,7 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["pytorch_model-00001-of-00002.bin", "consolidated.00.pth", "consolidated.safetensors"],
+    ["model.pt", "adapter_model.safetensors.old.pth", "model.gguf"],
 )
 def test_weights_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path)

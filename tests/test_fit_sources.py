@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from model_files import CONFIG, write
 
-from cpumix.errors import ConfigError, CpumixError
+from cpumix.errors import ConfigError, ConvertError, CpumixError
 from cpumix.fit.sources import open_source
 from cpumix.plan import make_plan
 from cpumix.store import gguf
@@ -140,7 +140,7 @@ def test_foreign_gguf_that_cannot_be_planned(tmp_path, change, sentence):
 
 
 def test_empty_folder_and_nothing_at_all(tmp_path):
-    with pytest.raises(ConfigError, match=r"expected a folder with config.json, found none in"):
+    with pytest.raises(ConvertError, match=r"expected config.json beside the weights, found none"):
         open_source(str(tmp_path))
     sentence = "source: expected a checkpoint folder, a model file, .* found no such thing"
     with pytest.raises(ConfigError, match=sentence):

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checkpoint import read_config
+from ..checkpoint.sources.huggingface import from_fields
+from ..checkpoint.sources.mistral import from_params
 from ..config import ModelConfig
 from ..errors import ConfigError
 from ..quant.precision import Precision
 from ..store import gguf
 from ..store.reader import ModelFile
 from .models import DEFAULT, NAMES, known_model
-
-_PARAMS_CONTEXT = 32768  # params.json does not say; so much have Mistral's models since Mixtral
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def open_source(text: str | None) -> Source:
         return Source(DEFAULT, known_model(DEFAULT))
     path = Path(text)
     if path.is_dir():
-        return _read_folder(path)
+        return Source(path.resolve().name, read_config(path), path)
     if path.is_file():
         return _read_file(path)
     if text.lower() in NAMES:
@@ -52,13 +53,6 @@ def open_source(text: str | None) -> Source:
         f"source: expected a checkpoint folder, a model file, a config.json or one of "
         f'{", ".join(NAMES)}, found no such thing: "{text}".'
     )
-
-
-def _read_folder(path: Path) -> Source:
-    for name in ("config.json", "params.json"):
-        if (path / name).is_file():
-            return Source(path.resolve().name, _read_json(path / name), path)
-    raise ConfigError(f'source: expected a folder with config.json, found none in "{path}".')
 
 
 def _read_file(path: Path) -> Source:
@@ -90,55 +84,8 @@ def _read_json(path: Path) -> ModelConfig:
     if not isinstance(found, dict):
         raise ConfigError(f'source: expected a JSON object, found another value: "{path}".')
     if "dim" in found and "hidden_size" not in found:
-        return _from_params(found, str(path))
-    missing = [name for name in _NEEDED if name not in found]
-    if missing:
-        raise ConfigError(
-            f"{path}: expected the fields of a config.json, found no {', '.join(missing)}."
-        )
-    return ModelConfig.from_huggingface(found, str(path))
-
-
-# A config without these would be planned as Mixtral 8x7B, whatever it is.
-_NEEDED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-)
-
-
-def _from_params(params: dict[str, Any], where: str) -> ModelConfig:
-    """Read Mistral's params.json."""
-
-    def needed(name: str, fields: dict[str, Any] = params) -> Any:
-        if fields.get(name) is None:
-            raise ConfigError(f"{where}: expected the field {name} of a params.json, found none.")
-        return fields[name]
-
-    fields = {
-        "hidden_size": needed("dim"),
-        "intermediate_size": needed("hidden_dim"),
-        "num_hidden_layers": needed("n_layers"),
-        "num_attention_heads": needed("n_heads"),
-        "num_key_value_heads": params.get("n_kv_heads"),
-        "head_dim": params.get("head_dim"),
-        "vocab_size": needed("vocab_size"),
-        "rms_norm_eps": params.get("norm_eps"),
-        "rope_theta": params.get("rope_theta"),
-        "sliding_window": params.get("sliding_window"),
-        "max_position_embeddings": params.get("max_seq_len", _PARAMS_CONTEXT),
-    }
-    moe = params.get("moe")
-    if moe is not None and not isinstance(moe, dict):
-        raise ConfigError(
-            f"{where}: moe: expected an object with num_experts, found another value."
-        )
-    if moe:
-        fields["num_local_experts"] = needed("num_experts", moe)
-        fields["num_experts_per_tok"] = needed("num_experts_per_tok", moe)
-    return _build(fields, where)
+        return from_params(found, str(path))
+    return from_fields(found, str(path))
 
 
 def _from_gguf(header: gguf.Header, path: Path) -> ModelConfig:

@@ -10,10 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..stored import StoredTensor
-from . import safetensors
+from . import npz, safetensors, torch
 
 __all__ = ["CONTAINERS"]
 
 CONTAINERS: dict[str, Callable[[Path], dict[str, StoredTensor]]] = {  # by the file's suffix
     ".safetensors": safetensors.read_header,
+    ".bin": torch.read_header,
+    ".pt": torch.read_header,
+    ".pth": torch.read_header,
+    ".npz": npz.read_header,
 }

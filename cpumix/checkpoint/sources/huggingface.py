@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cpumix.config import ModelConfig
-from cpumix.errors import ConvertError
+from cpumix.errors import ConfigError, ConvertError
 
 from ..encodings import assemble
 from ..files import read_json
@@ -17,6 +18,14 @@ from ..tensor import Contents
 from .side_files import read_eos_token_ids, read_side_files
 
 CONFIG = "config.json"
+# Without these a config means Mixtral 8x7B's, whatever it is.
+_NEEDED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+)
 # Mistral's own names and LoRA lie in the same folders.
 SAFETENSORS = ShardNames(
     "*.safetensors",
@@ -24,7 +33,13 @@ SAFETENSORS = ShardNames(
     single="model.safetensors",
     others=("consolidated", "adapter"),
 )
-SHARDS = (SAFETENSORS,)  # in this order: many folders have the same weights twice
+PYTORCH = ShardNames(
+    "*.bin",
+    index_name="pytorch_model.bin.index.json",
+    single="pytorch_model.bin",
+    others=("training_args", "optimizer", "scheduler", "adapter", "random_states", "non_lora"),
+)
+SHARDS = (SAFETENSORS, PYTORCH)  # in this order: many folders have the same weights twice
 
 
 def claims(path: Path) -> bool:
@@ -49,10 +64,20 @@ def read(path: Path) -> Contents:
     return Contents(path, config, matrices, namings(config.family), files)
 
 
+def from_fields(fields: Mapping[str, Any], where: str) -> ModelConfig:
+    """Return the model that the fields of a config.json describe. `where` names it in errors."""
+    missing = [name for name in _NEEDED if name not in fields]
+    if missing:
+        raise ConfigError(
+            f"{where}: expected the fields of a config.json, found no {', '.join(missing)}."
+        )
+    return ModelConfig.from_huggingface(fields, where)
+
+
 def _read_config(path: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
     """Return the model, the encoding of its weights, and that encoding's settings."""
     fields = read_json(path / CONFIG)
-    return ModelConfig.from_huggingface(fields, f'"{path / CONFIG}"'), "plain", {}
+    return from_fields(fields, f'"{path / CONFIG}"'), "plain", {}
 
 
 def _weights_missing(folder: Path) -> ConvertError:

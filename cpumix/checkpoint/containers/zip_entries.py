@@ -1,0 +1,87 @@
+"""Finds the entries of a zip file, which PyTorch and NumPy use as plain storage.
+
+Only entries that are stored as they are count, never compressed ones: so nothing is inflated, and
+what an entry takes in memory is never more than the file has on disk. Central directory and local
+headers are those of APPNOTE.TXT 4.3; the directory's data begins behind the local header, whose
+name and extra field may be longer than the directory's.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from cpumix.errors import ConvertError, quoted
+
+from ..files import read_into, unreadable
+
+MAGIC = b"PK\x03\x04"
+_LOCAL = struct.Struct("<4s22xHH")
+_MOST = 200_000  # entries; Mixtral 8x22B has 2,000 tensors
+
+
+class ZipEntry(NamedTuple):
+    """Where an entry's bytes lie in the file."""
+
+    offset: int
+    nbytes: int
+
+
+def read_entries(path: Path) -> dict[str, ZipEntry]:
+    """Return a zip file's entries by name. Raises ConvertError unless all are stored and apart."""
+    try:
+        size = path.stat().st_size
+        with zipfile.ZipFile(path) as file:
+            infos = file.infolist()
+    except OSError as e:
+        raise unreadable(path, e) from e
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError) as e:
+        raise _damaged(path, f"expected a zip file, found a damaged one ({e})") from e
+    if len(infos) > _MOST:
+        raise _damaged(path, f"expected at most {_MOST} entries, found {len(infos)}")
+    entries: dict[str, ZipEntry] = {}
+    for info in infos:
+        name = quoted(info.filename)
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
+            raise ConvertError(
+                f'"{path}": entry {name}: expected it stored as it is, found it compressed or '
+                "encrypted. Save it anew without compression."
+            )
+        if info.filename in entries:
+            raise _damaged(path, f"expected the entry {name} once, found it twice")
+        if info.compress_size != info.file_size:
+            raise _damaged(path, f"entry {name}: its two sizes differ")
+        entries[info.filename] = _locate(path, info, size)
+    end, before = 0, ""
+    for name, entry in sorted(entries.items(), key=lambda item: item[1]):
+        if entry.offset < end:
+            raise _damaged(path, f"the entries {quoted(before)} and {quoted(name)} overlap")
+        end, before = entry.offset + entry.nbytes, name
+    return entries
+
+
+def read_entry(path: Path, entry: ZipEntry, most: int, what: str) -> bytes:
+    """Return the bytes of a small entry. Raises ConvertError if it has more than `most`."""
+    if entry.nbytes > most:
+        raise _damaged(path, f"{what}: expected at most {most} bytes, found {entry.nbytes}")
+    data = bytearray(entry.nbytes)
+    read_into(path, entry.offset, memoryview(data))
+    return bytes(data)
+
+
+def _locate(path: Path, info: zipfile.ZipInfo, size: int) -> ZipEntry:
+    begin = info.header_offset
+    if 0 <= begin <= size - _LOCAL.size:
+        header = bytearray(_LOCAL.size)
+        read_into(path, begin, memoryview(header))
+        magic, name_bytes, extra_bytes = _LOCAL.unpack(header)
+        begin += _LOCAL.size + name_bytes + extra_bytes
+        if magic == MAGIC and begin + info.file_size <= size:
+            return ZipEntry(begin, info.file_size)
+    raise _damaged(path, f"expected the entry {quoted(info.filename)} inside the file")
+
+
+def _damaged(path: Path, what: str) -> ConvertError:
+    return ConvertError(f'"{path}": {what}. The zip file is damaged: download it again.')
