@@ -25,7 +25,8 @@ LAYERS = [  # lowest first; a name is a module or a folder of cpumix/
     {"folders", "units"},
     {"config", "machine"},
     {"quant"},  # which role takes which format
-    {"store", "checkpoint", "kernels"},
+    {"store"},
+    {"checkpoint", "kernels"},
     {"rope", "kv_cache", "paging", "tokenizer"},
     {"sizes", "stats", "sampling"},
     {"plan"},  # adds up the sizes of the rest

@@ -15,6 +15,7 @@ from typing import Any
 from ..matrix import Matrix
 from ..stored import StoredTensor
 from . import plain
+from .ggml import matrix as ggml
 
 __all__ = ["ENCODINGS", "Encoding", "assemble"]
 
@@ -22,6 +23,7 @@ Encoding = Callable[[dict[str, StoredTensor], Mapping[str, Any]], dict[str, Matr
 
 ENCODINGS: dict[str, Encoding] = {
     "plain": plain.assemble,
+    "ggml": ggml.assemble,
 }
 
 

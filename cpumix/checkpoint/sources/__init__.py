@@ -14,7 +14,7 @@ from typing import NamedTuple
 from cpumix.config import ModelConfig
 
 from ..tensor import Contents
-from . import huggingface, mistral
+from . import gguf, huggingface, mistral
 
 __all__ = ["SOURCES", "Source"]
 
@@ -30,4 +30,5 @@ class Source(NamedTuple):
 SOURCES: dict[str, Source] = {
     "Mistral": Source(mistral.claims, mistral.read_config, mistral.read),
     "Hugging Face": Source(huggingface.claims, huggingface.read_config, huggingface.read),
+    "GGUF": Source(gguf.claims, gguf.read_config, gguf.read),
 }

@@ -1,0 +1,138 @@
+"""Reads the headers of GGUF files of other programs, split ones too, and trusts nothing in them.
+
+The bytes of a header are `store.gguf`'s business; here each tensor's type and extent are checked
+against the file. A split model lies in NAME-00001-of-0000N.gguf and so on: each part has a header
+with offsets of its own, only the first has the metadata of the model, and it may have no tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cpumix.errors import ConvertError, quoted
+from cpumix.store import gguf
+
+from ..encodings.ggml import GGML_TYPES, UNREAD_TYPES
+from ..files import refuse_pointer, unreadable
+from ..stored import StoredTensor
+
+_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+_MOST_PARTS = 10_000
+
+
+class GgufModel(NamedTuple):
+    """The metadata of a model and its tensors by name, of all parts."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a file is called or begins as GGUF files are."""
+    if not path.is_file():
+        return False
+    if path.suffix == ".gguf":
+        return True
+    with open(path, "rb") as file:
+        return file.read(4) == gguf.MAGIC
+
+
+def read_gguf(path: Path) -> GgufModel:
+    """Return what the headers of a file, and of the other parts of its model, say.
+
+    Raises FormatError for a damaged header, ConvertError for tensors that are not in the file or
+    of a type that cpumix does not read, and for missing parts.
+    """
+    metadata, tensors = _read_file(path)
+    count = metadata.get("split.count", 1)
+    if type(count) is not int or count <= 1:
+        return GgufModel(metadata, tensors)
+    promised = None
+    all_tensors: dict[str, StoredTensor] = {}
+    for number, part in enumerate(_parts(path, count)):
+        found, tensors = _read_file(part)
+        if found.get("split.no") != number or found.get("split.count") != count:
+            raise ConvertError(
+                f'"{part}": expected part {number} of {count} by its metadata (split.no, '
+                f"split.count), found another. Download all parts of one model."
+            )
+        if twice := tensors.keys() & all_tensors.keys():
+            raise ConvertError(
+                f"tensor {quoted(min(twice))}: expected it in one part of a split model, found it "
+                f'in two, one of them "{part}". Download all parts of one model.'
+            )
+        all_tensors |= tensors
+        if number == 0:
+            metadata, promised = found, found.get("split.tensors.count")
+    if type(promised) is int and promised != len(all_tensors):
+        raise ConvertError(
+            f'"{path}": expected {promised} tensors in {count} parts, found {len(all_tensors)}. '
+            "Download all parts of one model."
+        )
+    return GgufModel(metadata, all_tensors)
+
+
+def _parts(path: Path, count: int) -> list[Path]:
+    """Return the files of a split model, all of which exist."""
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match[3]) != count or count > _MOST_PARTS:
+        raise ConvertError(
+            f'"{path}": one of {count} parts of a split model: expected a name that ends in '
+            f"-00001-of-{count:05}.gguf, found {quoted(path.name)}. Give all parts their names."
+        )
+    parts = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
+    for part in parts:
+        if not part.exists():
+            raise ConvertError(
+                f'"{part}": a split model has {count} parts, and this one is absent. '
+                f'Download it to "{path.parent}".'
+            )
+    return parts
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    try:
+        with open(path, "rb", buffering=1 << 20) as file:
+            refuse_pointer(path, file.read(64))
+            file.seek(0)
+            size = path.stat().st_size
+            header = gguf.parse_header(file, size, str(path))
+    except OSError as e:
+        raise unreadable(path, e) from e
+    tensors = {t.name: _place(path, t, header.data_start) for t in header.tensors}
+    end, before = header.data_start, "the header"
+    for name, t in sorted(tensors.items(), key=lambda item: item[1].offset):
+        if t.offset < end:
+            raise ConvertError(
+                f'"{path}": tensor {quoted(name)}: expected it after byte {end}, where {before} '
+                f"ends, found it at byte {t.offset}. The file is damaged: download it again."
+            )
+        end, before = t.offset + t.nbytes, f"tensor {quoted(name)}"
+    if end > size:
+        raise ConvertError(
+            f'"{path}": the file is cut off: expected at least {end} bytes for its tensors, found '
+            f"{size}. Download it again, or join its parts."
+        )
+    return header.metadata, tensors
+
+
+def _place(path: Path, tensor: gguf.TensorInfo, data_start: int) -> StoredTensor:
+    kind = GGML_TYPES.get(tensor.type)
+    if kind is None:
+        found = UNREAD_TYPES.get(tensor.type, f"number {tensor.type}")
+        raise ConvertError(
+            f'"{path}": tensor {quoted(tensor.name)}: expected one of the types '
+            f"{', '.join(t.name for t in GGML_TYPES.values())}, found {found}. "
+            "Get a file of another quantization."
+        )
+    columns = tensor.shape[-1]
+    if columns % kind.values:
+        raise ConvertError(
+            f'"{path}": tensor {quoted(tensor.name)}: expected rows of a multiple of '
+            f"{kind.values} numbers in type {kind.name}, found {columns}. Download the file again."
+        )
+    nbytes = prod(tensor.shape) // kind.values * kind.nbytes
+    return StoredTensor(path, kind.name, tensor.shape, data_start + tensor.offset, nbytes)

@@ -1,0 +1,52 @@
+"""A tensor of a GGUF file as a matrix, whose rows are turned into float32 as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...matrix import Matrix
+from ...stored import NUMPY_DTYPES, StoredTensor
+from .bits import Floats
+from .types import GGML_TYPES, dequantize
+
+_TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
+
+
+@dataclass(frozen=True)
+class GgmlMatrix:
+    """Blocks along the rows of a stored tensor; implements `matrix.Matrix`."""
+
+    stored: StoredTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the numbers."""
+        return self.stored.shape
+
+    @property
+    def encoding(self) -> str:
+        """Name of its type."""
+        return self.stored.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return self.stored.nbytes
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.stored.path
+
+    def read_rows(self, start: int, stop: int) -> Floats:
+        """Return rows start..stop as float32."""
+        return dequantize(self.stored.read_rows(start, stop), _TYPES[self.encoding])
+
+
+def assemble(parts: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:
+    """Take the tensors that are in blocks."""
+    blocks = [n for n, part in parts.items() if part.dtype in _TYPES.keys() - NUMPY_DTYPES.keys()]
+    return {name: GgmlMatrix(parts.pop(name)) for name in blocks}

@@ -1,0 +1,44 @@
+"""A GGUF file of another program, or the first part of a split one: all that a model needs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from cpumix.config import ModelConfig
+from cpumix.config.values import token_ids
+
+from ...containers.gguf import is_gguf, read_gguf
+from ...encodings import assemble
+from ...namings import gguf as namings
+from ...tensor import Contents
+from .config import ROPE_FACTORS, config_of
+from .tokenizer import tokenizer_files
+
+__all__ = ["claims", "read", "read_config"]
+
+
+def claims(path: Path) -> bool:
+    """Whether this is a GGUF file."""
+    return is_gguf(path)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Return the model that a file's metadata describe."""
+    return config_of(read_gguf(path), str(path))
+
+
+def read(path: Path) -> Contents:
+    """Return what a file, with all parts of its model, holds."""
+    model = read_gguf(path)
+    config = config_of(model, str(path))
+    files = tokenizer_files(model.metadata, str(path))
+    ends = json.loads(files["generation_config.json"])["eos_token_id"]
+    ends = token_ids(ends, "eos_token_id", f'"{path}"', config.vocab_size)
+    config = replace(config, eos_token_ids=ends)
+    stored = {name: t for name, t in model.tensors.items() if name != ROPE_FACTORS}
+    matrices = assemble(stored, "ggml", {})
+    return Contents(
+        path, config, matrices, namings.MIXTURE if config.is_moe else (namings.DENSE,), files
+    )

@@ -1,0 +1,181 @@
+"""Tokenizers in GGUF metadata become files that give the ids, texts and marks of the original."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pytest
+from gguf_files import TOKENIZERS, byte_level_metadata, sentencepiece_metadata
+
+from cpumix.checkpoint.sources.gguf.pre_tokenizers import PRE_TOKENIZERS
+from cpumix.checkpoint.sources.gguf.tokenizer import tokenizer_files
+from cpumix.errors import ConvertError
+from cpumix.tokenizer import Tokenizer
+
+GOLDENS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))
+PRE = json.loads((TOKENIZERS / "gguf-pre.json").read_text(encoding="utf-8"))
+CHATML = (TOKENIZERS / "chatml.jinja").read_text()
+
+
+def load(metadata: dict[str, Any]) -> Tokenizer:
+    return Tokenizer.from_files(tokenizer_files(metadata, "m.gguf"))
+
+
+def refused(metadata: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConvertError, match=message):
+        tokenizer_files(metadata, "m.gguf")
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    """Return a sentencepiece tokenizer's metadata; `changes` without their prefix."""
+    metadata = sentencepiece_metadata((TOKENIZERS / "small.model").read_bytes())
+    return metadata | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+
+
+def with_tokens(*added: tuple[str, int]) -> dict[str, Any]:
+    """Return a sentencepiece tokenizer's metadata with tokens of these types at the end."""
+    metadata = small()
+    metadata["tokenizer.ggml.tokens"] += [text for text, _ in added]
+    for key, values in (("token_type", [kind for _, kind in added]), ("scores", [0] * len(added))):
+        name = f"tokenizer.ggml.{key}"
+        metadata[name] = np.append(metadata[name], np.array(values, metadata[name].dtype))
+    return metadata
+
+
+@pytest.mark.parametrize("name", ["small.model", "mixtral.model"])
+def test_sentencepiece_gives_the_ids_and_texts_of_the_original(name: str) -> None:
+    tokenizer = load(sentencepiece_metadata((TOKENIZERS / name).read_bytes()))
+    golden = GOLDENS[name]["sentencepiece"]
+    for text, ids, decoded in zip(GOLDENS["texts"], golden["ids"], golden["decoded"], strict=True):
+        assert tokenizer.encode(text, bos=False) == ids, text
+        assert tokenizer.decode(ids) == decoded, text
+    assert (tokenizer.bos_id, tokenizer.eos_ids, tokenizer.adds_bos) == (1, (2,), True)
+
+
+def test_byte_level_gives_the_ids_and_texts_of_the_original() -> None:
+    tokenizer = load(byte_level_metadata())
+    (golden,) = GOLDENS["byte-level.json"].values()
+    for text, ids, decoded in zip(GOLDENS["texts"], golden["ids"], golden["decoded"], strict=True):
+        assert tokenizer.encode(text, bos=False) == ids, text
+        assert tokenizer.decode(ids) == decoded, text
+    assert (tokenizer.bos_id, tokenizer.adds_bos) == (600, True)
+    assert tokenizer.eos_ids == (601, 604)  # end of text by its id, end of turn by its name
+
+
+@pytest.mark.parametrize("pre", PRE_TOKENIZERS)
+def test_each_way_of_splitting_gives_the_ids_of_llama_cpp(pre: str) -> None:
+    tokenizer = load(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": pre,
+            "tokenizer.ggml.tokens": PRE["tokens"],
+            "tokenizer.ggml.merges": PRE["merges"],
+        }
+    )
+    ids = [tokenizer.encode(text, bos=False) for text in GOLDENS["texts"]]
+    assert crc32(" ".join(map(str, ids)).encode()) == PRE["crc32"][pre]
+
+
+def test_llama_3_is_known_without_a_name() -> None:
+    metadata = byte_level_metadata()
+    named = load(metadata).encode("abc 1234 don't\n\n x")
+    for absent in ("default", "", None):
+        metadata["tokenizer.ggml.pre"] = absent
+        assert load(metadata).encode("abc 1234 don't\n\n x") == named
+
+
+def test_whole_tokenizer_json_is_taken_as_it_is() -> None:
+    whole = (TOKENIZERS / "byte-level.json").read_text(encoding="utf-8")
+    files = tokenizer_files(byte_level_metadata() | {"tokenizer.huggingface.json": whole}, "m")
+    assert files["tokenizer.json"].decode() == whole
+
+
+@pytest.mark.parametrize(("given", "adds"), [(None, True), (False, False), (True, True)])
+def test_bos_is_added_as_the_metadata_say(given: bool | None, adds: bool) -> None:
+    changes = {} if given is None else {"add_bos_token": given}
+    assert load(small(**changes)).adds_bos is adds
+    metadata = byte_level_metadata("gpt-2")
+    assert not load(metadata).adds_bos
+    assert load(metadata | {"tokenizer.ggml.add_bos_token": True}).adds_bos
+
+
+def test_space_before_a_text_is_left_out_as_the_metadata_say() -> None:
+    plain, prefixed = load(small(add_space_prefix=False)), load(small())
+    assert prefixed.encode("The x") != plain.encode("The x")
+    assert prefixed.encode("The x") == plain.encode(" The x")
+    assert plain.decode(plain.encode(" The x")) == " The x"
+
+
+def test_added_tokens_are_words_and_turn_marks_are_control() -> None:
+    metadata = with_tokens(("<|im_start|>", 4), ("<|im_end|>", 3), ("<think>", 4))
+    metadata["tokenizer.chat_template"] = CHATML
+    tokenizer = load(metadata)
+    first = len(small()["tokenizer.ggml.tokens"])
+    assert tokenizer.vocab_size == first + 3
+    assert first + 2 in tokenizer.encode("so <think> x")
+    assert not {first, first + 1} & set(tokenizer.encode("<|im_start|><|im_end|>"))
+    assert tokenizer.decode([first + 2]) == "<think>"
+    chat = tokenizer.encode_chat([{"role": "user", "content": "x"}])
+    assert chat.count(first) == 2 and chat.count(first + 1) == 1
+    assert tokenizer.eos_ids == (2, first + 1)
+
+
+def test_control_tokens_of_byte_level_are_no_text() -> None:
+    tokenizer = load(byte_level_metadata())
+    assert 600 not in tokenizer.encode("<|begin_of_text|>", bos=False)
+    assert 605 in tokenizer.encode("x <think>")
+    assert tokenizer.decode([600, 605]) == "<think>"
+
+
+def test_named_templates_are_kept_and_the_default_is_used() -> None:
+    metadata = with_tokens(("<|im_start|>", 3), ("<|im_end|>", 3))
+    metadata["tokenizer.chat_template"] = CHATML
+    metadata["tokenizer.chat_template.tool_use"] = "other"
+    files = tokenizer_files(metadata, "m")
+    named = json.loads(files["tokenizer_config.json"])["chat_template"]
+    assert {t["name"]: t["template"] for t in named} == {"default": CHATML, "tool_use": "other"}
+    assert Tokenizer.from_files(files).has_chat_template
+    assert not load(small()).has_chat_template
+
+
+def test_ids_outside_the_vocabulary_are_not_heeded() -> None:
+    assert load(small(eos_token_id=10**6, bos_token_id=-1)).eos_ids == (2,)
+
+
+def test_odd_types_are_settled() -> None:
+    """No unknown piece, BOS that is not control, a byte missing, an empty token."""
+    metadata = small()
+    types = metadata["tokenizer.ggml.token_type"].copy()
+    types[[0, 1]] = 1
+    types[10], types[-1] = 0, 6
+    metadata["tokenizer.ggml.token_type"] = types
+    metadata["tokenizer.ggml.tokens"][-1] = ""
+    tokenizer = load(metadata)
+    assert tokenizer.encode("abc")[0] == tokenizer.bos_id == 1
+    assert tokenizer.decode(tokenizer.encode("and the")) == "and the"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "bert"}, 'expected "llama" or "gpt2", found "bert"'),
+        ({"model": None}, 'expected "llama" or "gpt2", found "None"'),
+        ({"tokens": None}, "the tokenizer needs a list of tokens, found none"),
+        ({"tokens": ["<unk>", "a", "a"]}, 'needs each token once, found "a" twice'),
+        ({"scores": None}, "expected a score for each piece of sentencepiece, found none"),
+        ({"scores": np.zeros(3, np.float32)}, "needs a number for each of 600 tokens"),
+        ({"token_type": "x"}, 'needs a number for each of 600 tokens, found "str"'),
+    ],
+)
+def test_damaged_tokenizer_is_refused(changes: dict[str, Any], message: str) -> None:
+    refused(small(**changes), message)
+
+
+def test_damaged_byte_level_is_refused() -> None:
+    refused(byte_level_metadata("no-such\n"), r'how this tokenizer splits text .* "no-such\\n"')
+    metadata = byte_level_metadata()
+    del metadata["tokenizer.ggml.merges"]
+    refused(metadata, "expected the merges of a byte-level BPE, found none")
