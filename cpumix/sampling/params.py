@@ -26,7 +26,9 @@ class Range(NamedTuple):
     def holds(self, value: object) -> bool:
         """Tell whether `value` is such a number; nan and infinity never are."""
         number = (int,) if self.kind is int else (int, float)
-        if isinstance(value, bool) or not isinstance(value, number) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, number):
+            return False
+        if isinstance(value, float) and not math.isfinite(value):
             return False
         inside = self.low < value <= self.high or (value == self.low and not self.open)
         return inside and value != self.without

@@ -13,6 +13,7 @@ from ..tokenizer import Tokenizer
 from .candidates import Candidates
 from .filters import create_filters
 from .history import History
+from .log_probabilities import LogProbability, log_probability
 from .mirostat import Mirostat
 from .params import SamplingParams
 from .state import SequenceState
@@ -41,6 +42,7 @@ class Sampler:
         self._history = History(prompt)
         state = SequenceState(self._history, self._random, tokenizer, frozenset(ends))
         self._filters = create_filters(params, state)
+        self.log_probability: LogProbability | None = None  # of the last token, if asked for
         self._mirostat = [f for f in self._filters if isinstance(f, Mirostat)]
 
     def __call__(self, logits: NDArray[np.float32]) -> int:
@@ -58,6 +60,8 @@ class Sampler:
         for narrow in self._filters:
             narrow(candidates)
         token = self._draw(candidates)
+        if self.params.logprobs is not None:
+            self.log_probability = log_probability(logits, token, self.params.logprobs)
         self.accept(token)
         return token
 
