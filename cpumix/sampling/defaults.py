@@ -28,10 +28,8 @@ def model_defaults(files: Mapping[str, bytes]) -> SamplingParams:
     """
     try:
         config = json.loads(files.get(FILE, b"{}"))
-    except ValueError as error:
-        raise ConfigError(
-            f"{FILE}: expected JSON text, found {error}. Correct the file."
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{FILE}: expected JSON, found text that is none: {error}.") from error
     if not isinstance(config, dict):
         raise ConfigError(
             f"{FILE}: expected names with values, found {type(config).__name__}. Correct the file."
