@@ -127,7 +127,7 @@ def test_interrupted_run_ends_cleanly(demo_model):
     process = start("run", "-p", "And they returned", "-n", "2000", "--stats")
     assert process.stdout.read(8)  # the text has begun
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert errors.endswith("\ninterrupted\n")
     assert "tok/s" in errors
@@ -138,7 +138,7 @@ def test_reader_that_goes_away_is_not_an_error():
     process = start("run", "-p", "And they returned", "-n", "2000")
     assert process.stdout.read(8)
     process.stdout.close()
-    process.wait(timeout=60)
+    process.wait(timeout=600)
     assert process.stderr.read() == ""
     process.stderr.close()
 

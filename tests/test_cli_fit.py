@@ -170,5 +170,5 @@ except SystemExit as exit:
 assert not {"numba", "llvmlite", "sentencepiece", "jinja2"} & set(sys.modules)
 """
     command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

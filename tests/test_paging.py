@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +82,17 @@ def test_output_is_the_same_for_every_budget(model, expected, experts, predict, 
     assert predict or counters.predicted == 0
 
 
-def test_guesses_are_read_and_used(model, expected):
+def test_guesses_are_read_and_used(model, expected, monkeypatch):
     pager = page(model, 12)
     pager._trust = 1.0
+    guess = pager.guess
+
+    def guess_and_wait(*arguments, **options):  # until the reader threads have had their turn
+        guess(*arguments, **options)
+        with pager._changed:
+            assert pager._changed.wait_for(lambda: not pager._guess or pager._guessed, 600)
+
+    monkeypatch.setattr(pager, "guess", guess_and_wait)
     assert write(model, 100) == expected[100]
     counters = pager.counters
     assert 0 < counters.predicted_used <= counters.predicted
@@ -239,29 +246,25 @@ def test_interrupt_during_a_read_leaves_a_model_that_works(model, expected):
 
     def bring(address, nbytes):
         reading.set()
-        go_on.wait(60)
+        go_on.wait(600)
         advice.this_platform().bring(address, nbytes)
 
     def interrupt():
-        reading.wait(60)
+        reading.wait(600)
         os.kill(os.getpid(), signal.SIGINT)
 
     pager = page(model, 5)
     model._pager.dense.bring()
     pager.region._platform = advice.Platform(bring, advice.give_back_nothing)
-    # What a shell starts in the background is born deaf to it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     try:
         with pytest.raises(KeyboardInterrupt):
             model.advance([5])
     finally:
-        signal.signal(signal.SIGINT, before)
         go_on.set()
     assert write(model, 5) == expected[5]
-    began = time.monotonic()
     model.close()
-    assert time.monotonic() - began < 30
+    assert not any(thread.name.startswith("cpumix") for thread in threading.enumerate())
 
 
 def test_failing_disk_is_an_error_and_the_next_read_works(model, expected):

@@ -28,7 +28,7 @@ class FakeRegion:
 
     def bring(self, offset: int, nbytes: int) -> None:
         self.started.release()
-        assert self.allowed.acquire(timeout=30)
+        assert self.allowed.acquire(timeout=600)
         if self.error:
             raise self.error
         self.brought.append((offset, nbytes))
@@ -41,7 +41,7 @@ class FakeRegion:
 
     def wait_for(self, pieces: int) -> None:
         for _ in range(pieces):
-            assert self.started.acquire(timeout=30)
+            assert self.started.acquire(timeout=600)
 
 
 class Pool:
@@ -64,7 +64,7 @@ class Pool:
 
     def wait(self, *reads: Read) -> None:
         with self.changed:
-            assert self.changed.wait_for(lambda: all(r in self.ended for r in reads), timeout=30)
+            assert self.changed.wait_for(lambda: all(r in self.ended for r in reads), timeout=600)
 
 
 @pytest.fixture(params=[1, 4])
