@@ -6,20 +6,18 @@ that `import cpumix` and `cpumix --help` stay instant.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cpumix.convert import convert as convert
-    from cpumix.generate import load as load
-    from cpumix.plan import plan as plan
+    from cpumix.converter import convert as convert
+    from cpumix.memory.planner import plan as plan
+    from cpumix.model import load as load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "convert", "load", "plan"]
 
-_HOMES = {"convert": "cpumix.convert", "load": "cpumix.generate", "plan": "cpumix.plan"}
+_HOMES = {"convert": "cpumix.converter", "load": "cpumix.model", "plan": "cpumix.memory.planner"}
 
 
 def __getattr__(name: str) -> Any:
@@ -30,19 +28,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keep `cpumix.convert` and `cpumix.plan` functions.
-
-    They share their names with the modules they live in, and Python would put the module in the
-    function's place as soon as anything imports it.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):
-            return  # the module stays in sys.modules; the name goes on meaning the function
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

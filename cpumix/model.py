@@ -1,301 +1,320 @@
-"""The forward pass of a Mixtral (or, with one expert and no router, of a Mistral or Llama).
-
-Letters: T tokens of a batch, R of them to the end of a layer, D hidden size, Q query columns, K key
-columns, I intermediate size, E experts, A experts per token. Every buffer is allocated once. What a
-row comes out as does not depend on the batch it came in with.
-"""
+"""A loaded model, and the loop that makes it write: what `cpumix.load` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from functools import cached_property, partial
-from itertools import pairwise
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import ModelConfig
-from .kernels.engine import Engine
-from .kernels.operands import Addition, Matrix, Past, Product, Work
-from .kernels.rows import Rows
-from .kv_cache import KVCache
-from .paging import Expert, ExpertPager, as_matrix
-from .quant import FORMATS
-from .rope import frequencies, rotation
-from .sizes import PREFILL_TOKENS
-from .store.reader import ModelFile
+from cpumix.config import ModelConfig
+from cpumix.engine.generation import Generation
+from cpumix.engine.stats import Stats
+from cpumix.errors import ConfigError
+from cpumix.experts import Counters, ExpertPager, Trace
+from cpumix.kernels import backend
+from cpumix.kernels.compile import isa, jit
+from cpumix.kv.cache import KVCache, find_format
+from cpumix.machine import machine_info, peak_rss_bytes
+from cpumix.memory.limit import make_budget
+from cpumix.memory.planner import default_context
+from cpumix.sampling import Sampler, SamplingParams
+from cpumix.store.reader import ModelFile
+from cpumix.tokenizer import Tokenizer
+from cpumix.transformer.forward import PREFILL_CHUNK, Transformer
 
-Floats = NDArray[np.float32]
-BATCH = PREFILL_TOKENS
-MOST_KEPT = 4096  # pieces of work of one token
-SWEEP = 8  # tokens for each expert of a layer, from which on a batch surely uses them all
-
-
-class Layer(NamedTuple):
-    """The dense part of one layer."""
-
-    attn_norm: Floats  # (D,)
-    wq: Matrix  # (Q, D)
-    wk: Matrix  # (K, D)
-    wv: Matrix  # (K, D)
-    wo: Matrix  # (D, Q)
-    ffn_norm: Floats  # (D,)
-    router: Floats | None  # (D, E), experts as columns
+DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 
 
-class Buffers:
-    """Room for a batch; pages are touched only as far as rows are used."""
+class Model:
+    """A model file, mapped, with its tokenizer and room for one conversation; a context manager."""
 
-    def __init__(self, config: ModelConfig, batch: int) -> None:
-        active = config.num_experts_per_tok
-        self.x = Rows(batch, config.hidden_size)  # the residual stream
-        self.h = Rows(batch, config.hidden_size)  # normed
-        self.q = Rows(batch, config.q_size)
-        self.k = Rows(batch, config.kv_size)
-        self.v = Rows(batch, config.kv_size)
-        self.heads = Rows(batch, config.q_size)  # what attention found
-        self.update = Rows(batch, config.hidden_size)
-        self.routed = Rows(batch * active, config.hidden_size)  # rows sorted by expert
-        self.inner = Rows(batch * active, config.intermediate_size)
-        self.outputs = Rows(batch * active, config.hidden_size)
-        self.chosen = np.zeros((batch, active), np.int32)
-        self.share = np.ones((batch, active), np.float32)
-        # Pairs of token and expert, sorted by expert: where each one's begin, whose they are, and
-        # where each token's have gone.
-        self.firsts = np.zeros(config.num_local_experts + 1, np.int64)
-        self.tokens = np.zeros(batch * active, np.int64)
-        self.places = np.zeros((batch, active), np.int64)
-        # What each half of a layer adds to the stream.
-        self.attended = Addition(
-            self.update, np.arange(batch)[:, None], np.ones((batch, 1), np.float32)
-        )
-        self.computed = Addition(self.outputs, self.places, self.share)
-        self.nothing = Addition(
-            self.update, np.zeros((batch, 0), np.int64), np.zeros((batch, 0), np.float32)
-        )
-
-
-class Guess:
-    """Room for what one token will do in the next layer."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.x = Rows(1, config.hidden_size)
-        self.chosen = np.zeros((1, config.num_experts_per_tok), np.int32)
-        self.share = np.ones((1, config.num_experts_per_tok), np.float32)
-
-
-def expert_work(
-    experts: Mapping[int, Expert],
-    firsts: Sequence[int],
-    x: Rows,
-    inner: Rows,
-    outputs: Rows,
-    shared: bool = False,
-) -> tuple[Work, Work]:
-    """Return silu(w1 x) * w3 x, to `inner`, and w2 times that, to `outputs`, of some experts.
-
-    Expert e has the rows firsts[e] to firsts[e + 1] of all three; if `shared`, x is one row.
-    """
-    up, down = [], []
-    for e, (w1, w3, w2) in experts.items():
-        first, count = firsts[e], firsts[e + 1] - firsts[e]
-        up.append(Product(w1, x, 0 if shared else first, count, inner.values[first:], w3))
-        down.append(Product(w2, inner, first, count, outputs.values[first:]))
-    return Work(up), Work(down, fresh=True)
-
-
-class Transformer:
-    """Weights as views of the file, buffers, and the pass over them."""
-
-    def __init__(self, file: ModelFile, engine: Engine, cache: KVCache, pager: ExpertPager) -> None:
-        self.config, self.cache = file.config, cache
-        self._file, self._engine, self._pager = file, engine, pager
-        self._embedding = self._matrix("token_embd.weight")
-        self._output = (
-            self._matrix("output.weight")
-            if not self.config.tie_word_embeddings
-            else self._embedding
-        )
-        self._frequencies = frequencies(self.config)
-        self.batch = min(BATCH, cache.context)
-        self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
-        self._kept: dict[Hashable, tuple[Work, Work]] = {}
-
-    def forward(
+    def __init__(
         self,
-        ids: Sequence[int],
-        wanted: int = 1,
-        on_layer: Callable[[int], None] | None = None,
+        path: str | Path | None = None,
+        *,
+        ram: str | int | None = None,
+        threads: int | None = None,
+        context: int | None = None,
+        kv: str = "auto",
     ) -> None:
-        """Run the next T <= batch tokens; the last `wanted` of them are then ready for `logits`.
+        self.file = ModelFile(DEMO_MODEL if path is None else path)
+        try:
+            self.config: ModelConfig = self.file.config
+            self.tokenizer = Tokenizer.from_files(self.file.files)
+            if context is None:
+                context = default_context(self.config)
+            self.kv = kv = find_format(kv, self.file.formats)
+            budget, self._note = make_budget(
+                self.config, self.file.formats, context, kv, ram, machine_info()
+            )
+            self._pager = ExpertPager(self.file, budget)
+            self._backend = backend.create(_thread_count(threads))
+            self._cache = KVCache(self.config, context, PREFILL_CHUNK, kv)
+            self._transformer = Transformer(self.file, self._backend, self._cache, self._pager)
+            self._turn = 0  # counts those who have used the cache
+            self._closed = False
+        except BaseException:
+            if hasattr(self, "_pager"):
+                self._pager.close()
+            self.file.close()
+            raise
 
-        In the last layer the others leave their keys and values, and no more is done for them.
-        `on_layer` gets the number of layers done, after each.
-        """
-        b, n = self._buffers, len(ids)
-        position = self.cache.position
-        self._pager.begin(position, ids, min(position / self.cache.capacity, 1.0))
-        turn = rotation(self._frequencies, position, n)
-        self._embed(ids)  # b.x [T, D]
-        added = b.nothing
-        for index, layer in enumerate(self._layers):
-            rows = self._rows_of(index, n, wanted)  # R, the last ones
-            # attention
-            self._norm(added, layer.attn_norm, n)  # b.x, b.h [T, D]
-            self._attend(index, layer, n, rows, turn)  # b.update [R, D]
-            if rows < n:
-                b.x.values[:rows] = b.x.values[n - rows : n]
-            # experts
-            self._norm(b.attended, layer.ffn_norm, rows)  # b.x, b.h [R, D]
-            self._route(layer, rows)  # b.chosen, b.places [R, A]
-            self._run_experts(index, rows, self._rows_of(index + 1, n, wanted))  # b.outputs
-            added = b.computed
-            if on_layer is not None:
-                on_layer(index + 1)
-        self.cache.advance(n)
-        self._norm(added, self._output_norm, wanted)
-        self._pager.check()
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._cache.context
 
-    def _rows_of(self, index: int, n: int, wanted: int) -> int:
-        """Return how many of a batch's tokens go through all of layer `index`."""
-        return n if index + 1 < len(self._layers) else wanted
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that the KV cache has in memory now."""
+        return self._cache.resident_bytes
 
-    def logits(self, count: int = 1) -> Floats:
-        """Return the logits (count, vocab_size) of the first of the tokens that were wanted."""
-        out = np.empty((count, 16 * self._output.tiles.shape[0]), np.float32)
-        self._engine.multiply(Work([Product(self._output, self._buffers.h, 0, count, out)]))
-        self._pager.check()
-        return out[:, : self.config.vocab_size]
+    @property
+    def threads(self) -> int:
+        """Threads that the kernels run on."""
+        return self._backend.threads
 
-    def _embed(self, ids: Sequence[int]) -> None:
-        rows = FORMATS[self._embedding.format].rows(
-            self._embedding.tiles, np.asarray(ids, np.int64)
-        )
-        self._buffers.x.values[: len(ids), : rows.shape[1]] = rows
+    @property
+    def paged(self) -> bool:
+        """Whether experts come and go, as they do not all fit."""
+        return self._pager.bounded
 
-    def _norm(self, added: Addition, weight: Floats, n: int) -> None:
-        """Add to the residual stream, and norm what it is then."""
-        b = self._buffers
-        self._engine.norm(b.x, added, weight, self.config.rms_norm_eps, n, b.h)
+    @property
+    def batch(self) -> int:
+        """Tokens of a prompt that go through the model together, at most."""
+        return self._transformer.batch
 
-    def _attend(
-        self, index: int, layer: Layer, n: int, rows: int, turn: tuple[Floats, Floats]
-    ) -> None:
-        """Keep keys and values of n tokens, and let the last `rows` of them attend."""
-        b, c, engine, cache = self._buffers, self.config, self._engine, self.cache
-        qkv, wo = self._keep(index, n, partial(self._attention_work, layer, n, rows))
-        engine.multiply(qkv)
-        group = c.num_attention_heads // c.num_key_value_heads
-        scale = c.head_dim**-0.5
-        past = Past(*cache.layer(index), cache.position, cache.window, scale, group)
-        engine.remember(b.q, b.k, b.v, turn, n, rows, past)
-        if rows < n:
-            past = past._replace(position=cache.position + n - rows)
-        engine.attend(b.q, rows, past, b.heads)
-        engine.multiply(wo)
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know about memory: a line each, none when all is as expected."""
+        return [note for note in (self._note, self._pager.region.note) if note]
 
-    def _attention_work(self, layer: Layer, n: int, rows: int) -> tuple[Work, Work]:
-        b = self._buffers
-        q = Product(layer.wq, b.h, n - rows, rows, b.q.values)
-        k, v = (Product(w, b.h, 0, n, x.values) for w, x in ((layer.wk, b.k), (layer.wv, b.v)))
-        o = Product(layer.wo, b.heads, 0, rows, b.update.values)
-        return Work([q, k, v]), Work([o], fresh=True)
+    def trace(self, stream: IO[str]) -> None:
+        """Write a line to `stream` for each layer and pass from now on; see `paging.trace`."""
+        self._pager.trace = Trace(stream)
 
-    def _keep(
-        self, key: Hashable, n: int, make: Callable[[], tuple[Work, Work]]
-    ) -> tuple[Work, Work]:
-        """Make work, or find it: one token's work recurs, and to lay it out takes long."""
-        if n > 1:
-            return make()
-        if key not in self._kept:
-            if len(self._kept) == MOST_KEPT:  # of many experts, few sets recur
-                self._kept.clear()
-            self._kept[key] = make()
-        return self._kept[key]
+    def restart(self) -> None:
+        """Forget the conversation."""
+        self._begin()
 
-    def _route(self, layer: Layer, n: int) -> None:
-        """Choose experts, and sort the T x A pairs of token and expert by expert."""
-        b, experts = self._buffers, self.config.num_local_experts
-        if layer.router is not None:
-            self._engine.route(b.h, layer.router, experts, n, b.chosen, b.share)
-        self._engine.sort_pairs(b.chosen, n, b.firsts, b.tokens, b.places)
+    def advance(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Take in up to `batch` more tokens; return the logits (vocab_size,) of the next one."""
+        self._check_ids(ids)
+        if (end := self._cache.position + len(ids)) > self.context or len(ids) > self.batch:
+            raise ConfigError(
+                f"context: expected at most {self.batch} tokens at once and {self.context} in all, "
+                f"found {len(ids)} at once and {end} in all. Load the model with a larger context."
+            )
+        self._transformer.forward(ids)
+        last: NDArray[np.float32] = self._transformer.logits()[0]
+        return last
 
-    def _run_experts(self, index: int, n: int, n_next: int) -> None:
-        """Compute w2(silu(w1 h) * w3 h) for each pair of token and expert, expert by expert.
-
-        `n_next` of the tokens will go through the next layer's experts.
-        """
-        b, active = self._buffers, self.config.num_experts_per_tok
-        firsts = b.firsts.tolist()
-        used = [e for e, (first, end) in enumerate(pairwise(firsts)) if first < end]
-        if n > 1:
-            for codes in {self._pager.view(index, e).w1.takes_codes for e in used}:
-                b.routed.gather(b.h, b.tokens[: n * active], codes)
-        with self._pager.lease(index, used, b.chosen[:n]) as parts:
-            self._guess_experts(index + 1, n, n_next)
-            for part in parts:
-                experts = part.experts
-                key = index, *((e, firsts[e]) for e in experts)
-                rows = b.h if n == 1 else b.routed, b.inner, b.outputs, n == 1
-                up, down = self._keep(key, n, partial(expert_work, experts, firsts, *rows))
-                part.wait_for_gates()
-                self._engine.multiply(up)  # b.inner [T * A, I]
-                part.wait_for_rest()
-                self._engine.multiply(down)
-
-    def _guess_experts(self, index: int, n: int, rows: int) -> None:
-        """Tell the pager which experts layer `index` will probably use, if it can be of help.
-
-        A long prompt uses all. One token's are guessed by the layer's router, from the state
-        before the present layer's experts have changed it: that of the last of n.
-        """
-        if index == len(self._layers) or not self._pager.wants_guesses:
-            return
-        layer, experts = self._layers[index], self.config.num_local_experts
-        if layer.router is None or rows >= SWEEP * experts:
-            self._pager.guess(index, range(experts), sure=True)
-        elif rows == 1:
-            g, x = self._guess, self._buffers.x.part(n - 1)
-            nothing = self._buffers.nothing
-            self._engine.norm(x, nothing, layer.ffn_norm, self.config.rms_norm_eps, 1, g.x)
-            self._engine.route(g.x, layer.router, experts, 1, g.chosen, g.share)
-            self._pager.guess(index, g.chosen[0].tolist())
-
-    # Copied by the first pass, when the pager has brought the dense part: loading reads nothing.
-
-    @cached_property
-    def _layers(self) -> list[Layer]:
-        return [self._layer(i) for i in range(self.config.num_hidden_layers)]
-
-    @cached_property
-    def _output_norm(self) -> Floats:
-        return self._vector("output_norm.weight")
-
-    def _matrix(self, name: str) -> Matrix:
-        tensor = self._file.tensors[name]
-        return as_matrix(self._file.data(name), tensor.format, *tensor.shape)
-
-    def _vector(self, name: str) -> Floats:
-        """Copy a float32 vector, zero-padded to whole blocks of 32, as the norm kernel reads it."""
-        data = self._file.data(name).view(np.float32)
-        out = np.zeros(-(-len(data) // 32) * 32, np.float32)
-        out[: len(data)] = data
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits (len(ids), vocab_size) of a full causal pass over `ids`."""
+        self._check_ids(ids)
+        out = np.empty((len(ids), self.config.vocab_size), np.float32)
+        self._begin()
+        for first, count in self._batches(len(ids)):
+            self._transformer.forward(ids[first : first + count], count)
+            out[first : first + count] = self._transformer.logits(count)
         return out
 
-    def _layer(self, index: int) -> Layer:
-        block, router = f"blk.{index}.", None
-        if self.config.is_moe:
-            data = self._file.data(block + "router.weight").view(np.float32)
-            experts = self.config.num_local_experts
-            router = np.zeros((self.config.hidden_size, -(-experts // 16) * 16), np.float32)
-            router[:, :experts] = data.reshape(experts, -1).T
-        return Layer(
-            attn_norm=self._vector(block + "attn_norm.weight"),
-            wq=self._matrix(block + "attn_q.weight"),
-            wk=self._matrix(block + "attn_k.weight"),
-            wv=self._matrix(block + "attn_v.weight"),
-            wo=self._matrix(block + "attn_output.weight"),
-            ffn_norm=self._vector(block + "ffn_norm.weight"),
-            router=router,
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        raw: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generation:
+        """Continue `prompt`, or answer it if the model has a chat template and `raw` is False.
+
+        `progress` gets how much of the prompt's work is done, and how much there is.
+        Raises ConfigError for an empty prompt, or one that leaves no room in the context.
+        """
+        if not prompt.strip():
+            raise ConfigError("prompt: expected some text, found none. Give it with -p.")
+        chat = self.tokenizer.has_chat_template and not raw
+        messages = [{"role": "user", "content": prompt}]
+        ids = self.tokenizer.encode_chat(messages) if chat else self.tokenizer.encode(prompt)
+        stream = self.tokenizer.stream(continuing=not chat)
+        draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=0, seed=seed)
+        self._check_request(ids, max_tokens)
+        ends = {*self.config.eos_token_ids, *self.tokenizer.eos_ids}
+        before = self._pager.counters
+        return Generation(
+            lambda watched: self._run(ids, Sampler(draw), max_tokens, ends, watched, progress),
+            stream,
+            lambda stats: self._measure(stats, before),
         )
+
+    def generate_ids(
+        self,
+        ids: Sequence[int],
+        max_tokens: int,
+        temperature: float = 0.0,
+        *,
+        seed: int | None = None,
+        stop: Iterable[int] = (),
+    ) -> list[int]:
+        """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
+        self._check_request(ids, max_tokens)
+        draw = SamplingParams(temperature=temperature, top_k=0, top_p=1, min_p=0, seed=seed)
+        return list(self._run(ids, Sampler(draw), max_tokens, set(stop)))
+
+    def _run(
+        self,
+        ids: Sequence[int],
+        sampler: Sampler,
+        most: int,
+        stop: Collection[int],
+        watched: Generation | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[int]:
+        """Yield up to `most` tokens after `ids`, and keep the books of who watches."""
+        stats = watched._stats if watched else Stats()
+        began, turn = time.perf_counter(), self._begin()
+        stats.prompt_tokens = len(ids)
+        for first, count in self._batches(len(ids)):
+            step = progress and _layers_done(
+                progress, first, count, len(ids), self.config.num_hidden_layers
+            )
+            self._transformer.forward(ids[first : first + count], on_layer=step)
+        stats.prompt_seconds = time.perf_counter() - began
+        token, reason = -1, "length"
+        while stats.generated_tokens < most:
+            began = time.perf_counter()  # again for each token: its taker's time does not count
+            if stats.generated_tokens:
+                if self._cache.position == self.context:
+                    reason = "context"
+                    break
+                self._transformer.forward([token])
+            token = sampler(self._transformer.logits()[0])
+            stats.generate_seconds += time.perf_counter() - began
+            if token in stop:
+                reason = "eos"
+                break
+            stats.generated_tokens += 1
+            if stats.generated_tokens == 1:
+                stats.time_to_first_token_seconds = stats.prompt_seconds + stats.generate_seconds
+            yield token
+            if turn != self._turn:
+                raise ConfigError(
+                    "generation: expected the model to itself, found it closed or asked something "
+                    "else meanwhile. Take one text to its end, then the next."
+                )
+        if watched:
+            watched.stop_reason = reason
+
+    def _begin(self) -> int:
+        """Empty the cache for the next one to use it, and return which turn this is."""
+        self._cache.clear()
+        self._turn += 1
+        return self._turn
+
+    def _measure(self, stats: Stats, before: Counters) -> None:
+        """Fill in what does not depend on the tokens; `before` is what the pager had counted."""
+        stats.experts = self._pager.counters.since(before)
+        stats.peak_rss_bytes = peak_rss_bytes()
+        stats.mapped_bytes = self.file.mapped_bytes
+        stats.resident_bytes = self.file.resident_bytes()
+        stats.threads, stats.isa = self._backend.threads, isa.active().name
+
+    def _batches(self, n: int) -> Iterator[tuple[int, int]]:
+        for first in range(0, n, self._transformer.batch):
+            yield first, min(self._transformer.batch, n - first)
+
+    def _check_request(self, ids: Sequence[int], max_tokens: int) -> None:
+        self._check_ids(ids)
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens: expected 0 or more, found {max_tokens}.")
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        if self._closed:
+            raise ConfigError("model: expected an open one, found it closed. Load it again.")
+        if not len(ids):  # an array has no truth value
+            raise ConfigError("prompt: expected at least one token, found none.")
+        if len(ids) > self.context:
+            most = self.config.max_position_embeddings
+            todo = f"Use --context {len(ids)} or more."
+            if len(ids) > most:
+                todo = f"Shorten it to {most} tokens."
+            raise ConfigError(
+                f"prompt: {len(ids)} tokens do not fit into a context of {self.context}. {todo}"
+            )
+        if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
+            raise ConfigError(
+                f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, found "
+                f"{min(ids)} to {max(ids)}. The tokenizer is another model's: convert again."
+            )
+
+    def close(self) -> None:
+        """Give the map back; closing twice does no harm."""
+        if not self._closed:
+            self._closed = True
+            self._turn += 1
+            self._pager.close()
+            del self._transformer
+            self.file.close()
+
+    def __enter__(self) -> Model:
+        """Return the model."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the model."""
+        self.close()
+
+
+def load(
+    path: str | Path | None = None,
+    *,
+    ram: str | int | None = None,
+    threads: int | None = None,
+    context: int | None = None,
+    kv: str = "auto",
+) -> Model:
+    """Open a model file; without a path, the demo model that comes with cpumix.
+
+    `ram`: the memory that it may take, "16G" or bytes; 75 % of this machine's if not given.
+    `threads`: physical cores if not given. `context`: tokens of prompt and answer together; 4096 or
+    the model's maximum if not given. `kv`: how keys and values are kept, "f16", "int8"
+    (half of that), "f32", or "auto": float32 for bfloat16 weights, else float16. Raises
+    FormatError, ConfigError, BudgetError, UnsupportedCpu.
+    """
+    return Model(path, ram=ram, threads=threads, context=context, kv=kv)
+
+
+def first_run_note() -> str | None:
+    """Return what to tell a user whose run has to compile kernels, or cannot keep them; or None."""
+    notes = [jit.cache_note()]
+    if jit.is_cold():
+        often = "" if jit.cache_folder() is None else "once, "
+        notes.insert(0, f"compiling the kernels for this processor: {often}up to 25 s")
+    return "; ".join(filter(None, notes)) or None
+
+
+def _layers_done(
+    progress: Callable[[int, int], None], first: int, count: int, n: int, layers: int
+) -> Callable[[int], None]:
+    """Return what reports that `count` tokens of n, from the `first` on, are through a layer."""
+    return lambda done: progress(layers * first + done * count, layers * n)
+
+
+def _thread_count(asked: int | None) -> int:
+    most = jit.most_threads()
+    if asked is None:
+        return min(machine_info().physical_cores, most)
+    if not 1 <= asked <= most:
+        raise ConfigError(
+            f"threads: expected 1 to {most}, the processors of this machine, found {asked}."
+        )
+    return asked

@@ -15,7 +15,9 @@ import cpumix
 
 
 def pytest_report_header() -> str:
-    from cpumix.kernels.isa import active  # not above: tests that need no kernel start faster
+    from cpumix.kernels.compile.isa import (
+        active,  # not above: tests that need no kernel start faster
+    )
 
     return f"numba {version('numba')}, llvmlite {version('llvmlite')}, CPU level {active().name}"
 

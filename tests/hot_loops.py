@@ -15,24 +15,24 @@ from importlib import import_module
 
 import llvmlite.binding as llvm
 
-from cpumix.kernels import isa
+from cpumix.kernels.compile import isa
 
 ADDRESSES = {  # kernels that take so many addresses and counts
     "matvec.row_q8": 5,
     "matvec.row_q4": 5,
     "matvec.row_bf16": 4,
-    "panels.first_rows": 11,
-    "panels.panel_rows": 8,
-    "skinny.rows_q8": 9,
-    "skinny.rows_q4": 9,
-    "skinny.rows_bf16": 6,
-    "simd_amx.panel_rows": 7,
+    "gemm.first_rows": 11,
+    "gemm.panel_rows": 8,
+    "gemm_small.rows_q8": 9,
+    "gemm_small.rows_q4": 9,
+    "gemm_small.rows_bf16": 6,
+    "simd.amx.panel_rows": 7,
 }
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 ONLY = {  # levels that call a kernel, if not all do
-    "skinny.rows_q8": LEVELS[2:],
-    "skinny.rows_q4": LEVELS[2:],
-    "simd_amx.panel_rows": ("amx",),
+    "gemm_small.rows_q8": LEVELS[2:],
+    "gemm_small.rows_q4": LEVELS[2:],
+    "simd.amx.panel_rows": ("amx",),
 }
 FORMATS = {"f16": "uint16", "int8": "int8", "f32": "float32"}
 PROCESSORS = {"amx": "sapphirerapids"}  # what else LLVM should compile for
@@ -71,7 +71,7 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     found = {}
 
     def keep(name: str, *signature: types.Type) -> None:
-        module, function = name.split("@")[0].split(".")
+        module, function = name.split("@")[0].rsplit(".", 1)
         kernel = getattr(import_module(f"cpumix.kernels.{module}"), function)
         kernel.compile(signature)
         found[name] = kernel.inspect_asm(signature)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from cpumix.kernels.isa import VARIABLE, host_features, supported
+from cpumix.kernels.compile.isa import VARIABLE, host_features, supported
 
 SUPPORTED = [level.name for level in supported(host_features())]
 Run = Future[subprocess.CompletedProcess[str]]

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
-from cpumix.kernels.isa import VARIABLE, active
-from cpumix.kernels.operands import Addition, Matrix, Past, Product, Work
+from cpumix.kernels.compile.isa import VARIABLE, active
+from cpumix.kernels.operands import KVView, Matmul, MatmulGroup, Matrix, Residual
 from cpumix.kernels.rows import Rows
-from cpumix.kv_cache import KVCache
+from cpumix.kv.cache import KVCache
 from cpumix.quant import FORMATS, activations, tiles
 
 U = 2.0**-24  # the largest relative error of rounding to float32
@@ -126,23 +126,23 @@ def product(matrix: Matrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArr
     return terms.sum(0), SLACK * U * (blocks + 2) * np.abs(terms).sum(0) + blocks * TINY
 
 
-def remember(e, cache: KVCache, layer: int, k: np.ndarray, v: np.ndarray) -> None:
+def store_kv(e, cache: KVCache, layer: int, k: np.ndarray, v: np.ndarray) -> None:
     """Keep the keys and values (n, columns) of a cache's next n positions, not turned."""
     rows = [Rows(len(x), x.shape[1]) for x in (k, k, v)]
     for row, x in zip(rows, (k, k, v), strict=True):
         row.values[: len(x), : x.shape[1]] = x
-    past = Past(*cache.layer(layer), cache.position, cache.window, 1.0, 1)
+    past = KVView(*cache.layer(layer), cache.position, cache.window, 1.0, 1)
     turn = np.ones((len(k), past.keys.shape[2] // 2), np.float32)
-    e.remember(*rows, (turn, 0 * turn), len(k), len(k), past)
+    e.store_kv(*rows, (turn, 0 * turn), len(k), len(k), past)
 
 
 def quantize(e, x: Rows, n: int) -> None:
-    """Fill the first n rows' codes from their values, as products of fresh rows do."""
+    """Fill the first n rows' codes from their values, as products with quantize_inputs do."""
     tiles = np.zeros((1, x.blocks, FORMATS["q8"].tile_bytes), np.uint8)
     out = np.zeros((n, 16), np.float32)
-    e.multiply(Work([Product(Matrix("q8", tiles), x, 0, n, out)], fresh=True))
+    e.multiply(MatmulGroup([Matmul(Matrix("q8", tiles), x, 0, n, out)], quantize_inputs=True))
 
 
-def nothing(rows: int) -> Addition:
+def nothing(rows: int) -> Residual:
     """Add nothing to so many rows."""
-    return Addition(Rows(1, 1), np.zeros((rows, 0), np.int64), np.zeros((rows, 0), np.float32))
+    return Residual(Rows(1, 1), np.zeros((rows, 0), np.int64), np.zeros((rows, 0), np.float32))

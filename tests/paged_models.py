@@ -8,10 +8,10 @@ from pathlib import Path
 from make_checkpoint import synthetic_tokenizer
 
 from cpumix.config import ModelConfig
-from cpumix.generate import Model
-from cpumix.paging import Budget, ExpertPager, advice
-from cpumix.paging.region import MappedRegion
-from cpumix.synthetic import mixtral_8x7b, write_random_model
+from cpumix.experts import Budget, ExpertPager, madvise
+from cpumix.experts.region import MappedRegion
+from cpumix.measure.random_model import mixtral_8x7b, write_random_model
+from cpumix.model import Model
 
 LAYERS, EXPERTS, ACTIVE = 3, 8, 2
 
@@ -57,7 +57,7 @@ def page(
     experts: float | None,
     *,
     predict: bool = True,
-    platform: advice.Platform | None = None,
+    platform: madvise.Platform | None = None,
 ) -> ExpertPager:
     """Give a loaded model a new pager with room for so many experts, all if None."""
     room = None if experts is None else Room(int(experts * expert_bytes(model)))
@@ -73,15 +73,15 @@ class Recorder:
     def __init__(self) -> None:
         self.brought: list[tuple[int, int]] = []
         self.given_back: list[tuple[int, int]] = []
-        self.platform = advice.Platform(self._bring, self._give_back)
+        self.platform = madvise.Platform(self._bring, self._give_back)
 
     def _bring(self, address: int, nbytes: int) -> None:
         self.brought.append((address, nbytes))
-        advice.this_platform().bring(address, nbytes)
+        madvise.this_platform().bring(address, nbytes)
 
     def _give_back(self, fd: int, offset: int, address: int, nbytes: int) -> None:
         self.given_back.append((offset, nbytes))
-        advice.this_platform().give_back(fd, offset, address, nbytes)
+        madvise.this_platform().give_back(fd, offset, address, nbytes)
 
 
 def share_in_memory(region: MappedRegion, offset: int, nbytes: int) -> float:

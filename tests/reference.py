@@ -21,7 +21,7 @@ Weights = Mapping[str, NDArray[np.floating]]
 def forward(config: ModelConfig, weights: Weights, ids: Sequence[int]) -> Array:
     """Return the logits (n, vocab) of every position of a prompt."""
     w = {name: np.asarray(value, dtype=np.float64) for name, value in weights.items()}
-    cos, sin = rotation(config, len(ids))
+    cos, sin = cos_sin(config, len(ids))
     seen = visible(len(ids), config.sliding_window)
     x = w["token_embd.weight"][list(ids)]  # (n, hidden)
     for layer in range(config.num_hidden_layers):
@@ -67,7 +67,7 @@ def frequencies(config: ModelConfig) -> NDArray[np.float32]:
     return scaled
 
 
-def rotation(config: ModelConfig, n: int) -> tuple[Array, Array]:
+def cos_sin(config: ModelConfig, n: int) -> tuple[Array, Array]:
     """Return cosine and sine (n, D/2) of every angle."""
     angles = np.arange(n, dtype=np.float32)[:, None] * frequencies(config)
     return np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64))
@@ -109,8 +109,8 @@ def feed_forward(config: ModelConfig, part: Weights, h: Array) -> Array:
         return expert(part, 0, h)
     out = np.zeros_like(h)
     for token, logits in enumerate(h @ part["router.weight"].T):
-        chosen = np.argsort(-logits, kind="stable")[: config.num_experts_per_tok]
-        for e, share in zip(chosen, softmax(logits[chosen]), strict=True):
+        topk_ids = np.argsort(-logits, kind="stable")[: config.num_experts_per_tok]
+        for e, share in zip(topk_ids, softmax(logits[topk_ids]), strict=True):
             out[token] += share * expert(part, e, h[token])
     return out
 

@@ -11,11 +11,11 @@ from paged_models import page, write_paged
 from tiny_models import CONFIGS, write_model
 
 import cpumix
-from cpumix import bench
+from cpumix.cache_dir import CACHE_VARIABLE
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
-from cpumix.folders import CACHE_VARIABLE
-from cpumix.kernels.isa import active
+from cpumix.kernels.compile.isa import active
+from cpumix.measure import bench
 
 HAS_LIMITS = active().name != "generic"
 
@@ -149,7 +149,7 @@ def test_without_a_model_layers_are_made_up_and_starts_timed(monkeypatch, tmp_pa
     tiny = ModelConfig.from_huggingface(
         CONFIGS["moe"] | {"vocab_size": 4096, "max_position_embeddings": 1024}, "tiny"
     )
-    monkeypatch.setattr("cpumix.synthetic.mixtral_8x7b", lambda layers: tiny)
+    monkeypatch.setattr("cpumix.measure.random_model.mixtral_8x7b", lambda layers: tiny)
     monkeypatch.setattr(bench, "measure_start", lambda: {"cold": 2.5, "warm": 0.5})
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = invoke("--rounds", 1, "--json")

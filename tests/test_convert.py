@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from make_checkpoint import synthetic_tokenizer
 from tiny_checkpoint import to_f32
 
 import cpumix
-import cpumix.convert
+import cpumix.converter
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
-from cpumix.plan import CEILING, choose_precision, make_plan
+from cpumix.memory.planner import CEILING, choose_precision, make_plan
 from cpumix.quant import FLOAT32, FORMATS
 from cpumix.quant.precision import PRECISIONS
 from cpumix.store import ModelFile, TensorEntry
@@ -28,7 +27,7 @@ from cpumix.store import ModelFile, TensorEntry
 # Sizes that are no multiples of a tile's 16 rows or 32 columns.
 MOE = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 DENSE = checkpoints.LLAMA | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
-MODULE = sys.modules["cpumix.convert"]  # the name in the package is the function's
+MODULE = cpumix.converter
 
 
 def write(folder: Path, config: dict[str, Any] = MOE, **options: Any):

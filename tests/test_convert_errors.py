@@ -17,10 +17,10 @@ from make_checkpoint import synthetic_tokenizer
 from tiny_checkpoint import to_f32
 
 import cpumix
-import cpumix.convert
+import cpumix.converter
 from cpumix.errors import ConfigError, ConvertError, CpumixError
 
-MODULE = sys.modules["cpumix.convert"]  # the name in the package is the function's
+MODULE = cpumix.converter
 CONFIG = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 WEIGHTS = checkpoints.huggingface_names(checkpoints.make_weights(CONFIG, seed=0), fused=False)
 ROUTER = "model.layers.1.block_sparse_moe.gate.weight"

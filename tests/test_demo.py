@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import cpumix
-from cpumix.generate import DEMO_MODEL
+from cpumix.model import DEMO_MODEL
 from cpumix.store.reader import ModelFile
 
 MOST_BYTES = 25_000_000

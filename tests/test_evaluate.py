@@ -10,7 +10,7 @@ from tiny_models import CONFIGS, write_model
 
 import cpumix
 from cpumix.errors import ConfigError
-from cpumix.evaluate import SMALLEST_CONTEXT, cut, evaluate
+from cpumix.measure.perplexity import SMALLEST_CONTEXT, cut, evaluate
 
 TEXT = "In the beginning God created the heaven and the earth. " * 12
 CONTEXT = 96

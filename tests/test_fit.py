@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from cpumix.ceiling import make_budget
 from cpumix.errors import BudgetError, ConfigError
 from cpumix.fit.answer import Answer, answer
-from cpumix.fit.models import NAMES
+from cpumix.fit.known_models import NAMES
 from cpumix.fit.sources import Source, open_source
 from cpumix.fit.speed import ASSUMED, Bandwidths, tokens_per_second
 from cpumix.machine import MachineInfo
-from cpumix.plan import make_plan
+from cpumix.memory.limit import make_budget
+from cpumix.memory.planner import make_plan
 from cpumix.quant.precision import find_precision
 
 GIB = 2**30

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from cpumix.cache_dir import CACHE_VARIABLE
 from cpumix.fit import probe
 from cpumix.fit.probe import find_bandwidths
 from cpumix.fit.speed import ASSUMED, Bandwidths
-from cpumix.folders import CACHE_VARIABLE
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from model_files import CONFIG, write
 
 from cpumix.errors import ConfigError, ConvertError, CpumixError
 from cpumix.fit.sources import open_source
-from cpumix.plan import make_plan
+from cpumix.memory.planner import make_plan
 from cpumix.store import gguf
 
 PARAMS = {

@@ -10,8 +10,8 @@ from tiny_models import CONFIGS, write_model
 
 import cpumix
 from cpumix.errors import BudgetError, ConfigError
-from cpumix.generate import Model
-from cpumix.kernels.isa import active
+from cpumix.kernels.compile.isa import active
+from cpumix.model import Model
 
 CONTEXT = 64
 
@@ -141,7 +141,7 @@ def test_stats_are_complete_and_agree(path, model):
 
 def test_time_of_the_reader_does_not_count(model, monkeypatch):
     clock = iter(range(1000))
-    monkeypatch.setattr("cpumix.generate.time.perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr("cpumix.model.time.perf_counter", lambda: float(next(clock)))
     generation = model.generate("one two", max_tokens=4)
     for _ in generation:
         next(clock)  # a reader that takes a second for each piece

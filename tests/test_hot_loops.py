@@ -37,22 +37,22 @@ STACK = r"\(%rsp|\[sp"
 SPILLING = {
     ("avx2", "matvec.row_q8"): 2,  # decode waits for memory anyway
     ("avx2", "matvec.row_q4"): 2,
-    ("avxvnni", "panels.first_rows"): 4,
-    ("avxvnni", "panels.panel_rows"): 4,
-    ("avx2", "skinny.rows_bf16"): 8,
-    ("avxvnni", "skinny.rows_bf16"): 8,
-    ("neon", "skinny.rows_bf16"): 8,
+    ("avxvnni", "gemm.first_rows"): 4,
+    ("avxvnni", "gemm.panel_rows"): 4,
+    ("avx2", "gemm_small.rows_bf16"): 8,
+    ("avxvnni", "gemm_small.rows_bf16"): 8,
+    ("neon", "gemm_small.rows_bf16"): 8,
     ("neon", "matvec.row_bf16"): 4,
 }
 KERNELS = [
     "matvec.row_q8",
     "matvec.row_q4",
     "matvec.row_bf16",
-    "panels.first_rows",
-    "panels.panel_rows",
-    "skinny.rows_q8",
-    "skinny.rows_q4",
-    "skinny.rows_bf16",
+    "gemm.first_rows",
+    "gemm.panel_rows",
+    "gemm_small.rows_q8",
+    "gemm_small.rows_q4",
+    "gemm_small.rows_bf16",
     *(
         f"attention_block.{name}@{kv}"
         for name in ("score_pair", "weigh_rows")
@@ -121,7 +121,7 @@ def test_hot_loop(runs, level, kernel):
 
 def test_scaling_by_multiples_multiplies_once(runs):
     """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
-    loops = map(instructions, loops_of(runs, "avx512vnni")["panels.panel_rows"])
+    loops = map(instructions, loops_of(runs, "avx512vnni")["gemm.panel_rows"])
     counts = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     (names,) = (names for names in counts if names["vpdpbusd"])
     assert names["vpdpbusd"] == 8 * names["vsubps"] == 8 * names["vfmadd231ps"]
@@ -129,7 +129,7 @@ def test_scaling_by_multiples_multiplies_once(runs):
 
 
 def test_amx_multiplies_tiles(runs):
-    loops = map(instructions, loops_of(runs, "amx")["simd_amx.panel_rows"])
+    loops = map(instructions, loops_of(runs, "amx")["simd.amx.panel_rows"])
     found = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     hot = [names for names in found if names["tdpbssd"]]
     assert hot

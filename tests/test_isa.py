@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from cpumix.errors import UnsupportedCpu
-from cpumix.kernels import isa
-from cpumix.kernels.isa import LEVELS, choose
+from cpumix.kernels.compile import isa
+from cpumix.kernels.compile.isa import LEVELS, choose
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)

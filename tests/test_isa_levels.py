@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from levels import SUPPORTED, at, run, start
 
-from cpumix.kernels.isa import LEVELS, active
+from cpumix.kernels.compile.isa import LEVELS, active
 
 HERE = Path(__file__).parent
 KERNEL_TESTS = sorted(str(path) for path in HERE.glob("test_kernels_*.py"))
@@ -40,8 +40,8 @@ def test_portable_kernels_load_no_instructions():
     """Numba's intrinsics do not exist without the JIT."""
     code = """
 import sys
-from cpumix.kernels import encoder, engine
-engine.create(1)
+from cpumix.kernels import backend, encode
+backend.create(1)
 assert "cpumix.kernels.generic" in sys.modules
 assert not [name for name in sys.modules if name.startswith("cpumix.kernels.simd")]
 """
@@ -59,6 +59,6 @@ def test_unknown_level_is_one_sentence():
 
 
 def test_level_that_is_forced_is_taken():
-    code = "from cpumix.kernels.isa import active; print(active().name)"
+    code = "from cpumix.kernels.compile.isa import active; print(active().name)"
     assert run(["-c", code], **at("generic")).stdout.split() == ["generic"]
     assert run(["-c", code], **at("")).stdout.split() == [SUPPORTED[-1]]

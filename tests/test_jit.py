@@ -18,8 +18,8 @@ from naive import GENERIC, WITHOUT_JIT
 from numba.core.errors import NumbaPerformanceWarning
 
 import cpumix
-from cpumix.kernels import jit
-from cpumix.kernels.jit import kernel, parallel_kernel, prange
+from cpumix.kernels.compile import jit
+from cpumix.kernels.compile.jit import kernel, parallel_kernel, prange
 
 PACKAGE = Path(cpumix.__file__).parent
 CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
@@ -36,7 +36,7 @@ def package(tmp_path):
 
 
 def test_key_changes_with_every_source(package, monkeypatch):
-    monkeypatch.setattr(jit, "__file__", str(package / "kernels" / "jit.py"))
+    monkeypatch.setattr(jit, "__file__", str(package / "kernels" / "compile" / "jit.py"))
     keys = {jit.source_key()}
     sources = [*(package / "kernels").rglob("*.py"), *(package / "quant").rglob("*.py")]
     for path in sources:
@@ -63,14 +63,14 @@ def test_key_changes_with_versions_processor_and_level(monkeypatch):
 
 
 CALLEE = """
-from .jit import kernel
+from .compile.jit import kernel
 @kernel
 def answer(x):
     return x + 1
 """
 CALLER = """
 from .callee import answer
-from .jit import kernel
+from .compile.jit import kernel
 @kernel
 def ask(x):
     return answer(x)
@@ -97,7 +97,7 @@ def test_works_where_nothing_can_be_written(package, tmp_path):
     (package / "kernels" / "callee.py").write_text(CALLEE)
     (tmp_path / "file").write_text("in the way")
     place = {"cwd": package.parent, CACHE_VARIABLE: str(tmp_path / "file")}
-    code = f"{ASK}\nfrom cpumix.kernels.jit import cache_folder; print(cache_folder())"
+    code = f"{ASK}\nfrom cpumix.kernels.compile.jit import cache_folder; print(cache_folder())"
     done = run(["-W", "error", "-c", code], **place)
     assert done.stdout.split() == ["42", "0", "None"], done.stderr
 
@@ -289,7 +289,7 @@ def test_others_keep_their_cache_folder():
 
 def compiled():
     """Yield (name, function) of all kernels of this process's level."""
-    names = ["plain", "generic"] if GENERIC else ["plain", "products", "attention", "rowwise"]
+    names = ["scalar", "generic"] if GENERIC else ["scalar", "matmul", "attention", "norm", "route"]
     for name in names:
         module = import_module(f"cpumix.kernels.{name}")
         for attribute, value in vars(module).items():

@@ -6,12 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config, remember
+from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config, store_kv
 
-from cpumix.kernels import engine
-from cpumix.kernels.operands import Past
+from cpumix.kernels import backend
+from cpumix.kernels.operands import KVView
 from cpumix.kernels.rows import Rows
-from cpumix.kv_cache import FORMATS, UNLIMITED, KVCache
+from cpumix.kv.cache import FORMATS, UNLIMITED, KVCache
 from cpumix.quant import heads
 
 POSITIONS = 20 if WITHOUT_JIT else 90  # more than a block of 64
@@ -34,7 +34,7 @@ class Conversation:
         self.v = random.standard_normal((positions, KV_HEADS * head_dim), np.float32)
         self.scale = head_dim**-0.5
 
-    def attend(self, e, kv, batches, window=None, context=None) -> np.ndarray:
+    def attention(self, e, kv, batches, window=None, context=None) -> np.ndarray:
         """Feed everything through a cache, batch by batch, and return what attention found."""
         shape = config(
             num_attention_heads=KV_HEADS * self.group,
@@ -46,11 +46,11 @@ class Conversation:
         found, first = [], 0
         for n in batches:
             now = slice(first, first + n)
-            remember(e, cache, 0, self.k[now], self.v[now])
+            store_kv(e, cache, 0, self.k[now], self.v[now])
             q, out = Rows(n, self.q.shape[1]), Rows(n, self.q.shape[1])
             q.values[:n, : self.q.shape[1]] = self.q[now]
-            past = Past(*cache.layer(0), cache.position, cache.window, self.scale, self.group)
-            e.attend(q, n, past, out)
+            past = KVView(*cache.layer(0), cache.position, cache.window, self.scale, self.group)
+            e.attention(q, n, past, out)
             found.append(out.values[:n, : self.q.shape[1]])
             cache.advance(n)
             first += n
@@ -89,7 +89,7 @@ def kept(x, kv) -> np.ndarray:
 
 @pytest.fixture
 def e():
-    return engine.create(1)
+    return backend.create(1)
 
 
 @pytest.mark.parametrize("kv", FORMATS)
@@ -97,7 +97,7 @@ def e():
 def test_attention_equals_definition(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)
     expected, bound = talk.expected(kv)
-    found = talk.attend(e, kv, [1, POSITIONS - 9, 3, 1, 1, 3])
+    found = talk.attention(e, kv, [1, POSITIONS - 9, 3, 1, 1, 3])
     assert (np.abs(found - expected) <= bound).all()
     assert bound.max() < 2e-3  # the bound says something
 
@@ -106,16 +106,16 @@ def test_attention_equals_definition(e, head_dim, group, kv):
 @pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_batch_equals_one_by_one(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)
-    alone = talk.attend(e, kv, [1] * POSITIONS)
+    alone = talk.attention(e, kv, [1] * POSITIONS)
     for batches in ([POSITIONS], [2, 7, 9, POSITIONS - 18]):
-        assert (talk.attend(e, kv, batches) == alone).all()
+        assert (talk.attention(e, kv, batches) == alone).all()
 
 
 @pytest.mark.parametrize("kv", FORMATS)
 def test_threads_change_no_bit(kv):
     talk = Conversation(POSITIONS, 40, 4)
     batches = [POSITIONS - 8, 5, 3]
-    one, two = (talk.attend(engine.create(n), kv, batches) for n in (1, 2))
+    one, two = (talk.attention(backend.create(n), kv, batches) for n in (1, 2))
     assert (one == two).all()
 
 
@@ -124,9 +124,9 @@ def test_threads_change_no_bit(kv):
 def test_window(e, kv, window):
     talk = Conversation(POSITIONS, 16, 3)
     expected, bound = talk.expected(kv, window)
-    found = talk.attend(e, kv, [POSITIONS - 9, 1, 3, 5], window)
+    found = talk.attention(e, kv, [POSITIONS - 9, 1, 3, 5], window)
     assert (np.abs(found - expected) <= bound).all()
-    assert (found == talk.attend(e, kv, [1] * POSITIONS, window)).all()
+    assert (found == talk.attention(e, kv, [1] * POSITIONS, window)).all()
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="minutes in plain Python")
@@ -136,17 +136,17 @@ def test_rolling_cache_wraps_around(e, window, kv):
     talk = Conversation(500, 40, 2)
     expected, bound = talk.expected(kv, window)
     batches = [7, 1, *[8] * 60, 1, 4, 7]
-    found = talk.attend(e, kv, batches, window, context=100_000)
+    found = talk.attention(e, kv, batches, window, context=100_000)
     assert (np.abs(found - expected) <= bound).all()
-    assert (found == talk.attend(e, kv, [1] * 500, window, context=100_000)).all()
-    assert (found == talk.attend(e, kv, [500], window)).all()
+    assert (found == talk.attention(e, kv, [1] * 500, window, context=100_000)).all()
+    assert (found == talk.attention(e, kv, [500], window)).all()
 
 
 @pytest.mark.skipif(WITHOUT_JIT, reason="minutes in plain Python")
 def test_long_conversation(e):
     talk = Conversation(700, 64, 4)
     expected, bound = talk.expected("f16")
-    found = talk.attend(e, "f16", [512, 180, *[1] * 8])
+    found = talk.attention(e, "f16", [512, 180, *[1] * 8])
     assert (np.abs(found - expected) <= bound).all()
 
 
@@ -154,7 +154,7 @@ def test_scores_far_apart(e):
     """One key far above all others takes all the weight; e^x of the others vanishes."""
     talk = Conversation(POSITIONS, 16, 1)
     talk.k *= 1000
-    found = talk.attend(e, "f32", [POSITIONS])
+    found = talk.attention(e, "f32", [POSITIONS])
     q = talk.q.reshape(-1, KV_HEADS, 16)
     scores = np.einsum("tkd,pkd->ktp", q, talk.k.reshape(-1, KV_HEADS, 16)) * talk.scale
     scores = np.where(np.tri(POSITIONS, dtype=bool), scores, -np.inf)
@@ -175,7 +175,7 @@ def test_nan_stays(e, kv):
     for x in (talk.q, talk.k, talk.v):
         x[4, : x.shape[1] // KV_HEADS] = np.nan  # the first key-value head
     with np.errstate(invalid="ignore"):
-        found = talk.attend(e, kv, [1] * 9).reshape(9, KV_HEADS, -1)
+        found = talk.attention(e, kv, [1] * 9).reshape(9, KV_HEADS, -1)
     assert np.isfinite(found[:4]).all()
     assert np.isfinite(found[:, 1]).all()
     assert np.isnan(found[4:, 0]).all()
@@ -184,11 +184,11 @@ def test_nan_stays(e, kv):
 def test_nothing_beside_the_result_is_written(e):
     talk = Conversation(9, 40, 3)
     cache = KVCache(config(num_key_value_heads=KV_HEADS, head_dim=40), 9, 9, "f16")
-    remember(e, cache, 0, talk.k, talk.v)
+    store_kv(e, cache, 0, talk.k, talk.v)
     columns = talk.q.shape[1]
     q, out = Rows(9, columns), Rows(9, columns)
     q.values[:9, :columns] = talk.q
-    e.attend(q, 5, Past(*cache.layer(0), 0, cache.window, talk.scale, 3), out)
+    e.attention(q, 5, KVView(*cache.layer(0), 0, cache.window, talk.scale, 3), out)
     assert np.abs(out.values[:5, :columns]).min() > 0
     assert not out.values[5:].any()
     assert not out.values[:, columns:].any()
@@ -199,4 +199,4 @@ def test_scratch_memory_grows(e):
     """More query heads to a key-value head than any product needs memory for."""
     talk = Conversation(3, 128, 64)
     expected, bound = talk.expected("f16")
-    assert (np.abs(talk.attend(e, "f16", [2, 1]) - expected) <= bound).all()
+    assert (np.abs(talk.attention(e, "f16", [2, 1]) - expected) <= bound).all()

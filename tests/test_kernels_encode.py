@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from naive import KINDS, hard
 
-from cpumix.kernels.encoder import encode
+from cpumix.kernels.encode import encode
 from cpumix.quant import FORMATS, bf16
 
 SHAPES = [(1, 1), (16, 32), (17, 33), (40, 544), (3, 1056), (50, 70)]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from naive import KINDS, config, hard, remember
+from naive import KINDS, config, hard, store_kv
 
-from cpumix.kernels import engine
-from cpumix.kv_cache import FORMATS, KVCache
+from cpumix.kernels import backend
+from cpumix.kv.cache import FORMATS, KVCache
 from cpumix.quant import heads
 
 HEADS, SIZE = 2, 40
@@ -17,7 +17,7 @@ POSITIONS = 150
 
 @pytest.fixture
 def e():
-    return engine.create(1)
+    return backend.create(1)
 
 
 def kept(x, kv) -> tuple[np.ndarray, np.ndarray | None]:
@@ -33,7 +33,7 @@ def test_positions_lie_where_attention_reads_them(e, kv, window):
     for first in range(0, POSITIONS, 7):
         now = slice(first, first + 7)
         for layer in (0, 1):
-            remember(e, cache, layer, k[now] * (1 + layer), v[now] * (1 + layer))
+            store_kv(e, cache, layer, k[now] * (1 + layer), v[now] * (1 + layer))
         cache.advance(len(k[now]))
     assert cache.position == POSITIONS
     slots = cache.capacity if window else POSITIONS
@@ -64,7 +64,7 @@ def test_hard_numbers_are_rounded_as_defined(e, kind, kv):
     x = hard(kind, 20, HEADS * SIZE, 3)
     cache = KVCache(config(**SHAPE), 20, 20, kv)
     with np.errstate(over="ignore", invalid="ignore"):
-        remember(e, cache, 0, x[::-1].copy(), x)
+        store_kv(e, cache, 0, x[::-1].copy(), x)
         numbers, scale = kept(x.reshape(20, HEADS, SIZE), kv)
     values, scales = cache.layer(0)[1:]
     if kv == "f16":
@@ -80,7 +80,7 @@ def test_what_is_no_number_stays_none(e, bad):
     x[1, 7] = bad
     cache = KVCache(config(**SHAPE), 3, 3, "int8")
     with np.errstate(invalid="ignore"):
-        remember(e, cache, 0, x, x)
+        store_kv(e, cache, 0, x, x)
     _, values, scales = cache.layer(0)
     scale = scales.view(np.float16)[:, :, :3]
     assert not values[0, 1].any()
@@ -92,8 +92,8 @@ def test_what_is_no_number_stays_none(e, bad):
 def test_cleared_cache_is_written_anew(e):
     cache = KVCache(config(**SHAPE), 64, 8, "f32")
     k, v = (hard("random", 8, HEADS * SIZE, seed) for seed in (1, 2))
-    remember(e, cache, 0, k, v)
+    store_kv(e, cache, 0, k, v)
     cache.advance(8)
     cache.clear()
-    remember(e, cache, 0, k[:1] * 2, v[:1] * 2)
+    store_kv(e, cache, 0, k[:1] * 2, v[:1] * 2)
     assert (cache.layer(0)[1][:, 0, :SIZE].ravel() == v[0] * 2).all()

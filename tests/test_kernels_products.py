@@ -21,9 +21,9 @@ from naive import (
 )
 from naive import product as naive_product
 
-from cpumix.kernels import engine
-from cpumix.kernels.encoder import encode
-from cpumix.kernels.operands import Matrix, Product, Work
+from cpumix.kernels import backend
+from cpumix.kernels.encode import encode
+from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, tile_counts
 
@@ -62,9 +62,9 @@ def room(count: int, weight: Matrix) -> np.ndarray:
     return np.full((count + 2, 16 * weight.tiles.shape[0] + 48), SENTINEL)
 
 
-def run(e: engine.Engine, work: list[Product]) -> list[np.ndarray]:
+def run(e: backend.Backend, work: list[Matmul]) -> list[np.ndarray]:
     """Return the results of products of one call, and hold that nothing beside them was written."""
-    e.multiply(Work(work))
+    e.multiply(MatmulGroup(work))
     results = []
     for job in work:
         columns = 16 * job.weight.tiles.shape[0]
@@ -74,22 +74,22 @@ def run(e: engine.Engine, work: list[Product]) -> list[np.ndarray]:
     return results
 
 
-def one(e: engine.Engine, weight: Matrix, x: Rows, first: int, count: int, second=None):
+def one(e: backend.Backend, weight: Matrix, x: Rows, first: int, count: int, second=None):
     """Return one product's result."""
-    return run(e, [Product(weight, x, first, count, room(count, weight), second)])[0]
+    return run(e, [Matmul(weight, x, first, count, room(count, weight), second)])[0]
 
 
-def batches(e: engine.Engine, weight: Matrix, x: Rows, second=None):
+def batches(e: backend.Backend, weight: Matrix, x: Rows, second=None):
     """Yield (which rows, result) for batches of every size at the start and at the end of x."""
     spans = [(first, count) for count in COUNTS for first in sorted({0, ROWS - count})]
-    work = [Product(weight, x, *span, room(span[1], weight), second) for span in spans]
+    work = [Matmul(weight, x, *span, room(span[1], weight), second) for span in spans]
     for (first, count), found in zip(spans, run(e, work), strict=True):
         yield slice(first, first + count), found
 
 
 @pytest.fixture
 def e():
-    return engine.create(1)  # two threads for these small products would mostly wait for each other
+    return backend.create(1)  # two threads would mostly wait for each other
 
 
 @pytest.mark.parametrize(("n", "k", "kind"), EXAMPLES)
@@ -141,7 +141,7 @@ def test_row_of_a_batch_equals_the_row_alone(e, name):
     other = matrix(name, hard("random", n, k, seed=3))
     x = rows_of(hard("random", ROWS, k, seed=4))
     for second in (None, other):
-        work = [Product(weight, x, i, 1, room(1, weight), second) for i in range(ROWS)]
+        work = [Matmul(weight, x, i, 1, room(1, weight), second) for i in range(ROWS)]
         alone = np.concatenate(run(e, work))
         for rows, found in batches(e, weight, x, second):
             assert (found == alone[rows]).all(), rows
@@ -152,7 +152,7 @@ def test_threads_change_no_bit(name):
     n, k = (17, 33) if GENERIC else (1000, 544)
     weight = matrix(name, hard("random", n, k, seed=2))
     x = rows_of(hard("random", ROWS, k, seed=4))
-    one_thread, two_threads = (list(batches(engine.create(n), weight, x)) for n in (1, 2))
+    one_thread, two_threads = (list(batches(backend.create(n), weight, x)) for n in (1, 2))
     for (rows, a), (_, b) in zip(one_thread, two_threads, strict=True):
         assert (a == b).all(), rows
 
@@ -181,7 +181,7 @@ def test_products_of_one_call_do_not_meet(e):
         weight, other = (matrix(name, hard("random", n, k, seed)) for seed in (i, i + 1))
         x, second = rows_of(hard("random", 7, k, seed=i)), other if i % 2 else None
         alone.append(one(e, weight, x, 2, count, second))
-        work.append(Product(weight, x, 2, count, room(count, weight), second))
+        work.append(Matmul(weight, x, 2, count, room(count, weight), second))
     assert all((a == b).all() for a, b in zip(run(e, work), alone, strict=True))
 
 

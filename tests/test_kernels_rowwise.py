@@ -18,10 +18,10 @@ from naive import (
     rows_of,
 )
 
-from cpumix.kernels import engine
-from cpumix.kernels.operands import Addition, Past
+from cpumix.kernels import backend
+from cpumix.kernels.operands import KVView, Residual
 from cpumix.kernels.rows import Rows
-from cpumix.kv_cache import KVCache
+from cpumix.kv.cache import KVCache
 from cpumix.quant import activations
 
 COLUMNS = (1, 16, 33, 40) if WITHOUT_JIT else (1, 16, 31, 32, 33, 40, 544, 4096)
@@ -30,7 +30,7 @@ COUNTS = (4, 7)  # rows, the last of them left alone: few run on one thread, man
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
 def e(request):
-    return engine.create(request.param)
+    return backend.create(request.param)
 
 
 def padded(weight: np.ndarray) -> np.ndarray:
@@ -98,16 +98,16 @@ def test_route_chooses_best_first_and_lower_of_equals(e, experts, top_k):
     x, router = Rows(n, k), np.zeros((k, -(-experts // 16) * 16), np.float32)
     x.values[:n, :k] = random.integers(1, 3, (n, k))
     router[:, :experts] = random.integers(-1, 1, (k, experts))
-    chosen, share = np.full((n + 1, top_k), -9, np.int32), np.full((n + 1, top_k), -9, np.float32)
-    e.route(x, router, experts, n, chosen, share)
+    topk_ids, share = np.full((n + 1, top_k), -9, np.int32), np.full((n + 1, top_k), -9, np.float32)
+    e.route(x, router, experts, n, topk_ids, share)
     logits = x.values[:n, :k].astype(np.float64) @ router[:, :experts]
     expected = np.argsort(-logits, axis=-1, kind="stable")[:, :top_k]
-    assert (chosen[:n] == expected).all()
+    assert (topk_ids[:n] == expected).all()
     best = np.take_along_axis(logits, expected, -1)
     weights = np.exp(best - best[:, :1])
     weights /= weights.sum(-1, keepdims=True)
     assert np.abs(share[:n] - weights).max() <= SLACK * (2 + 3 + 1) * U  # e^x, its sum, a quotient
-    assert (chosen[n] == -9).all()
+    assert (topk_ids[n] == -9).all()
     assert (share[n] == -9).all()
     ties = (np.sort(logits)[:, 1:] == np.sort(logits)[:, :-1]).any() if experts > 1 else True
     assert ties
@@ -117,11 +117,11 @@ def test_route_scores_add_in_float32(e):
     k = 33 if WITHOUT_JIT else 4096
     x, router = rows_of(hard("random", 9, k, seed=1)), np.zeros((k, 16), np.float32)
     router[:, :8] = hard("random", k, 8, seed=2) / np.float32(k**0.5)
-    chosen, share = np.zeros((9, 8), np.int32), np.zeros((9, 8), np.float32)
-    e.route(x, router, 8, 9, chosen, share)
+    topk_ids, share = np.zeros((9, 8), np.int32), np.zeros((9, 8), np.float32)
+    e.route(x, router, 8, 9, topk_ids, share)
     wide = x.values[:9, :k].astype(np.float64)
     bound = SLACK * (k + 1) * U * (np.abs(wide) @ np.abs(router)).max()
-    logits = np.take_along_axis(wide @ router, chosen.astype(np.int64), -1)
+    logits = np.take_along_axis(wide @ router, topk_ids.astype(np.int64), -1)
     assert np.abs(np.diff(np.log(share)) - np.diff(logits)).max() < 2 * bound + 20 * U
     assert (np.diff(logits) <= 2 * bound).all()
 
@@ -138,8 +138,8 @@ def test_queries_and_keys_turn_with_their_positions(e, queries):
     cos, sin = np.cos(angle), np.sin(angle)
     shape = {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * group}
     cache = KVCache(config(**shape, head_dim=size), 64, 64, "f32")
-    past = Past(*cache.layer(0), 0, 64, 1.0, group)
-    e.remember(q, k, v, (cos, sin), n, queries, past)
+    past = KVView(*cache.layer(0), 0, 64, 1.0, group)
+    e.store_kv(q, k, v, (cos, sin), n, queries, past)
     late = slice(n - queries, n)
     for x, was, heads, c, s in (
         (q, before[0], kv_heads * group, cos[late], sin[late]),
@@ -164,15 +164,17 @@ def test_queries_and_keys_turn_with_their_positions(e, queries):
 @pytest.mark.parametrize("n", [1, 2, 40])
 def test_pairs_are_sorted_by_expert_and_then_by_token(e, experts, slots, n):
     random = np.random.default_rng(experts)
-    chosen = np.stack([random.permutation(experts)[:slots] for _ in range(n + 1)]).astype(np.int32)
-    firsts, tokens = np.full(experts + 1, -9), np.full((n + 1) * slots, -9)
+    topk_ids = np.stack([random.permutation(experts)[:slots] for _ in range(n + 1)]).astype(
+        np.int32
+    )
+    expert_offsets, tokens = np.full(experts + 1, -9), np.full((n + 1) * slots, -9)
     places = np.full((n + 1, slots), -9)
-    e.sort_pairs(chosen, n, firsts, tokens, places)
-    order = np.argsort(chosen[:n].ravel(), kind="stable")
+    e.sort_by_expert(topk_ids, n, expert_offsets, tokens, places)
+    order = np.argsort(topk_ids[:n].ravel(), kind="stable")
     assert (tokens[: n * slots] == order // slots).all()
     assert (places[:n].ravel()[order] == np.arange(n * slots)).all()
-    counts = np.bincount(chosen[:n].ravel(), minlength=experts)
-    assert (firsts == np.concatenate([[0], np.cumsum(counts)])).all()
+    counts = np.bincount(topk_ids[:n].ravel(), minlength=experts)
+    assert (expert_offsets == np.concatenate([[0], np.cumsum(counts)])).all()
     assert (tokens[n * slots :] == -9).all()
     assert (places[n:] == -9).all()
 
@@ -186,7 +188,7 @@ def test_norm_is_of_what_has_been_added(e, slots, n):
     places = random.permutation(n * slots).reshape(n, slots)
     share = random.random((n + 1, slots)).astype(np.float32)
     weight, out, again = padded(hard("random", 1, columns, seed=2)[0]), Rows(n, 40), Rows(n, 40)
-    e.norm(x, Addition(outputs, places, share), weight, 1e-5, n, out)
+    e.norm(x, Residual(outputs, places, share), weight, 1e-5, n, out)
     terms = share[:n, :, None] * outputs.values.astype(np.float64)[places]
     expected = before[:n] + terms.sum(1)
     size = np.abs(before[:n]) + np.abs(terms).sum(1)
@@ -202,7 +204,7 @@ def test_whole_rows_are_added_exactly(e):
     x, update = (rows_of(hard("random", 6, 40, seed)) for seed in (1, 2))
     expected = x.values.copy()
     expected[:5, :40] += update.values[:5, :40]
-    each = Addition(update, np.arange(6)[:, None], np.ones((6, 1), np.float32))
+    each = Residual(update, np.arange(6)[:, None], np.ones((6, 1), np.float32))
     e.norm(x, each, padded(np.ones(40, np.float32)), 1e-5, 5, Rows(5, 40))
     assert (x.values == expected).all()
 

@@ -9,12 +9,12 @@ from naive import GENERIC, SLACK, TINY, U
 if GENERIC:
     pytest.skip("the portable kernels use no instructions", allow_module_level=True)
 
-from cpumix.kernels import math, simd, simd_lanes, simd_level
-from cpumix.kernels.jit import kernel
-from cpumix.kernels.simd import address, load_f16, load_f32, load_i32, store_f32, store_i32
+from cpumix.kernels.compile.jit import kernel
+from cpumix.kernels.simd import lanes, level, math, vectors
+from cpumix.kernels.simd.vectors import address, load_f16, load_f32, load_i32, store_f32, store_i32
 from cpumix.quant.q4 import CODE_BOOK
 
-UNSIGNED = simd_level.UNSIGNED
+UNSIGNED = level.UNSIGNED
 
 
 @kernel
@@ -32,14 +32,14 @@ def sweep_silu(x, out):
 @kernel
 def sweep_dot4(acc, w, x, out):
     for i in range(0, 4 * acc.size, 64):
-        stored = simd_level.weights(load_i32(address(w) + i))
-        total = simd_level.dot4(load_i32(address(acc) + i), stored, load_i32(address(x) + i))
+        stored = level.weights(load_i32(address(w) + i))
+        total = level.dot4(load_i32(address(acc) + i), stored, load_i32(address(x) + i))
         store_i32(address(out) + i, total)
 
 
 @kernel
 def look_up(index, out):
-    store_i32(address(out), simd_level.lookup(simd_level.code_book(), load_i32(address(index))))
+    store_i32(address(out), level.lookup(level.code_book(), load_i32(address(index))))
 
 
 @kernel
@@ -51,36 +51,36 @@ def widen(half, out):
 @kernel
 def narrow(x, half):
     for i in range(half.size // 16):
-        simd.store_f16(address(half) + 32 * i, load_f32(address(x) + 64 * i))
+        vectors.store_f16(address(half) + 32 * i, load_f32(address(x) + 64 * i))
 
 
 @kernel
 def split(pairs, low, high, small, large):
     for i in range(0, 4 * pairs.size, 64):
         v = load_i32(address(pairs) + i)
-        store_f32(address(low) + i, simd_lanes.low_bf16(v))
-        store_f32(address(high) + i, simd_lanes.high_bf16(v))
-        store_i32(address(small) + i, simd_lanes.low_nibbles(v))
-        store_i32(address(large) + i, simd_lanes.high_nibbles(v))
+        store_f32(address(low) + i, lanes.low_bf16(v))
+        store_f32(address(high) + i, lanes.high_bf16(v))
+        store_i32(address(small) + i, lanes.low_nibbles(v))
+        store_i32(address(large) + i, lanes.high_nibbles(v))
 
 
 @kernel
 def reduce(x, out):
     v = load_f32(address(x))
-    out[0], out[1] = simd_lanes.reduce_add(v), simd_lanes.reduce_max(v)
+    out[0], out[1] = lanes.reduce_add(v), lanes.reduce_max(v)
 
 
 @kernel
 def convert(x, words, codes):
-    v = simd_lanes.to_i32(simd_lanes.rint(load_f32(address(x))))
+    v = lanes.to_i32(lanes.rint(load_f32(address(x))))
     store_i32(address(words), v)
-    simd.store_i8(address(codes), v)
+    vectors.store_i8(address(codes), v)
 
 
 @kernel
 def take_turns(counter, out):
     for i in range(out.size):
-        out[i] = simd.fetch_add(address(counter), 3)
+        out[i] = vectors.fetch_add(address(counter), 3)
 
 
 def floats(count: int) -> np.ndarray:

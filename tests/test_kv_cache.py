@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from naive import config
 
-from cpumix.kv_cache import BLOCK, FORMATS, UNLIMITED, KVCache, capacity, nbytes
+from cpumix.kv.cache import BLOCK, FORMATS, UNLIMITED, KVCache, capacity, nbytes
 
 HEADS, SIZE = 2, 40
 SHAPE = {"num_key_value_heads": HEADS, "num_attention_heads": 4, "head_dim": SIZE}

@@ -148,8 +148,8 @@ def test_batches_do_not_show(model_file, monkeypatch, name, batch):
     ids = prompt(name, 200)  # with a window, more than the rolling cache of small batches holds
     with cpumix.load(model_file(name, "int4"), threads=1) as model:
         expected = model.logits(ids)
-    monkeypatch.setattr("cpumix.model.BATCH", batch)
-    monkeypatch.setattr("cpumix.generate.BATCH", batch)
+    monkeypatch.setattr("cpumix.transformer.forward.PREFILL_CHUNK", batch)
+    monkeypatch.setattr("cpumix.model.PREFILL_CHUNK", batch)
     with cpumix.load(model_file(name, "int4"), threads=1) as model:
         assert model.batch == batch
         np.testing.assert_array_equal(model.logits(ids), expected)

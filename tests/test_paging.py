@@ -20,8 +20,8 @@ from paged_models import (
 )
 
 import cpumix
-from cpumix.generate import Model
-from cpumix.paging import advice
+from cpumix.experts import madvise
+from cpumix.model import Model
 
 TOKENS = 24
 needs_mincore = pytest.mark.skipif(
@@ -100,9 +100,9 @@ def test_guesses_are_read_and_used(model, expected, monkeypatch):
 
 def test_system_without_advice_writes_the_same_and_says_one_line(model, expected):
     def refuse(*_):
-        raise advice.Refused("Function not implemented")
+        raise madvise.Refused("Function not implemented")
 
-    page(model, 5, platform=advice.Platform(refuse, refuse))
+    page(model, 5, platform=madvise.Platform(refuse, refuse))
     assert model.notes == []
     assert write(model, 5) == expected[5]
     (note,) = model.notes
@@ -139,7 +139,7 @@ def test_what_leaves_is_given_back_by_process_and_page_cache(path, model):
     pager = page(model, 6)
     write(model, 5)
     tensors, region = model.file.tensors, pager.region
-    present = {f"blk.{n}.expert.{e}" for n, e in pager._shelf.present}
+    present = {f"blk.{n}.expert.{e}" for n, e in pager._resident_set.present}
     gone = [t for t in tensors.values() if t.spec.expert is not None and t.name not in present]
     assert len(gone) >= LAYERS * EXPERTS - 6
     left = sum(t.nbytes - region.missing(t.offset, t.nbytes) for t in gone)
@@ -160,7 +160,7 @@ def test_prompt_reads_each_expert_once(model, experts):
     assert counters.misses == used
     brought = [(a - address, nbytes) for a, nbytes in recorder.brought]
     whole = 0
-    for (layer, _), p in pager._places.items():
+    for (layer, _), p in pager._ranges.items():
         pieces = [n for first, n in brought if p.offset <= first < p.offset + p.nbytes]
         assert sum(pieces) in ((p.nbytes,) if layer < LAYERS - 1 else (0, p.nbytes))
         whole += sum(pieces) == p.nbytes
@@ -179,11 +179,13 @@ def test_long_prompt_leaves_the_working_set(model):
         model.restart()
         for token in favourites:
             model.advance([token])
-    before = set(pager._shelf.present)
+    before = set(pager._resident_set.present)
     model.restart()
     model.advance(ids_of(250, seed=3))
     assert pager.counters.evictions > 0
-    assert len(before & pager._shelf.present) >= len(before) - 4  # those of equal use may change
+    assert (
+        len(before & pager._resident_set.present) >= len(before) - 4
+    )  # those of equal use may change
 
 
 def test_whole_model_in_memory_asks_the_books_no_more(model):
@@ -196,19 +198,19 @@ def test_whole_model_in_memory_asks_the_books_no_more(model):
 
 
 def test_pages_that_the_system_took_are_read_again(model, expected, monkeypatch):
-    from cpumix.paging import pager as module
+    from cpumix.experts import pager as module
 
     pager = page(model, None)
     write(model, 100)
     assert pager._whole
-    place = pager._places[0, 0]
+    file_range = pager._ranges[0, 0]
     taken = [True]
     missing = pager.region.missing
     monkeypatch.setattr(module, "faults_from_disk", lambda: 10**9)
     monkeypatch.setattr(
         pager.region,
         "missing",
-        lambda o, n: n if o == place.offset and taken else missing(o, n),
+        lambda o, n: n if o == file_range.offset and taken else missing(o, n),
     )
     before = pager.counters.misses
     assert write(model, 100) == expected[100]
@@ -247,7 +249,7 @@ def test_interrupt_during_a_read_leaves_a_model_that_works(model, expected):
     def bring(address, nbytes):
         reading.set()
         go_on.wait(600)
-        advice.this_platform().bring(address, nbytes)
+        madvise.this_platform().bring(address, nbytes)
 
     def interrupt():
         reading.wait(600)
@@ -255,7 +257,7 @@ def test_interrupt_during_a_read_leaves_a_model_that_works(model, expected):
 
     pager = page(model, 5)
     model._pager.dense.bring()
-    pager.region._platform = advice.Platform(bring, advice.give_back_nothing)
+    pager.region._platform = madvise.Platform(bring, madvise.give_back_nothing)
     threading.Thread(target=interrupt).start()
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -275,7 +277,7 @@ def test_failing_disk_is_an_error_and_the_next_read_works(model, expected):
     def fail(address, nbytes):
         raise OSError(5, "Input/output error")
 
-    pager.region._platform = advice.Platform(fail, healthy.give_back)
+    pager.region._platform = madvise.Platform(fail, healthy.give_back)
     with pytest.raises(cpumix.errors.FormatError, match="cannot be read while running"):
         write(model, 100)
     pager.region._platform = healthy

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cpumix.paging import advice
+from cpumix.experts import madvise
 from cpumix.store.residency import resident_bytes
 
 PAGES = 16
@@ -39,7 +39,7 @@ class FakeLibrary:
     def __init__(self, monkeypatch, **answers: int) -> None:
         self.calls: list[tuple[object, ...]] = []
         self.answers, self.errno = answers, 0
-        monkeypatch.setattr(advice, "_libc", self.function)
+        monkeypatch.setattr(madvise, "_libc", self.function)
         monkeypatch.setattr(ctypes, "get_errno", lambda: self.errno)
 
     def function(self, name: str):
@@ -52,14 +52,14 @@ class FakeLibrary:
 
 def test_linux_asks_for_the_range_and_then_fills_the_page_tables(monkeypatch):
     library = FakeLibrary(monkeypatch)
-    advice.bring_linux(4096, 8192)
+    madvise.bring_linux(4096, 8192)
     assert library.calls == [("madvise", 4096, 8192, 3), ("madvise", 4096, 8192, 22)]
 
 
 def test_linux_brings_whole_large_pages_as_such(monkeypatch):
     """Whatever reads beyond the range would be memory that nobody counts."""
-    library, large = FakeLibrary(monkeypatch), advice.LARGE_PAGE
-    advice.bring_large_linux(large + 4096, 3 * large)
+    library, large = FakeLibrary(monkeypatch), madvise.LARGE_PAGE
+    madvise.bring_large_linux(large + 4096, 3 * large)
     inner = 2 * large, 2 * large
     first, last = (large + 4096, large - 4096), (4 * large, 4096)
     assert library.calls == [
@@ -70,13 +70,13 @@ def test_linux_brings_whole_large_pages_as_such(monkeypatch):
 
 def test_linux_brings_less_than_a_large_page_in_small_ones(monkeypatch):
     library = FakeLibrary(monkeypatch)
-    advice.bring_large_linux(4096, advice.LARGE_PAGE)
+    madvise.bring_large_linux(4096, madvise.LARGE_PAGE)
     assert {call[3] for call in library.calls} == {3, 22}
 
 
 def test_linux_gives_back_page_tables_and_cache(monkeypatch):
     library = FakeLibrary(monkeypatch)
-    advice.give_back_linux(7, 16384, 4096, 8192)
+    madvise.give_back_linux(7, 16384, 4096, 8192)
     assert library.calls == [("madvise", 4096, 8192, 4), ("posix_fadvise", 7, 16384, 8192, 4)]
 
 
@@ -84,34 +84,34 @@ def test_linux_gives_back_page_tables_and_cache(monkeypatch):
 def test_unknown_advice_is_refused(monkeypatch, code):
     library = FakeLibrary(monkeypatch, madvise=-1)
     library.errno = code
-    with pytest.raises(advice.Refused):
-        advice.bring_linux(4096, 8192)
+    with pytest.raises(madvise.Refused):
+        madvise.bring_linux(4096, 8192)
 
 
 def test_unreadable_file_is_an_error(monkeypatch):
     library = FakeLibrary(monkeypatch, madvise=-1)
     library.errno = errno.EFAULT
     with pytest.raises(OSError, match=os.strerror(errno.EFAULT)):
-        advice.bring_linux(4096, 8192)
+        madvise.bring_linux(4096, 8192)
 
 
 def test_advice_on_the_file_returns_its_error(monkeypatch):
     FakeLibrary(monkeypatch, posix_fadvise=errno.EINVAL)
-    with pytest.raises(advice.Refused):
-        advice.give_back_linux(7, 0, 4096, 8192)
+    with pytest.raises(madvise.Refused):
+        madvise.give_back_linux(7, 0, 4096, 8192)
 
 
 def test_macos_asks_ahead_and_touches(monkeypatch, mapped):
     library = FakeLibrary(monkeypatch)
     _, address = mapped
-    advice.bring_macos(address, NBYTES)
+    madvise.bring_macos(address, NBYTES)
     assert library.calls == [("madvise", address, NBYTES, 3)]
     assert resident_bytes(address, NBYTES) in (NBYTES, None)
 
 
 def test_macos_drops_cached_pages(monkeypatch):
     library = FakeLibrary(monkeypatch)
-    advice.give_back_macos(7, 16384, 4096, 8192)
+    madvise.give_back_macos(7, 16384, 4096, 8192)
     assert library.calls == [("madvise", 4096, 8192, 4), ("msync", 4096, 8192, 2)]
 
 
@@ -136,44 +136,44 @@ def windows(monkeypatch):
         PrefetchVirtualMemory=prefetch,
         VirtualUnlock=unlock,
     )
-    monkeypatch.setattr(advice, "_kernel32", lambda: windows)
+    monkeypatch.setattr(madvise, "_kernel32", lambda: windows)
     return windows
 
 
 def test_windows_prefetches_and_touches(windows, mapped):
     _, address = mapped
-    advice.bring_windows(address, NBYTES)
+    madvise.bring_windows(address, NBYTES)
     assert windows.calls == [("prefetch", 2**64 - 1, 1, address, NBYTES, 0)]
     assert resident_bytes(address, NBYTES) in (NBYTES, None)
 
 
 def test_windows_without_the_call_is_refused(windows, mapped):
     windows.answer = 0
-    with pytest.raises(advice.Refused, match="PrefetchVirtualMemory"):
-        advice.bring_windows(mapped[1], NBYTES)
+    with pytest.raises(madvise.Refused, match="PrefetchVirtualMemory"):
+        madvise.bring_windows(mapped[1], NBYTES)
 
 
 def test_windows_gives_back_by_unlocking(windows):
-    advice.give_back_windows(7, 16384, 4096, 8192)
+    madvise.give_back_windows(7, 16384, 4096, 8192)
     assert windows.calls == [("unlock", 4096, 8192)]
 
 
 def test_each_system_has_its_row(monkeypatch):
-    for name, row in advice.PLATFORMS.items():
+    for name, row in madvise.PLATFORMS.items():
         monkeypatch.setattr(sys, "platform", name)
-        assert advice.this_platform() is row
+        assert madvise.this_platform() is row
     monkeypatch.setattr(sys, "platform", "plan9")
-    assert advice.this_platform() is advice.PLAIN
+    assert madvise.this_platform() is madvise.PLAIN
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
 def test_this_linux_brings_and_gives_back(mapped):
     fd, address = mapped
-    platform = advice.this_platform()
+    platform = madvise.this_platform()
     try:
         platform.give_back(fd, 0, address, NBYTES)
         platform.bring(address, NBYTES)
-    except advice.Refused:
+    except madvise.Refused:
         pytest.skip("an old kernel, or a file system that takes no advice")
     assert resident_bytes(address, NBYTES) == NBYTES
     platform.give_back(fd, 0, address, NBYTES)

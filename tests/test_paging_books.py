@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpumix.ceiling import find_ceiling, make_budget
 from cpumix.errors import BudgetError
+from cpumix.experts import Budget, Counters
+from cpumix.experts.budget import MARGIN
+from cpumix.experts.eviction import HALF_LIFE, EvictionPolicy
+from cpumix.experts.resident_set import ResidentSet
+from cpumix.experts.views import FileRange
 from cpumix.machine import MachineInfo
-from cpumix.paging import Budget, Counters
-from cpumix.paging.budget import MARGIN
-from cpumix.paging.policy import HALF_LIFE, Scores
-from cpumix.paging.shelf import Shelf
-from cpumix.paging.views import Place
-from cpumix.plan import make_plan
+from cpumix.measure.random_model import mixtral_8x7b
+from cpumix.memory.limit import find_ceiling, make_budget
+from cpumix.memory.planner import make_plan
 from cpumix.quant.precision import find_precision
-from cpumix.synthetic import mixtral_8x7b
 from cpumix.units import GIB, MIB
 
 
@@ -27,47 +27,47 @@ def one(*experts: int) -> np.ndarray:
 
 
 def test_least_used_goes_first():
-    scores = Scores(1, 3)
+    policy = EvictionPolicy(1, 3)
     for expert in (0, 0, 1, 2, 2):
-        scores.use(0, one(expert))
-    assert scores.least([(0, 0), (0, 1), (0, 2)]) == (0, 1)
-    assert scores.least([(0, 0), (0, 2)]) == (0, 0), "as often, but longer ago"
+        policy.use(0, one(expert))
+    assert policy.least([(0, 0), (0, 1), (0, 2)]) == (0, 1)
+    assert policy.least([(0, 0), (0, 2)]) == (0, 0), "as often, but longer ago"
 
 
 def test_later_uses_count_more():
-    scores = Scores(1, 2, half_life=1.0)
+    policy = EvictionPolicy(1, 2, half_life=1.0)
     for expert in (0, 0, 0, 1):
-        scores.use(0, one(expert))
-    assert scores.least([(0, 0), (0, 1)]) == (0, 0)
+        policy.use(0, one(expert))
+    assert policy.least([(0, 0), (0, 1)]) == (0, 0)
 
 
 def test_of_equals_the_one_used_last_goes():
-    scores = Scores(3, 2)
+    policy = EvictionPolicy(3, 2)
     for layer in range(3):
-        scores.use(layer, one(0))
-    assert scores.least([(0, 0), (1, 0), (2, 0)]) == (2, 0)
+        policy.use(layer, one(0))
+    assert policy.least([(0, 0), (1, 0), (2, 0)]) == (2, 0)
 
 
 def test_short_prompt_scores_like_its_tokens_one_by_one():
     first = np.random.default_rng(1).integers(0, 8, (int(HALF_LIFE), 1)).astype(np.int32)
     routing = np.hstack([first, (first + 3) % 8])
-    together, apart = Scores(1, 8), Scores(1, 8)
+    together, apart = EvictionPolicy(1, 8), EvictionPolicy(1, 8)
     together.use(0, routing)
     for row in routing:
         apart.use(0, row[None])
-    for scores in (together, apart):
-        scores.use(0, one(3, 4))
-    np.testing.assert_allclose(together._scores, apart._scores, rtol=1e-9)
+    for policy in (together, apart):
+        policy.use(0, one(3, 4))
+    np.testing.assert_allclose(together._policy, apart._policy, rtol=1e-9)
 
 
 def test_long_prompt_takes_half_of_what_was_known_and_no_more():
-    scores = Scores(1, 4)
+    policy = EvictionPolicy(1, 4)
     for _ in range(1000):
-        scores.use(0, one(0))
-    before = scores._scores[0, 0]
-    scores.use(0, np.full((512, 1), 1, np.int32))
-    assert scores._scores[0, 0] == pytest.approx(before / 2)
-    assert scores._scores[0, 1] == pytest.approx(before / 2)
+        policy.use(0, one(0))
+    before = policy._policy[0, 0]
+    policy.use(0, np.full((512, 1), 1, np.int32))
+    assert policy._policy[0, 0] == pytest.approx(before / 2)
+    assert policy._policy[0, 1] == pytest.approx(before / 2)
 
 
 # what is in memory
@@ -76,13 +76,13 @@ def test_long_prompt_takes_half_of_what_was_known_and_no_more():
 @pytest.fixture
 def shelf():
     """Four experts of 10 bytes, room for two."""
-    places = {(0, e): Place(10 * e, 10, 6) for e in range(4)}
-    shelf = Shelf(places, Scores(1, 4))
+    places = {(0, e): FileRange(10 * e, 10, 6) for e in range(4)}
+    shelf = ResidentSet(places, EvictionPolicy(1, 4))
     shelf.room = 20
     return shelf
 
 
-def bring(shelf: Shelf, expert: int) -> None:
+def bring(shelf: ResidentSet, expert: int) -> None:
     shelf.reserve((0, expert))
     shelf.arrive((0, expert), 10)
 
@@ -91,7 +91,7 @@ def test_room_is_made_by_those_that_may_leave(shelf):
     for expert in (0, 1):
         assert shelf.make_room(10, ()) == []
         bring(shelf, expert)
-    assert shelf.make_room(10, {(0, 0)}) == [Place(10, 10, 6)]
+    assert shelf.make_room(10, {(0, 0)}) == [FileRange(10, 10, 6)]
     assert (shelf.present, shelf.taken, shelf.evictions) == ({(0, 0)}, 10, 1)
 
 
@@ -117,7 +117,7 @@ def test_remains_of_a_broken_read_go_first_and_help_when_read_again(shelf):
     shelf.reserve((0, 1))
     assert (shelf.taken, shelf.missing) == (20, 0)
     shelf.arrive((0, 1), 4)
-    assert shelf.make_room(10, ()) == [Place(10, 10, 6)]
+    assert shelf.make_room(10, ()) == [FileRange(10, 10, 6)]
     assert shelf.present == {(0, 0)}
     assert shelf.evictions == 0
 

@@ -11,8 +11,8 @@ import pytest
 from model_files import write
 
 from cpumix.errors import FormatError
-from cpumix.paging import advice
-from cpumix.paging.region import MappedRegion
+from cpumix.experts import madvise
+from cpumix.experts.region import MappedRegion
 from cpumix.store import ModelFile
 
 needs_sigbus = pytest.mark.skipif(
@@ -37,16 +37,16 @@ def test_disk_that_fails_is_an_error(file):
     def fail(address, nbytes):
         raise OSError(5, "Input/output error")
 
-    region = MappedRegion(file, advice.Platform(fail, advice.give_back_nothing))
+    region = MappedRegion(file, madvise.Platform(fail, madvise.give_back_nothing))
     with pytest.raises(FormatError, match=r"cannot be read while running: Input/output error"):
         region.bring(16384, 4096)
 
 
 def test_system_without_advice_reads_plainly(file):
     def refuse(*_):
-        raise advice.Refused("Invalid argument")
+        raise madvise.Refused("Invalid argument")
 
-    region = MappedRegion(file, advice.Platform(refuse, refuse))
+    region = MappedRegion(file, madvise.Platform(refuse, refuse))
     assert region.note is None
     region.bring(0, file.mapped_bytes)
     assert "takes no advice on memory (Invalid argument)" in region.note
@@ -59,9 +59,9 @@ def test_system_without_large_pages_takes_small_ones_and_says_nothing(file):
 
     def refuse(*_):
         taken.append("large")
-        raise advice.Refused("Invalid argument")
+        raise madvise.Refused("Invalid argument")
 
-    small = advice.Platform(lambda *_: taken.append("small"), advice.give_back_nothing, refuse)
+    small = madvise.Platform(lambda *_: taken.append("small"), madvise.give_back_nothing, refuse)
     region = MappedRegion(file, small)
     region.bring(0, 4096)
     region.bring(4096, 4096)
@@ -84,7 +84,7 @@ def test_read_of_a_vanished_page_gives_zeros_and_a_flag(tmp_path):
     code = """
         import mmap, os, sys
         import numpy as np
-        from cpumix.kernels.bus_guard import BusGuard
+        from cpumix.store.bus_guard import BusGuard
 
         with open(sys.argv[1], "w+b") as f:
             f.write(b"a" * 100_000)
@@ -133,7 +133,7 @@ def test_file_cut_short_while_generating(demo_model, tmp_path):
 
 
 def test_page_that_could_not_be_read_is_said(file, monkeypatch):
-    from cpumix.paging import ExpertPager
+    from cpumix.experts import ExpertPager
 
     pager = ExpertPager(file)
     pager.check()

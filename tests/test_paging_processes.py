@@ -13,7 +13,7 @@ from paged_models import small_config, write_paged
 
 import cpumix
 from cpumix.machine import machine_info
-from cpumix.plan import make_plan
+from cpumix.memory.planner import make_plan
 from cpumix.store import ModelFile
 from cpumix.store.residency import resident_bytes
 from cpumix.units import MIB

@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from cpumix.paging import readers
-from cpumix.paging.readers import Read, ReaderThreads
-from cpumix.paging.views import Place
+from cpumix.experts import readers
+from cpumix.experts.readers import Read, ReaderThreads
+from cpumix.experts.views import FileRange
 
 PIECE = readers.PIECE
 
@@ -54,10 +54,10 @@ class Pool:
         self.threads = ReaderThreads(self.region, self.ended.append, take)
         self.changed = self.threads.changed
 
-    def ask(self, number: int, pieces: float, leaving: tuple[Place, ...] = ()) -> Read:
+    def ask(self, number: int, pieces: float, leaving: tuple[FileRange, ...] = ()) -> Read:
         nbytes = int(pieces * PIECE)
-        place = Place(number * 100 * PIECE, nbytes, nbytes * 2 // 3)
-        read = Read((0, number), place, list(leaving))
+        file_range = FileRange(number * 100 * PIECE, nbytes, nbytes * 2 // 3)
+        read = Read((0, number), file_range, list(leaving))
         with self.changed:
             self.threads.ask(read)
         return read
@@ -82,7 +82,7 @@ def test_reads_every_byte_once_in_order_of_asking(pool):
     assert sorted(pool.region.brought) == [
         (0, PIECE), (PIECE, PIECE), (2 * PIECE, PIECE // 2), (100 * PIECE, PIECE)
     ]  # fmt: skip
-    assert first.arrived == first.prefix == first.place.nbytes
+    assert first.arrived == first.prefix == first.file_range.nbytes
     assert pool.threads.bytes_read == int(3.5 * PIECE)
     assert pool.threads.busy_seconds > 0
 
@@ -101,7 +101,7 @@ def test_prefix_counts_only_what_is_all_there(monkeypatch):
 
 
 def test_gives_back_before_it_brings(pool):
-    read = pool.ask(0, 1, (Place(50, 10, 5), Place(70, 10, 5)))
+    read = pool.ask(0, 1, (FileRange(50, 10, 5), FileRange(70, 10, 5)))
     pool.region.wait_for(1)
     assert pool.region.given_back == [50, 70]
     pool.region.allow()
@@ -124,7 +124,7 @@ def test_broken_off_read_ends_after_the_pieces_under_way(monkeypatch):
 
 def test_read_that_never_began_ends_at_once_and_still_gives_back(monkeypatch):
     pool = Pool(monkeypatch, 1)
-    first, second = pool.ask(0, 1), pool.ask(1, 1, (Place(50, 10, 5),))
+    first, second = pool.ask(0, 1), pool.ask(1, 1, (FileRange(50, 10, 5),))
     pool.region.wait_for(1)
     with pool.changed:
         pool.threads.cancel(second)
@@ -166,7 +166,7 @@ def test_error_ends_the_read_and_not_the_threads(pool):
 
 
 def test_idle_threads_ask_for_guesses(pool):
-    guessed = Read((0, 9), Place(900 * PIECE, PIECE, 1), [])
+    guessed = Read((0, 9), FileRange(900 * PIECE, PIECE, 1), [])
     pool.idle.append(guessed)
     asked = pool.ask(0, 2)
     pool.region.allow()

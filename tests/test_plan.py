@@ -10,8 +10,8 @@ import pytest
 import cpumix
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.plan import choose_precision, make_plan
-from cpumix.sizes import PREFILL_TOKENS, buffer_bytes
+from cpumix.memory.planner import choose_precision, make_plan
+from cpumix.memory.sizes import PREFILL_TOKENS, buffer_bytes
 
 GIB = 2**30
 MIXTRAL_8X7B = {
@@ -134,11 +134,11 @@ def test_buffers_stop_growing_at_a_prefill_batch(mixtral):
 
 
 def test_buffers_are_those_of_the_model(mixtral):
-    from cpumix.model import BATCH, Buffers
+    from cpumix.transformer.forward import PREFILL_CHUNK, Buffers
 
-    assert BATCH == PREFILL_TOKENS
+    assert PREFILL_CHUNK == PREFILL_TOKENS
     small = replace(mixtral, hidden_size=512, intermediate_size=1792, head_dim=32)
-    buffers = Buffers(small, BATCH)
+    buffers = Buffers(small, PREFILL_CHUNK)
     rows = {name: row for name, row in vars(buffers).items() if hasattr(row, "codes")}
     touched = sum(row.values.nbytes for row in rows.values())
     for name in ("h", "heads", "routed", "inner"):  # the rows that matrices read

@@ -27,7 +27,7 @@ from click.testing import CliRunner
 
 import cpumix
 from cpumix.cli.main import COMMANDS, main
-from cpumix.fit.models import known_model
+from cpumix.fit.known_models import known_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -9,7 +9,7 @@ import pytest
 from naive import SLACK, U, config
 
 from cpumix.config.model import RopeScaling
-from cpumix.rope import frequencies, rotation
+from cpumix.transformer.rope import cos_sin, frequencies
 
 LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 8192)
 
@@ -73,9 +73,9 @@ def test_some_pairs_are_between():
 
 def test_rotation_of_a_later_batch_continues_the_first():
     turns = frequencies(config(head_dim=64))
-    whole = rotation(turns, 0, 3000)
+    whole = cos_sin(turns, 0, 3000)
     for first, count in ((0, 1), (7, 13), (2999, 1)):
-        part = rotation(turns, first, count)
+        part = cos_sin(turns, first, count)
         for a, b in zip(whole, part, strict=True):
             assert b.shape == (count, 32)
             assert b.dtype == np.float32
@@ -85,7 +85,7 @@ def test_rotation_of_a_later_batch_continues_the_first():
 def test_angles_are_products_in_float32():
     """At position 3000 the rounding of the angle is visible, and part of the model's definition."""
     turns = frequencies(config(head_dim=64))
-    cos, sin = rotation(turns, 3000, 1)
+    cos, sin = cos_sin(turns, 3000, 1)
     angle = (np.float32(3000) * turns).astype(np.float64)
     assert np.abs(cos[0] - np.cos(angle)).max() <= 8 * U
     assert np.abs(sin[0] - np.sin(angle)).max() <= 8 * U

@@ -9,9 +9,9 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
-from cpumix.kernels.isa import LEVELS, active
-from cpumix.kernels.simd import I32, I64, VI, at, spread
-from cpumix.kernels.simd_arm import dot4_neon, lookup_128
+from cpumix.kernels.compile.isa import LEVELS, active
+from cpumix.kernels.simd.arm import dot4_neon, lookup_128
+from cpumix.kernels.simd.vectors import I32, I64, VI, at, spread
 
 NEON = next(level for level in LEVELS if level.name == "neon")
 ROWS = 2  # rows of activations in one pass over a panel, as the level has it
@@ -107,7 +107,7 @@ def test_sums_of_two_tiles_and_two_rows_stay_in_registers():
     [
         ("matvec", "row_q8", 5, {"sdot"}),
         ("matvec", "row_q4", 5, {"sdot", "tbl"}),
-        ("panels", "panel_rows", 8, {"sdot"}),
+        ("gemm", "panel_rows", 8, {"sdot"}),
     ],
 )
 def test_hot_loop_has_its_instructions_and_no_spill(module, name, operands, wanted):

@@ -7,16 +7,16 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from cpumix import trial
 from cpumix.cli.main import main
 from cpumix.errors import BudgetError
+from cpumix.measure import plan_check
 
 
 @pytest.mark.parametrize(
     ("context", "kv"), [(64, "f16"), (300, "f16"), (1024, "int8"), (2048, "f16")]
 )
 def test_predicted_total_is_the_measured_one(demo_model, context, kv):
-    found = trial.verify(demo_model, None, context, kv, probe=False)
+    found = plan_check.verify(demo_model, None, context, kv, probe=False)
     assert found.plan.context == context
     predicted, measured = found.predicted, found.measured
     assert predicted["total_bytes"] == pytest.approx(measured["total_bytes"], rel=0.03)
@@ -28,7 +28,7 @@ def test_predicted_total_is_the_measured_one(demo_model, context, kv):
 def test_verify_prints_predicted_beside_measured(monkeypatch, demo_model):
     sizes = {"weight_bytes": 30 << 20, "kv_bytes": 1 << 20, "buffer_bytes": 9 << 20}
     measured = sizes | {"total_bytes": 40 << 20, "tok_s": 3.14159, "has_compiled": False}
-    monkeypatch.setattr(trial, "_run", lambda arguments: dict(measured))
+    monkeypatch.setattr(plan_check, "_run", lambda arguments: dict(measured))
     arguments = ["fit", "--verify", str(demo_model), "--no-probe", "--context", "64"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0
@@ -56,8 +56,8 @@ def test_a_run_that_compiles_is_repeated(monkeypatch, demo_model):
         runs.append(arguments)
         return {"has_compiled": len(runs) == 1, "total_bytes": len(runs)}
 
-    monkeypatch.setattr(trial, "_run", run)
-    assert trial.verify(demo_model, None, 64, probe=False).measured == {"total_bytes": 2}
+    monkeypatch.setattr(plan_check, "_run", run)
+    assert plan_check.verify(demo_model, None, 64, probe=False).measured == {"total_bytes": 2}
     assert runs == [[str(demo_model), "64", "f16", ""]] * 2
 
 
@@ -69,6 +69,6 @@ def test_a_run_that_compiles_is_repeated(monkeypatch, demo_model):
     ],
 )
 def test_run_that_ends_badly(monkeypatch, demo_model, program, sentence):
-    monkeypatch.setattr(trial, "COMMAND", [trial.sys.executable, "-c", program])
+    monkeypatch.setattr(plan_check, "COMMAND", [plan_check.sys.executable, "-c", program])
     with pytest.raises(BudgetError, match=rf"verify: the run of .* {sentence}"):
-        trial.verify(demo_model, None, 64, probe=False)
+        plan_check.verify(demo_model, None, 64, probe=False)

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from levels import run
 from naive import WITHOUT_JIT
 
-from cpumix import warmup
 from cpumix.cli.main import main
-from cpumix.kernels import jit
-from cpumix.kernels.isa import active
+from cpumix.kernels.compile import jit
+from cpumix.kernels.compile.isa import active
+from cpumix.measure import warmup
 
 USE = """
 import sys
@@ -52,7 +52,7 @@ def test_nothing_is_left_to_compile(checkpoint_folder, tmp_path):
 @pytest.mark.parametrize("call", [warmup.OTHERS, warmup.ATTENTION.format("f16")])
 def test_helper_does_its_part(call):
     """Its failures are not seen: all would only take longer."""
-    done = run(["-W", "error", "-c", f"from cpumix import warmup; warmup.{call}"])
+    done = run(["-W", "error", "-c", f"from cpumix.measure import warmup; warmup.{call}"])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 

@@ -32,12 +32,12 @@ import numpy as np
 from control_group import MemoryGroup, memory_group
 
 import cpumix
-from cpumix.generate import Model
+from cpumix.experts.budget import MARGIN
+from cpumix.experts.madvise import HUGEPAGE
+from cpumix.experts.readers import PIECE, THREADS
 from cpumix.machine import machine_info
-from cpumix.paging.advice import HUGEPAGE
-from cpumix.paging.budget import MARGIN
-from cpumix.paging.readers import PIECE, THREADS
-from cpumix.plan import make_plan
+from cpumix.memory.planner import make_plan
+from cpumix.model import Model
 from cpumix.store import ModelFile
 from cpumix.units import format_size, parse_size
 

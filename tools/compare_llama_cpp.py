@@ -29,8 +29,8 @@ from typing import NamedTuple
 import click
 import llama_gguf
 
-from cpumix.bench import DECODE_TOKENS, PROMPT_TOKENS
 from cpumix.machine import machine_info, processor_name
+from cpumix.measure.bench import DECODE_TOKENS, PROMPT_TOKENS
 
 PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
 Speeds = dict[tuple[str, int], float]  # tokens per second by kind of work and tokens

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import cpumix
-from cpumix.paging.policy import Scores
+from cpumix.experts.eviction import EvictionPolicy
 
 SHARES = (0.25, 0.375, 0.5, 0.66, 0.8)  # of the experts that fit in memory
 HALF_LIVES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
@@ -63,7 +63,7 @@ class Recorder:
         self.guessed[layer].append(experts)
 
 
-def record(model: cpumix.generate.Model, ids: list[int]) -> tuple[NDArray[np.int32], float]:
+def record(model: cpumix.model.Model, ids: list[int]) -> tuple[NDArray[np.int32], float]:
     """Return the routing (tokens, layers, A) of a text, and the share of right guesses."""
     transformer = model._transformer
     recorder = Recorder(transformer._pager, model.config.num_hidden_layers)
@@ -155,8 +155,11 @@ def main(arguments: list[str] | None = None) -> int:
     warm = tokens // 5
     policies = {
         "LRU": lambda: lru(shape),
-        **{f"half-life {h} tokens": (lambda h=h: _of(Scores(*shape, h))) for h in HALF_LIVES},
-        "LFU": lambda: _of(Scores(*shape, 1e9)),
+        **{
+            f"half-life {h} tokens": (lambda h=h: _of(EvictionPolicy(*shape, h)))
+            for h in HALF_LIVES
+        },
+        "LFU": lambda: _of(EvictionPolicy(*shape, 1e9)),
         "foreknowledge": lambda: foreknowledge(routing, shape[1]),
     }
     print(f"{tokens} tokens, {layers} layers, {active} of {shape[1]} experts a token")
@@ -176,7 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _of(scores: Scores) -> tuple[Callable[..., None], Callable[..., Key]]:
+def _of(scores: EvictionPolicy) -> tuple[Callable[..., None], Callable[..., Key]]:
     return scores.use, scores.least
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from make_checkpoint import synthetic_tokenizer
 
+from cpumix.measure.random_model import mixtral_8x7b, write_random_model
 from cpumix.quant.precision import PRECISIONS
-from cpumix.synthetic import mixtral_8x7b, write_random_model
 from cpumix.units import format_size
 
 SIDE_FILES = ("tokenizer.model", "tokenizer_config.json")

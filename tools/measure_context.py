@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import cpumix
-from cpumix.generate import Model
+from cpumix.model import Model
 
 DECODED = 8  # tokens in one timing
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 import cpumix
-from cpumix.evaluate import Evaluation, cut, evaluate
+from cpumix.measure.perplexity import Evaluation, cut, evaluate
 from cpumix.quant.precision import PRECISIONS, Precision, mix
 from cpumix.store import ModelFile, ModelWriter, build_entries, build_metadata
 
@@ -37,7 +37,7 @@ CONTEXT = 512
 class Recorded:
     """A model's logits for some windows, kept, so that a reference runs only once."""
 
-    def __init__(self, model: cpumix.generate.Model, windows: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: cpumix.model.Model, windows: Sequence[Sequence[int]]) -> None:
         self.config, self.tokenizer = model.config, model.tokenizer
         self._kept = {tuple(ids): model.logits(ids).astype(np.float32) for ids in windows}
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.paging.trace import COLUMNS
+from cpumix.experts.trace import COLUMNS
 from cpumix.units import GIB
 
 WINDOW = 16  # tokens

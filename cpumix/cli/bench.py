@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 from cpumix import __version__
-from cpumix.cli import options
-from cpumix.cli.progress import byte_progress
-from cpumix.cli.texts import note_first_run
+
+from . import options
+from .progress import byte_progress
+from .texts import note_first_run
 
 DEFAULT_PRECISIONS = ("int4", "int8")
 
@@ -43,8 +44,8 @@ def command(
     layer at int4, twice that at int8), and the start of a fresh process is timed too.
     """
     note_first_run()
-    from cpumix import bench
-    from cpumix.generate import load
+    from cpumix.measure import bench
+    from cpumix.model import load
 
     if model is not None:
         report = bench.run(
@@ -66,9 +67,9 @@ def command(
 
 
 def _make_models(paths: list[Path], layers: int) -> None:
-    from cpumix.generate import DEMO_MODEL
+    from cpumix.measure.random_model import mixtral_8x7b, write_random_model
+    from cpumix.model import DEMO_MODEL
     from cpumix.store import ModelFile
-    from cpumix.synthetic import mixtral_8x7b, write_random_model
 
     with ModelFile(DEMO_MODEL) as demo:
         tokenizer = demo.files

@@ -9,9 +9,10 @@ from pathlib import Path
 import click
 
 import cpumix
-from cpumix.cli import options
-from cpumix.cli.progress import byte_progress
 from cpumix.units import format_seconds, format_size
+
+from . import options
+from .progress import byte_progress
 
 
 @click.command(epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G")

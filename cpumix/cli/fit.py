@@ -10,8 +10,9 @@ from pathlib import Path
 
 import click
 
-from cpumix.cli import options
 from cpumix.units import format_size
+
+from . import options
 
 NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "total"}
 
@@ -46,11 +47,12 @@ def command(
     if verify is not None:
         _verify(verify, ram, context, kv, not no_probe, as_json)
         return
-    from cpumix.cli.fit_table import Page
     from cpumix.fit.answer import answer
     from cpumix.fit.probe import find_bandwidths
     from cpumix.fit.sources import open_source
     from cpumix.machine import machine_info
+
+    from .fit_table import Page
 
     machine = None
     if ram is None:
@@ -71,9 +73,9 @@ def command(
 def _verify(
     model: Path, ram: int | None, context: int | None, kv: str, probe: bool, as_json: bool
 ) -> None:
-    from cpumix import trial
+    from cpumix.measure import plan_check
 
-    found = trial.verify(model, ram, context, kv, probe=probe)
+    found = plan_check.verify(model, ram, context, kv, probe=probe)
     if as_json:
         click.echo(json.dumps(found.to_dict()))
         return

@@ -7,12 +7,13 @@ from textwrap import wrap
 
 import click
 
-from cpumix.cli.bars import PLAIN, TERMINAL, Bars
 from cpumix.fit.advice import PLACEHOLDER
 from cpumix.fit.answer import Answer, Row
 from cpumix.machine import MachineInfo
-from cpumix.plan import CEILING, TARGET
+from cpumix.memory.planner import CEILING, TARGET
 from cpumix.units import GIB, MIB, format_size
+
+from .bars import PLAIN, TERMINAL, Bars
 
 COLORS = {"fits": "green", "tight": "yellow", "pages": "magenta", "no": "red"}
 VERBS = {"fits": "fits", "tight": "is tight", "pages": "pages", "no": "does not run"}

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 
-from cpumix.cli import options
 from cpumix.units import format_size
+
+from . import options
 
 
 @click.command(epilog="Example: cpumix inspect mixtral.bin")

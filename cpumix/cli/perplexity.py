@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import click
 
 import cpumix
-from cpumix.cli import options
-from cpumix.cli.progress import progress_bar
-from cpumix.cli.texts import note_first_run, read_file
+
+from . import options
+from .progress import progress_bar
+from .texts import note_first_run, read_file
 
 if TYPE_CHECKING:
-    from cpumix.evaluate import Evaluation
+    from cpumix.measure.perplexity import Evaluation
 
 
 @click.command(epilog="Example: cpumix perplexity int4.bin book.txt --against bf16.bin")
@@ -46,7 +47,7 @@ def command(
     """
     content = read_file(text)
     note_first_run()
-    from cpumix.evaluate import evaluate
+    from cpumix.measure.perplexity import evaluate
 
     with ExitStack() as stack:
         loaded, *others = (

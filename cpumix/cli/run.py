@@ -10,10 +10,11 @@ from typing import IO
 import click
 
 import cpumix
-from cpumix.cli import options
-from cpumix.cli.progress import PromptStatus
-from cpumix.cli.texts import note_first_run, read_stdin
 from cpumix.errors import ConfigError
+
+from . import options
+from .progress import PromptStatus
+from .texts import note_first_run, read_stdin
 
 
 @click.command(epilog="Example: cpumix run mixtral.bin -p 'Why is the sky blue?' --stats")
@@ -56,7 +57,7 @@ def command(
     """
     text = read_stdin() if prompt == "-" else _check(prompt)
     note_first_run()
-    from cpumix.warmup import helped
+    from cpumix.measure.warmup import helped
 
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
         said = _say(loaded.notes)

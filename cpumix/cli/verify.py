@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from cpumix.cli import options
-from cpumix.cli.progress import byte_progress
+from . import options
+from .progress import byte_progress
 
 
 @click.command(epilog="Example: cpumix verify mixtral.bin")

@@ -6,8 +6,8 @@ import time
 
 import click
 
-from cpumix.cli.progress import progress_bar
-from cpumix.cli.texts import note_first_run
+from .progress import progress_bar
+from .texts import note_first_run
 
 
 @click.command(epilog="Example: cpumix warmup")
@@ -18,8 +18,8 @@ def command() -> None:
     KV cache, say while an image is built or before a machine goes offline.
     """
     note_first_run()
-    from cpumix.kernels.isa import active
-    from cpumix.warmup import warm_up
+    from cpumix.kernels.compile.isa import active
+    from cpumix.measure.warmup import warm_up
 
     began = time.perf_counter()
     with progress_bar("Compiling", "{} steps".format) as progress:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from .. import kv_cache
-from ..plan import (
+from cpumix.kv import cache
+from cpumix.memory.planner import (
     CEILING,
     DEFAULT_CONTEXT,
     MemoryPlan,
@@ -14,8 +14,9 @@ from ..plan import (
     largest_context,
     make_plan,
 )
-from ..quant.precision import is_mix
-from ..units import GIB
+from cpumix.quant.precision import is_mix
+from cpumix.units import GIB
+
 from .sources import Source
 
 RESIDENT, RUNS = ("fits", "tight"), ("fits", "tight", "pages")
@@ -72,7 +73,7 @@ def _would(
     if _SHORTEST <= context < plan.context:
         ways.append(f"a context of up to {context} tokens")
     now = make_plan(config, precision, plan.context, ram, kv)
-    for smaller in kv_cache.FORMATS:
+    for smaller in cache.FORMATS:
         other = make_plan(config, precision, plan.context, ram, smaller)
         if other.kv_bytes < now.kv_bytes and other.verdict in verdicts:
             ways.append(f"--kv {smaller}")

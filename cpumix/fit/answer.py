@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..plan import MemoryPlan, candidates, choose_precision, default_context, make_plan
-from ..quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+from cpumix.memory.planner import (
+    MemoryPlan,
+    candidates,
+    choose_precision,
+    default_context,
+    make_plan,
+)
+from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+
 from .advice import advice, commands
 from .sources import Source
 from .speed import Bandwidths, tokens_per_second

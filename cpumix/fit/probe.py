@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ..folders import cache_roots
-from ..machine import machine_info
-from ..units import MIB
+from cpumix.cache_dir import cache_roots
+from cpumix.machine import machine_info
+from cpumix.units import MIB
+
 from .speed import ASSUMED, Bandwidths
 
 MEMORY_BYTES = 256 * MIB  # more than any cache holds

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..quant.precision import Precision
 from ..store import gguf
 from ..store.reader import ModelFile
-from .models import DEFAULT, NAMES, known_model
+from .known_models import DEFAULT, NAMES, known_model
 
 
 @dataclass(frozen=True)

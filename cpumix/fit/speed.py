@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..plan import MemoryPlan
+from cpumix.memory.planner import MemoryPlan
 
 # Shares of the bandwidths that decode reaches; cpumix bench on Zen 4, full-width layers of Mixtral.
 MEMORY_SHARE = 0.65, 0.97

@@ -31,10 +31,19 @@ from .attention_block import (
     weigh_rows,
     widen,
 )
-from .jit import kernel, parallel_kernel, prange
+from .compile.jit import kernel, parallel_kernel, prange
 from .rows import LINE
-from .simd import Address, address, fetch_add, load_f32, read_f32, splat, store_f32, write_f32
-from .simd_lanes import div, reduce_add, reduce_max
+from .simd.lanes import div, reduce_add, reduce_max
+from .simd.vectors import (
+    Address,
+    address,
+    fetch_add,
+    load_f32,
+    read_f32,
+    splat,
+    store_f32,
+    write_f32,
+)
 
 QUERIES = 8
 
@@ -71,7 +80,7 @@ def store_quotients(outputs: Address, total: np.float32, head_dim: int, out: Add
 
 
 @kernel
-def attend_item(
+def attention_item(
     q: NDArray[np.float32],
     keys: NDArray[Any],
     values: NDArray[Any],
@@ -148,7 +157,7 @@ def attend_item(
 
 
 @parallel_kernel
-def attend(
+def attention(
     q: NDArray[np.float32],
     keys: NDArray[Any],
     values: NDArray[Any],
@@ -186,7 +195,7 @@ def attend(
             if item >= items:
                 break
             head, query = item // chunks, item % chunks * QUERIES
-            attend_item(
+            attention_item(
                 q, keys, values, scales, position, window, scale, head, query,
                 min(QUERIES, m - query), group, out, rows_q, state, outputs, scores, floats,
             )  # fmt: skip

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .jit import kernel
-from .math import exp
+from .compile.jit import kernel
 from .rows import LINE
-from .simd import (
+from .simd.lanes import add, mul, reduce_max, sub, where_greater
+from .simd.level import TOKENS
+from .simd.math import exp
+from .simd.sums import sums_of
+from .simd.vectors import (
     Address,
     Lanes,
     count_up,
@@ -27,9 +30,6 @@ from .simd import (
     store_f32,
     write_f32,
 )
-from .simd_lanes import add, mul, reduce_max, sub, where_greater
-from .simd_level import TOKENS
-from .simd_sums import sums_of
 
 ROWS = min(TOKENS, 4)  # as many query heads as share a key-value head in Mixtral
 _, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(ROWS)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..quant.activations import SMALLEST_PEAK
-from ..quant.q4 import CODE_BOOK
-from .jit import kernel, parallel_kernel, prange
-from .plain import add_outputs, choose_experts, rotate_row, round_up
+from cpumix.quant.activations import SMALLEST_PEAK
+from cpumix.quant.q4 import CODE_BOOK
+
+from .compile.jit import kernel, parallel_kernel, prange
+from .scalar import add_residual, rope_row, round_up, topk_experts
 
 ROWS, BLOCK = 16, 32
 VALUES = CODE_BOOK.astype(np.int32)
@@ -75,7 +76,7 @@ def norm(
     columns: int,
     outputs: NDArray[np.float32],
     places: NDArray[np.int64],
-    share: NDArray[np.float32],
+    topk_weights: NDArray[np.float32],
     weight: NDArray[np.float32],
     eps: float,
     rows: int,
@@ -83,7 +84,7 @@ def norm(
 ) -> None:
     """Add to the residual stream, and RMSNorm it; see `rowwise.norm`."""
     for row in prange(rows):
-        add_outputs(x[row], columns, outputs, places[row], share[row])
+        add_residual(x[row], columns, outputs, places[row], topk_weights[row])
         squares = np.float32(0)
         for i in range(columns):
             squares += x[row, i] * x[row, i]
@@ -93,7 +94,7 @@ def norm(
 
 
 @parallel_kernel
-def rotate(
+def rope_rows(
     x: NDArray[np.float32],
     heads: int,
     cos: NDArray[np.float32],
@@ -102,7 +103,7 @@ def rotate(
 ) -> None:
     """Turn rows by their positions; see `plain.rotate_row`; cos, sin (rows, head_dim / 2) f32."""
     for row in prange(rows):
-        rotate_row(x[row], heads, cos[row], sin[row])
+        rope_row(x[row], heads, cos[row], sin[row])
 
 
 @parallel_kernel
@@ -137,8 +138,8 @@ def route(
     router: NDArray[np.float32],
     experts: int,
     rows: int,
-    chosen: NDArray[np.int32],
-    share: NDArray[np.float32],
+    topk_ids: NDArray[np.int32],
+    topk_weights: NDArray[np.float32],
 ) -> None:
     """Score every expert for every row and keep the best; see `rowwise.route`."""
     for row in prange(rows):
@@ -146,7 +147,7 @@ def route(
         for i in range(router.shape[0]):
             for e in range(experts):
                 logits[e] += x[row, i] * router[i, e]
-        choose_experts(logits, experts, chosen[row], share[row])
+        topk_experts(logits, experts, topk_ids[row], topk_weights[row])
 
 
 @parallel_kernel
@@ -165,7 +166,7 @@ def silu_multiply(
 
 
 @parallel_kernel
-def attend(
+def attention(
     q: NDArray[np.float32],
     keys: NDArray[np.float32],
     values: NDArray[np.float32],

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..quant import bf16, q4, q8
-from ..quant.tiles import BLOCK
-from .jit import kernel
+from cpumix.quant import bf16, q4, q8
+from cpumix.quant.tiles import BLOCK
+
+from .compile.jit import kernel
 from .rows import HEADER_BYTES, SCALE, START
-from .simd import (
+from .simd.lanes import fma, high_bf16, high_nibbles, low_bf16, low_nibbles, mul, to_f32
+from .simd.level import UNSIGNED, code_book, dot4, lookup, weights
+from .simd.vectors import (
     Address,
     broadcast_f32,
     broadcast_i32,
@@ -21,14 +24,6 @@ from .simd import (
     load_i32,
     splat,
     splat_i32,
-)
-from .simd_lanes import fma, high_bf16, high_nibbles, low_bf16, low_nibbles, mul, to_f32
-from .simd_level import (
-    UNSIGNED,
-    code_book,
-    dot4,
-    lookup,
-    weights,
 )
 
 Q4_BYTES, Q8_BYTES, BF16_BYTES = q4.TILE_BYTES, q8.TILE_BYTES, bf16.TILE_BYTES

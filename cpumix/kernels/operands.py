@@ -1,4 +1,4 @@
-"""What kernels work on, as the forward pass names it: weights, products, a cache to attend to."""
+"""What the backend's operations take: weight matrices, matrix products, a residual, a KV cache."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Matrix:
     tiles: NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        """Note what every product asks for."""
+        """Look up once what every product asks for."""
         self.address = address_of(self.tiles)
         self.takes_codes = self.format != "bf16"
-        """Whether products want the rows quantized to 8 bits."""
+        """Whether products read the rows quantized to 8 bits."""
 
 
-class Product(NamedTuple):
-    """out[:rows] = x[first : first + rows] times weight.
+class Matmul(NamedTuple):
+    """out[:rows] = x[first : first + rows] @ weight.T.
 
-    With a `second` matrix: silu of that, times x times `second`.
+    With a `second` matrix: silu(x @ weight.T) * (x @ second.T).
     """
 
     weight: Matrix
@@ -40,30 +40,35 @@ class Product(NamedTuple):
     second: Matrix | None = None
 
 
-class Work:
-    """Products that are run together; again and again, if need be: an engine lays them out once.
+class MatmulGroup:
+    """Matrix products that run in one parallel region, as often as wanted.
 
-    If the rows are `fresh`, only their values are there: they are quantized first, if a matrix
-    wants codes.
+    With `quantize_inputs`, only the float32 values of the input rows are filled in; the backend
+    quantizes them first, if a matrix of the group reads 8-bit codes. A backend keeps its own
+    `layout` of the group here, made when the group first runs.
     """
 
-    def __init__(self, products: Iterable[Product], fresh: bool = False) -> None:
-        self.products, self.fresh = list(products), fresh
-        self.laid_out: Any = None
+    def __init__(self, matmuls: Iterable[Matmul], quantize_inputs: bool = False) -> None:
+        self.matmuls, self.quantize_inputs = list(matmuls), quantize_inputs
+        self.layout: Any = None
 
 
-class Addition(NamedTuple):
-    """What comes to each row of the residual stream: some rows of `outputs`, weighted."""
+class Residual(NamedTuple):
+    """Added to the residual stream: x[t] += sum over k of weights[t, k] * rows[indices[t, k]].
 
-    outputs: Rows
-    places: NDArray[np.int64]
-    """(>= rows, k): which."""
-    share: NDArray[np.float32]
-    """(>= rows, k)."""
+    Shapes: indices (>= T, k) i64 | weights (>= T, k) f32.
+    """
+
+    rows: Rows
+    indices: NDArray[np.int64]
+    weights: NDArray[np.float32]
 
 
-class Past(NamedTuple):
-    """What queries at `position`, `position` + 1, ... attend to; layouts in `attention.attend`."""
+class KVView(NamedTuple):
+    """A layer's keys and values, as queries at `position`, `position` + 1, ... see them.
+
+    Layouts as in `attention.attention`.
+    """
 
     keys: NDArray[Any]
     values: NDArray[Any]

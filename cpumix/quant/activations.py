@@ -2,7 +2,7 @@
 
 Blocks of 32 columns share one float32 scale; codes are signed, -127..127. The scale is the largest
 magnitude / 127, rounded up to a multiple of an eighth of its power of two: a block's sum times such
-a scale is exact in float32, and need not be multiplied (see `kernels.simd_multiples`). It costs a
+a scale is exact in float32, and need not be multiplied (see `kernels.simd.multiples`). It costs a
 tenth more squared error than the full scale would, which predictions do not show. `start` is what
 an accumulator begins with when the weights come as code + 128: -128 x the sum of the block's codes.
 """

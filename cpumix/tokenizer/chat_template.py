@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
 
 if TYPE_CHECKING:
     import jinja2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
 from .settings import TokenizerSettings
 from .stream import EACH_BYTE, SPACE
 

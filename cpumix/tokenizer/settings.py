@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
 
 # Fine-tunes forget to declare turn marks special: <|im_start|>, or the same with wide bars.
 _TURN_MARK = re.compile("<[|\uff5c].+[|\uff5c]>")

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
 from .chat_template import ChatTemplate
 from .sentencepiece import SentencePieceVocabulary
 from .settings import TokenizerSettings

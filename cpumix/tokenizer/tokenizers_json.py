@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
 from .settings import TokenizerSettings
 from .stream import EACH_BYTE, SPACE
 

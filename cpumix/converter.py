@@ -1,0 +1,174 @@
+"""Turns a checkpoint into a model file, a slice of one tensor at a time.
+
+Three things go on at once: one thread reads the next slice, the kernels encode this one on all
+cores, one thread writes the last one. So memory stays small and constant for a model of any size,
+and the disk never waits for the processor.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from cpumix.errors import ConvertError
+from cpumix.kernels.encode import encode
+from cpumix.machine import machine_info
+from cpumix.memory.planner import choose_precision, default_context
+from cpumix.quant import FLOAT32
+from cpumix.quant.bf16 import to_float32
+from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
+from cpumix.tokenizer import Tokenizer
+from cpumix.units import parse_size
+
+Progress = Callable[[int, int], None]
+SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
+# Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
+# rounds it to infinity.
+INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
+# The largest float16 scale times 64: int4 gives a block's largest weight a code of 88 and more, and
+# its fitted scale is within 1.3 of what that needs.
+LARGEST = 65504.0 * 64
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion did; sizes in bytes."""
+
+    target: Path
+    precision: str
+    file_bytes: int
+    source_bytes: int
+    seconds: float
+    tensors: int
+
+
+class Slice(NamedTuple):
+    """Some rows of a source tensor, and the tensor of the model file that they go to."""
+
+    entry: TensorEntry
+    source: SourceTensor
+    start: int
+    stop: int
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    precision: str = "auto",
+    *,
+    ram: str | int | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write the Hugging Face checkpoint in folder `source` to the model file `target`.
+
+    `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this
+    machine's memory if not given). `progress` is called with the source bytes done and in all. An
+    existing target is replaced only with `force`.
+    Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
+    """
+    began = time.perf_counter()
+    checkpoint = open_checkpoint(Path(source))
+    Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now, not at the first run
+    if precision == "auto":
+        limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
+        context = default_context(checkpoint.config)
+        precision = choose_precision(checkpoint.config, limit, context).precision
+    _refuse_own_shard(checkpoint, Path(target))
+    entries = build_entries(checkpoint.config, precision)
+    name = Path(source).resolve().name
+    metadata = build_metadata(checkpoint.config, precision, checkpoint.files, name)
+    with ModelWriter(Path(target), metadata, entries, force=force) as writer:
+        _write_tensors(writer, list(_slices(checkpoint, entries)), progress)
+        writer.commit()
+        size = writer.nbytes
+    seconds = time.perf_counter() - began
+    return ConvertReport(
+        Path(target), precision, size, checkpoint.source_bytes, seconds, len(entries)
+    )
+
+
+def _refuse_own_shard(checkpoint: Checkpoint, target: Path) -> None:
+    """Raise ConvertError for a target that would replace a part of its source, even with force."""
+    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    if os.path.exists(target) and any(target.samefile(shard) for shard in shards):
+        raise ConvertError(
+            f'target: expected a file of its own, found a shard of the checkpoint at "{target}". '
+            "Name another target."
+        )
+
+
+def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slice]:
+    for entry in entries:
+        for name in entry.parts:
+            source = checkpoint.tensors[name]
+            columns = source.shape[1] if len(source.shape) == 2 else 1
+            step = max(1, SLICE_BYTES // (columns * 4) // 16) * 16  # whole tiles
+            for start in range(0, source.shape[0], step):
+                yield Slice(entry, source, start, min(start + step, source.shape[0]))
+
+
+def _write_tensors(writer: ModelWriter, slices: list[Slice], progress: Progress | None) -> None:
+    total, done = sum(_source_bytes(s) for s in slices), 0
+    written: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "cpumix-read") as reader,
+        ThreadPoolExecutor(1, "cpumix-write") as output,
+    ):
+        ahead = reader.submit(_read, slices[0])
+        for i, s in enumerate(slices):
+            rows = ahead.result()
+            if i + 1 < len(slices):
+                ahead = reader.submit(_read, slices[i + 1])
+            data = _encode(s, rows)
+            if written is not None:
+                written.result()
+            written = output.submit(writer.write, s.entry.name, data)
+            done += _source_bytes(s)
+            if progress is not None:
+                progress(done, total)
+        if written is not None:
+            written.result()
+
+
+def _source_bytes(s: Slice) -> int:
+    return int(s.source.nbytes * (s.stop - s.start) // s.source.shape[0])
+
+
+def _read(s: Slice) -> NDArray[Any]:
+    return s.source.read_rows(s.start, s.stop)
+
+
+def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
+    """Return a slice's bytes in the model file; ConvertError for weights that are not numbers."""
+    rows = np.atleast_2d(rows)
+    if rows.dtype == np.float16:
+        rows = rows.astype(np.float32)
+    if s.entry.format == FLOAT32:
+        wide = to_float32(rows) if rows.dtype == np.uint16 else rows
+        largest = int(np.abs(wide).max().view(np.uint32)) if np.isfinite(wide).all() else INFINITE
+        data: NDArray[Any] = np.ascontiguousarray(wide)
+    else:
+        data, largest = encode(rows, s.entry.format)
+    what = f'tensor "{s.source.source_name}"'
+    if largest >= (BF16_INFINITE if s.entry.format == "bf16" else INFINITE):
+        raise ConvertError(
+            f"{what}: expected finite weights, found NaN or infinity between rows {s.start} and "
+            f'{s.stop - 1}. The checkpoint is damaged: download it again. File "{s.source.path}".'
+        )
+    magnitude = float(np.uint32(largest).view(np.float32))
+    if s.entry.format not in ("bf16", FLOAT32) and magnitude > LARGEST:
+        raise ConvertError(
+            f"{what}: expected weights up to {LARGEST:.3g}, which 8 and 4 bits can scale, "
+            f'found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'
+        )
+    return data

@@ -1,0 +1,1 @@
+"""Many texts through one model: what a request is, and what it leaves behind."""

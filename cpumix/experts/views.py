@@ -1,0 +1,58 @@
+"""Experts as views of the mapped file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.kernels.operands import Matrix
+from cpumix.quant import FORMATS
+from cpumix.quant.tiles import tile_counts
+from cpumix.store.reader import ModelFile
+
+Key = tuple[int, int]
+"""(layer, expert)"""
+
+
+class Expert(NamedTuple):
+    """One expert of one layer: w2(silu(w1 x) * w3 x)."""
+
+    w1: Matrix
+    w3: Matrix
+    w2: Matrix
+
+
+class FileRange(NamedTuple):
+    """Where an expert lies in the file: w1 | w3 | w2, one contiguous range."""
+
+    offset: int
+    nbytes: int
+    gates: int
+    """The first bytes, w1 and w3: with them the first half of the work can begin."""
+
+
+def as_matrix(data: NDArray[np.uint8], format_name: str, n: int, k: int) -> Matrix:
+    """View bytes of the file as the tiles of an (n, k) matrix."""
+    return Matrix(format_name, data.reshape(*tile_counts(n, k), FORMATS[format_name].tile_bytes))
+
+
+def file_range(file: ModelFile, key: Key) -> FileRange:
+    """Find an expert in the file."""
+    tensor, config = file.tensors[file.expert_name(*key)], file.config
+    part = FORMATS[tensor.format].nbytes(config.intermediate_size, config.hidden_size)
+    return FileRange(tensor.offset, tensor.nbytes, 2 * part)
+
+
+def view(file: ModelFile, key: Key) -> Expert:
+    """View an expert's weights; touches none of them."""
+    name, config = file.expert_name(*key), file.config
+    tensor, data = file.tensors[name], file.data(name)
+    inner, outer = config.intermediate_size, config.hidden_size
+    part = FORMATS[tensor.format].nbytes(inner, outer)
+    return Expert(
+        as_matrix(data[:part], tensor.format, inner, outer),
+        as_matrix(data[part : 2 * part], tensor.format, inner, outer),
+        as_matrix(data[2 * part :], tensor.format, outer, inner),
+    )

@@ -1,0 +1,1 @@
+"""How kernels become machine code: the instruction-set level, the decorators, the cache on disk."""

@@ -1,0 +1,59 @@
+"""Scaling a block's sums without multiplying them: for processors whose multipliers are the limit.
+
+`vpdpbusd` and float multiplication share their execution units, so every multiplication less is a
+product of weights more. A block's integer sum n is to be scaled by its weights' scale, one for each
+lane, and by its activations', which is (1 + i / 8) x 2^k. The second costs no multiplication:
+
+- 2^k: the sum starts at the bits of the float32 1.5 x 2^(23 + k). Then its own bits, read as a
+  float32, are that number + n x 2^k, exactly, as |n| < 2^22; and subtracting is not multiplying.
+- 1 + i / 8: a panel holds all eight multiples of the weights' scales, which are exact, too.
+
+Nothing is rounded that the plain way, in `simd_level`, would not round: results are the same bits.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+
+from ..rows import CENTRE, SCALE, START_AT_CENTRE
+from .level import TOKENS, dots, start_at, sums
+from .sums import read_row, row
+from .vectors import I32, I64, VF, Builder, Value, at, f32x16, instruction, multiply_add, pointer
+
+COUNT = 8
+BYTES = 2 * 64  # of one multiple of two tiles' scales
+FIRST_BIT = 20  # of the three in a float32 scale that tell the multiple
+
+
+@instruction(types.void, pointer, f32x16)
+def store_multiples(b: Builder, p: Value, scales: Value) -> None:
+    """Store 1, 1 1/8, ... 1 7/8 times a tile's scales, BYTES apart, by adding: all are exact."""
+    eighth = b.fmul(scales, ir.Constant(VF, [1 / COUNT] * 16))
+    for i in range(COUNT):
+        b.store(scales, at(b, b.add(p, I64(BYTES * i)), VF), align=4)
+        scales = b.fadd(scales, eighth)
+
+
+@instruction(dots, pointer, types.int64)
+def start_at_centre(b: Builder, header: Value, stride: Value) -> Value:
+    """Begin the sums of two tiles x TOKENS rows at their centres; rows' headers `stride` apart."""
+    return start_at(b, START_AT_CENTRE, header, stride)
+
+
+@instruction(sums, sums, dots, pointer, pointer, types.int64)
+def add_multiples(
+    b: Builder, total: Value, acc: Value, multiples: Value, header: Value, stride: Value
+) -> Value:
+    """Add sums that began at their centres, scaled, to the totals."""
+    for t in range(TOKENS):
+        centre = read_row(b, b.add(header, I64(CENTRE)), stride, t)
+        place = b.add(row(b, header, stride, t), I64(SCALE))
+        bits = b.zext(b.load(at(b, place, I32), align=4), I64)
+        # i x BYTES: the three bits, moved to where they count multiples
+        offset = b.and_(b.lshr(bits, I64(FIRST_BIT - 7)), I64((COUNT - 1) * BYTES))
+        for side, slot in enumerate((t, TOKENS + t)):
+            n = b.fsub(b.bitcast(b.extract_value(acc, slot), VF), centre)
+            w = b.load(at(b, b.add(b.add(multiples, offset), I64(64 * side)), VF), align=64)
+            total = b.insert_value(total, multiply_add(b, n, w, b.extract_value(total, slot)), slot)
+    return total

@@ -1,0 +1,64 @@
+"""The operations of the forward pass on SIMD kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import attention, gemm, kv_store, matmul, norm, route
+from .backend import Backend, ExpertIds, Floats, Rope
+from .compile.isa import active
+from .operands import KVView, MatmulGroup, Residual
+from .rows import Rows, aligned_zeros
+from .simd import amx
+
+
+class SimdBackend(Backend):
+    """Owns the scratch memory of the kernels, one piece per thread."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        if active().name == "amx":
+            amx.request_permission()
+        self._counter = np.zeros(1, np.int64)
+        self._scratch = aligned_zeros((self.threads, gemm.SCRATCH_BYTES), np.uint8)
+
+    def norm(  # noqa: D102
+        self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows
+    ) -> None:
+        added = residual.rows.values, residual.indices, residual.weights
+        norm.norm(
+            x.values, x.columns, *added, weight, eps, n, out.values, out.codes, out.headers
+        )  # fmt: skip
+
+    def multiply(self, group: MatmulGroup) -> None:  # noqa: D102
+        if group.layout is None:
+            group.layout = *matmul.job_table(group.matmuls), matmul.input_rows(group)
+        jobs, items, inputs = group.layout
+        self._counter[0] = 0
+        matmul.multiply(jobs, items, inputs, self._counter, self._scratch)
+
+    def store_kv(  # noqa: D102
+        self, q: Rows, k: Rows, v: Rows, rope: Rope, n: int, queries: int, kv: KVView
+    ) -> None:
+        cache = kv.keys, kv.values, kv.scales
+        kv_store.store_kv(
+            q.values, k.values, v.values, *rope, n, queries, *cache, kv.position, kv.group
+        )
+
+    def attention(self, q: Rows, n: int, kv: KVView, out: Rows) -> None:  # noqa: D102
+        needed = attention.scratch_bytes(kv.group, kv.values.shape[2])
+        if self._scratch.shape[1] < needed:
+            self._scratch = aligned_zeros((self.threads, needed), np.uint8)
+        self._counter[0] = 0
+        attention.attention(q.values[:n], *kv, out.values, self._counter, self._scratch)
+
+    def route(  # noqa: D102
+        self,
+        x: Rows,
+        router: Floats,
+        experts: int,
+        n: int,
+        topk_ids: ExpertIds,
+        topk_weights: Floats,
+    ) -> None:
+        route.route(x.values, router, experts, n, topk_ids, topk_weights)

@@ -1,0 +1,1 @@
+"""Measurements of a model: speed, quality, what it takes in memory."""

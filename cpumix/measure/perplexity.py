@@ -1,0 +1,198 @@
+"""How well a model predicts a text, and how far its predictions are from another's.
+
+A text is cut into windows of `context` tokens that know nothing of each other; the first token of
+each is replaced by BOS. Scored are the tokens of a window's second half, so that each has at least
+half a context before it. llama.cpp does the same, and the numbers can be held side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConfigError
+from cpumix.tokenizer import Tokenizer
+
+Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+SMALLEST_CONTEXT = 8
+ROWS = 64  # logits that are widened to float64 together: 64 MiB of the largest vocabularies
+
+
+class LanguageModel(Protocol):
+    """What is asked of a model; `cpumix.load` returns one."""
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes of the model."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own tokenizer."""
+
+    def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Return the logits (len(ids), vocab_size) of a full causal pass."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far a model's predictions are from a reference's; an `_error` is one standard error."""
+
+    perplexity: float  # the reference's
+    perplexity_error: float
+    ratio: float  # of the model's perplexity to the reference's
+    ratio_error: float
+    kl_divergence: float  # mean over tokens of KL(reference || model), in nats
+    kl_divergence_error: float
+    same_top: float  # share of tokens before which both find the same one likeliest
+    probability_rms: float  # of the difference in what both thought the text's tokens' chances were
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a model predicts a text; an `_error` is one standard error."""
+
+    perplexity: float
+    perplexity_error: float
+    tokens: int  # scored
+    windows: int
+    context: int
+    against: Comparison | None
+
+
+def evaluate(
+    model: LanguageModel,
+    text: str,
+    *,
+    against: LanguageModel | None = None,
+    context: int = 512,
+    windows: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score `text`, or its first `windows` windows of `context` tokens, and compare with `against`.
+
+    Both models need room for `context` tokens. `progress` is called with the windows done and in
+    all. Raises ConfigError for a text shorter than one window, and for models whose tokens differ.
+    """
+    if windows is not None and windows < 1:
+        raise ConfigError(f"windows: expected 1 or more, found {windows}.")
+    pieces = cut(model.tokenizer, text, context)[:windows]
+    if against is not None:
+        _check_same_tokens(model, against, text)
+    scores: list[Floats] = []
+    for ids in pieces:
+        if progress is not None:
+            progress(len(scores), len(pieces))  # before the first too: it may compile kernels
+        scores.append(_score(ids, model, against))
+    if progress is not None:
+        progress(len(pieces), len(pieces))
+    loss, *comparison = np.concatenate(scores, axis=1)  # each [tokens]
+    perplexity, error = _exp_mean(loss)
+    return Evaluation(
+        perplexity=perplexity,
+        perplexity_error=error,
+        tokens=len(loss),
+        windows=len(pieces),
+        context=context,
+        against=_compare(loss, *comparison) if comparison else None,
+    )
+
+
+def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
+    """Cut a text into windows of `context` ids, each with BOS in first place if the model has one.
+
+    What does not fill a window at the end is left out. Raises ConfigError where none is filled.
+    """
+    if context < SMALLEST_CONTEXT:
+        raise ConfigError(
+            f"context: expected at least {SMALLEST_CONTEXT} tokens to score half of, "
+            f"found {context}."
+        )
+    start, ids = tokenizer.encode(""), tokenizer.encode(text)
+    if len(ids) < context:
+        raise ConfigError(
+            f"text: expected at least {context} tokens, one window, found {len(ids)}. "
+            "Take a longer text or a smaller --context."
+        )
+    firsts = range(0, len(ids) - context + 1, context)
+    return [start + ids[first + len(start) : first + context] for first in firsts]
+
+
+def _check_same_tokens(model: LanguageModel, against: LanguageModel, text: str) -> None:
+    sizes = model.config.vocab_size, against.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise ConfigError(
+            f"models: expected vocabularies of one size, found {sizes[0]} and {sizes[1]} tokens. "
+            "Compare precisions of one model."
+        )
+    if model.tokenizer.encode(text) != against.tokenizer.encode(text):
+        raise ConfigError(
+            "models: expected the same tokens from both tokenizers, found others for this text. "
+            "Compare precisions of one model."
+        )
+
+
+def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | None) -> Floats:
+    """Score the second half of a window: its T tokens' losses [1, T].
+
+    With a reference: losses, the reference's, KL divergences, and 1 where the likeliest token is
+    the same one, [4, T].
+    """
+    first = len(ids) // 2
+    models = [model] if against is None else [model, against]
+    logits = [m.logits(ids)[first:-1] for m in models]  # what the next token is: each [T, V]
+    targets = np.array(ids[first + 1 :])
+    scores = []
+    for row in range(0, len(targets), ROWS):
+        some, rows = targets[row : row + ROWS], slice(row, row + ROWS)
+        p, *reference = [_log_softmax(part[rows]) for part in logits]
+        scored = [-_pick(p, some)]
+        for q in reference:
+            divergence = (np.exp(q) * (q - p)).sum(-1)
+            same = (p.argmax(-1) == q.argmax(-1)).astype(np.float64)
+            scored += [-_pick(q, some), divergence, same]
+        scores.append(np.stack(scored))
+    return np.concatenate(scores, axis=1)
+
+
+def _compare(loss: Floats, reference: Floats, divergence: Floats, same: Floats) -> Comparison:
+    perplexity, perplexity_error = _exp_mean(reference)
+    ratio, ratio_error = _exp_mean(loss - reference)
+    return Comparison(
+        perplexity=perplexity,
+        perplexity_error=perplexity_error,
+        ratio=ratio,
+        ratio_error=ratio_error,
+        kl_divergence=float(divergence.mean()),
+        kl_divergence_error=_standard_error(divergence),
+        same_top=float(same.mean()),
+        probability_rms=float(np.sqrt(np.mean((np.exp(-loss) - np.exp(-reference)) ** 2))),
+    )
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> Floats:
+    """Return log probabilities in float64: differences of a millionth shall not be rounding."""
+    x = logits.astype(np.float64)
+    x -= x.max(-1, keepdims=True)
+    x -= np.log(np.exp(x).sum(-1, keepdims=True))
+    return x
+
+
+def _pick(log_p: Floats, targets: NDArray[np.int64]) -> Floats:
+    """Return what log_p [T, V] says of the targets [T]."""
+    return log_p[np.arange(len(targets)), targets]
+
+
+def _exp_mean(x: Floats) -> tuple[float, float]:
+    """Return exp of the mean, and its standard error."""
+    value = float(np.exp(x.mean()))
+    return value, value * _standard_error(x)
+
+
+def _standard_error(x: Floats) -> float:
+    return float(x.std(ddof=1) / np.sqrt(len(x)))

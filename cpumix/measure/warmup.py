@@ -1,0 +1,134 @@
+"""Compiling ahead whatever a run or a conversion may need on this processor.
+
+Kernels are compiled when they are first called, once for the types that they are called with. So
+everything is called once, on models too small to take time: each precision with each KV cache. As
+the compiler runs on one processor, a second process helps: nothing depends on it, since what it has
+not compiled in time, the first one does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cpumix.cache_dir import CACHE_VARIABLE
+from cpumix.errors import ConfigError
+from cpumix.kernels.backend import create
+from cpumix.kernels.compile import jit
+from cpumix.kernels.encode import encode
+from cpumix.kernels.operands import KVView
+from cpumix.kernels.rows import Rows
+from cpumix.kv.cache import FORMATS as KV_FORMATS
+from cpumix.kv.cache import KVCache, find_format
+from cpumix.model import DEMO_MODEL, load
+from cpumix.quant import FORMATS
+from cpumix.quant.precision import PRECISIONS
+from cpumix.store import ModelFile
+from cpumix.transformer.rope import cos_sin, frequencies
+
+from .random_model import write_random_model
+
+OTHERS = "compile_others()"
+ATTENTION = "compile_attention({!r})"
+PROMPT_TOKENS = 40  # enough for the kernels of large batches
+
+
+def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
+    """Compile all kernels, or find them compiled; return the folder that keeps them.
+
+    `progress` is called with the steps done and in all. Raises ConfigError where no folder can be
+    written.
+    """
+    folder = jit.cache_folder()
+    if folder is None:
+        raise ConfigError(
+            "cache: expected a folder that can be written, found none to keep compiled kernels in. "
+            f"Set {CACHE_VARIABLE} to one."
+        )
+    steps = [(precision, kv) for precision in PRECISIONS for kv in KV_FORMATS]
+    total = len(steps) + 1
+    with _help(OTHERS) as helper, tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
+        for done, (precision, kv) in enumerate(steps):
+            if progress is not None:
+                progress(done, total)
+            _run(Path(place) / f"{precision}.bin", precision, kv)
+            helper.wait()
+    if progress is not None:
+        progress(len(steps), total)
+    _encode_all()
+    if progress is not None:
+        progress(total, total)
+    jit.mark_warm()
+    return folder
+
+
+@contextmanager
+def helped(kv: str) -> Iterator[None]:
+    """If a first run is to come, let a second process compile attention meanwhile."""
+    if not jit.is_cold() or jit.cache_folder() is None:
+        yield
+        return
+    with _help(ATTENTION.format(kv)) as helper:
+        try:
+            yield
+        finally:
+            helper.terminate()
+
+
+def _help(call: str) -> subprocess.Popen[bytes]:
+    """Start a process that calls a function of this module, and says nothing."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from cpumix.measure import warmup; warmup.{call}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def compile_others() -> None:
+    """Compile what a first run does not: other KV caches than the default, and the encoder."""
+    for kv in KV_FORMATS:
+        if kv != find_format("auto", PRECISIONS["int4"]):
+            compile_attention(kv)
+    _encode_all()
+
+
+def compile_attention(kv: str) -> None:
+    """Keep and read keys and values in this format, of a few positions and of many."""
+    with ModelFile(DEMO_MODEL) as demo:
+        config = demo.config
+    backend = create(1)
+    cache = KVCache(config, PROMPT_TOKENS, PROMPT_TOKENS, kv)
+    group = config.num_attention_heads // config.num_key_value_heads
+    view = KVView(*cache.layer(0), 0, cache.window, config.head_dim**-0.5, group)
+    q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
+    k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
+    rope = cos_sin(frequencies(config), 0, PROMPT_TOKENS)
+    for n in (1, PROMPT_TOKENS):
+        backend.store_kv(q, k, v, rope, n, n, view)
+        backend.attention(q, n, view, out)
+
+
+def _encode_all() -> None:
+    for name in FORMATS:
+        for kind in (np.float32, np.uint16):  # what weights of checkpoints are read as
+            encode(np.zeros((16, 32), kind), name)
+
+
+def _run(path: Path, precision: str, kv: str) -> None:
+    """Take a prompt and one more token through a model of one layer."""
+    if not path.exists():
+        with ModelFile(DEMO_MODEL) as demo:
+            shape = replace(
+                demo.config, num_hidden_layers=1, hidden_size=64, intermediate_size=64, head_dim=16
+            )
+            write_random_model(path, shape, precision, demo.files)
+    with load(path, kv=kv, context=2 * PROMPT_TOKENS) as model:
+        model.logits(range(PROMPT_TOKENS))
+        model.advance([0])

@@ -1,0 +1,1 @@
+"""What a model needs in memory and what this process may use: arithmetic over the other rooms."""

@@ -1,0 +1,94 @@
+"""How much memory this process may have, and what of it the pager may fill with experts.
+
+The ceiling is what `--ram` says, or 75 % of the machine's or container's memory, and less if other
+programs have it now. It holds for everything: program, dense part, KV cache, buffers, experts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cpumix.config import ModelConfig
+from cpumix.errors import BudgetError
+from cpumix.experts import Budget
+from cpumix.machine import MachineInfo, rss_bytes
+from cpumix.quant.precision import Precision
+from cpumix.units import MIB, format_size, parse_size
+
+from .planner import CEILING, MemoryPlan, largest_context_within, make_plan
+from .sizes import PREFILL_TOKENS, program_bytes
+
+
+class MemoryLimit(NamedTuple):
+    """A limit in bytes; `note` says so when it is not what the user expects."""
+
+    nbytes: int
+    note: str | None
+
+
+def find_ceiling(ram: str | int | None, machine: MachineInfo, minimum: int) -> MemoryLimit:
+    """Return the ceiling for `ram`, or for all that the machine can spare.
+
+    Others' memory counts only as far as the rest is enough for `minimum`: below that the system
+    may as well take the pages back from whom it likes.
+    """
+    limit = machine.limit_bytes
+    if ram is not None:
+        asked = parse_size(str(ram))
+        if asked <= limit:
+            return MemoryLimit(asked, None)
+        return MemoryLimit(
+            limit,
+            f"memory: {format_size(asked)} asked for, but this machine or container has "
+            f"{format_size(limit)}; using that",
+        )
+    most = int(CEILING * limit)
+    free = max(machine.available_bytes, minimum)
+    if free >= most:
+        return MemoryLimit(most, None)
+    return MemoryLimit(
+        free,
+        f"memory: other programs leave {format_size(machine.available_bytes)} of "
+        f"{format_size(limit)} free now; using {format_size(free)}. Set --ram to change it",
+    )
+
+
+def make_budget(
+    config: ModelConfig,
+    precision: Precision,
+    context: int,
+    kv: str,
+    ram: str | int | None,
+    machine: MachineInfo,
+) -> tuple[Budget | None, str | None]:
+    """Return the pager's budget, None if all experts fit, and the note on the ceiling if any.
+
+    Raises BudgetError when not even the experts of one token and layer fit, ConfigError for a
+    `ram` or `context` that is none.
+    """
+    plan = make_plan(config, precision, context, machine.limit_bytes, kv)
+    ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
+    if plan.minimum_bytes > ceiling:
+        most = largest_context_within(config, precision, ceiling, kv)
+        shorter = f", or a --context of at most {most}" if most else ""
+        raise BudgetError(
+            f"memory: a budget of {format_size(ceiling)} is below the "
+            f"{format_size(plan.minimum_bytes)} that this model needs at {plan.precision} with "
+            f"a context of {context}. Use --ram {-(-plan.minimum_bytes // MIB)}M or more{shorter}."
+        )
+    if plan.total_bytes <= ceiling:
+        return None, note
+    return _budget(config, plan, ceiling), note
+
+
+def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int) -> Budget:
+    program = program_bytes(config)
+    rows = min(PREFILL_TOKENS, plan.context)
+    return Budget(
+        ceiling=ceiling,
+        least=plan.layer_active_bytes,
+        kv_bytes=plan.kv_bytes,
+        row_bytes=(plan.buffer_bytes - program) // rows,
+        startup_bytes=program,
+        memory=rss_bytes,
+    )
