@@ -25,8 +25,8 @@ from demo_checkpoint import write_demo_checkpoint
 from numpy.typing import NDArray
 
 import cpumix
-from cpumix.evaluate import Comparison, evaluate
-from cpumix.generate import Model
+from cpumix.measure.perplexity import Comparison, evaluate
+from cpumix.model import Model
 
 SEEDLING = os.environ.get("CPUMIX_SEEDLING")
 HELDOUT = Path(__file__).parent / "data" / "heldout.txt"
