@@ -43,11 +43,11 @@ BARE = {"hidden_size": 64, "vocab_size": 32, "architectures": ["MixtralForCausal
 
 def write_foreign(path: Path, metadata: dict) -> Path:
     tensors = [
-        gguf.TensorInfo("token_embd.weight", (32000, 4096), gguf.INT8, 0),
-        gguf.TensorInfo("output.weight", (32000, 4096), gguf.INT8, 32000 * 4096),
+        gguf.TensorInfo("token_embd.weight", (32000, 4096), gguf.FLOAT32, 0),
+        gguf.TensorInfo("output.weight", (32000, 4096), gguf.FLOAT32, 4 * 32000 * 4096),
     ]
     header = gguf.encode_header(metadata, tensors)
-    size = gguf.align(len(header), 32) + 2 * 32000 * 4096
+    size = gguf.align(len(header), 32) + 2 * 4 * 32000 * 4096
     with open(path, "wb") as file:
         file.write(header)
         file.truncate(size)  # a hole: it takes no room on the disk
@@ -92,6 +92,7 @@ def test_foreign_gguf_is_mixtral(tmp_path):
     ours = open_source("mixtral-8x7b").config
     assert source.name == "other"
     assert source.precision is None
+    assert source.is_checkpoint  # `fit` says how to convert it
     assert make_plan(source.config, "int8", 32768, 1) == make_plan(ours, "int8", 32768, 1)
 
 
@@ -128,7 +129,10 @@ def test_file_that_is_no_model(tmp_path, name, content, sentence):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"general.architecture": "gpt2"}, "runs Mixtral, Mistral and Llama models, found"),
+        (
+            {"general.architecture": "gpt2"},
+            "runs Mixtral, Mistral and Llama models from GGUF",
+        ),
         ({"llama.block_count": None}, "expected the GGUF key llama.block_count, found none"),
         ({"llama.expert_used_count": None}, "GGUF key llama.expert_used_count, found none"),
     ],

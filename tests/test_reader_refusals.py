@@ -56,7 +56,7 @@ def test_foreign_gguf_is_refused_as_such(tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(header + bytes(1000))
     message = (
         r'a GGUF file written by another program \(general.architecture "llama", no '
-        r"cpumix.format_version\). Convert the Hugging Face checkpoint with `cpumix convert`\."
+        r"cpumix.format_version\). Convert it with `cpumix convert`\."
     )
     refused(tmp_path / "m", message)
 

@@ -60,6 +60,11 @@ FILE_PREFIX = "cpumix.file."
 RAISED_LAYERS_KEY = "cpumix.raised_layers"
 
 
+def is_model_file(head: bytes) -> bool:
+    """Whether a file that begins with `head`, 64 bytes or more, is one that cpumix wrote."""
+    return head[:4] == gguf.MAGIC and head[32 : HEADER_CRC_AT - 4] == HEADER_CRC_KEY.encode()
+
+
 @dataclass(frozen=True)
 class TensorEntry:
     """A tensor as the model file stores it."""

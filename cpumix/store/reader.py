@@ -105,7 +105,7 @@ class ModelFile:
             raise FormatError(
                 f'"{self.path}": a GGUF file written by another program (general.architecture '
                 f'"{architecture}", no cpumix.format_version). '
-                "Convert the Hugging Face checkpoint with `cpumix convert`."
+                "Convert it with `cpumix convert`."
             )
         if version != layout.FORMAT_VERSION:
             raise FormatError(

@@ -25,6 +25,7 @@ from cpumix.checkpoint import Checkpoint, open_checkpoint, read_config
 from cpumix.checkpoint.containers.gguf import read_gguf
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES, dequantize
 from cpumix.errors import ConfigError, ConvertError, CpumixError, FormatError
+from cpumix.generate import DEMO_MODEL
 from cpumix.quant.bf16 import to_float32
 
 TOKENIZER = sentencepiece_metadata((TOKENIZERS / "small.model").read_bytes())
@@ -249,6 +250,7 @@ def test_factors_of_llama_3_become_its_rope_scaling(tmp_path: Path) -> None:
             np.array([2, 3], np.float32),
             "cpumix runs the slowed rotations of Llama 3.1, found other",
         ),
+        (np.array([0, np.nan], np.float32), "found other factors, from nan to nan"),
         (np.ones(5, np.float32), r"rope_freqs.weight: expected 2 numbers in F32, found \(5,\)"),
     ],
 )
@@ -268,7 +270,6 @@ def test_other_factors_are_refused(tmp_path: Path, factors: np.ndarray, message:
         ({"general.type": "mmproj"}, "found the image part of a model"),
         ({"general.architecture": "clip"}, "found the image part of a model"),
         ({"general.architecture": "gemma3"}, 'all named "llama" there, found "gemma3"'),
-        ({"cpumix.format_version": 1}, "found a model file that cpumix wrote"),
         ({"llama.embedding_length": None}, "expected the GGUF key llama.embedding_length"),
         (
             {"llama.attention.value_length": 8},
@@ -278,6 +279,7 @@ def test_other_factors_are_refused(tmp_path: Path, factors: np.ndarray, message:
         ({"llama.logit_scale": 2.0}, 'llama.logit_scale": a GGUF key unknown to cpumix'),
         ({"llama.rope.scaling.type": "longrope"}, "rope_scaling: cpumix runs the types"),
         ({"llama.block_count": 0}, "num_hidden_layers: expected a positive whole number"),
+        ({"llama.expert_count": "two"}, "llama.expert_count"),
         ({"llama.block_count": "two"}, "num_hidden_layers: expected a positive whole number"),
     ],
 )
@@ -292,6 +294,10 @@ def test_other_models_are_refused_by_name(
 
     path, _ = make(tmp_path / "m.gguf", edit=edit)
     refused(path, message, ConfigError)
+
+
+def test_model_file_of_our_own_is_refused() -> None:
+    refused(DEMO_MODEL, "expected a checkpoint, found a model file that cpumix wrote")
 
 
 def test_vocabulary_alone_is_refused(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def test_llama_3_is_known_without_a_name() -> None:
     named = load(metadata).encode("abc 1234 don't\n\n x")
     for absent in ("default", "", None):
         metadata["tokenizer.ggml.pre"] = absent
+        if absent is None:
+            del metadata["tokenizer.ggml.pre"]
         assert load(metadata).encode("abc 1234 don't\n\n x") == named
 
 
@@ -167,6 +169,8 @@ def test_odd_types_are_settled() -> None:
         ({"tokens": ["<unk>", "a", "a"]}, 'needs each token once, found "a" twice'),
         ({"scores": None}, "expected a score for each piece of sentencepiece, found none"),
         ({"scores": np.zeros(3, np.float32)}, "needs a number for each of 600 tokens"),
+        ({"token_type": np.full(600, np.nan, np.float32)}, "needs a number for each of 600"),
+        ({"add_bos_token": np.zeros(2)}, "the tokenizer needs true or false, found"),
         ({"token_type": "x"}, 'needs a number for each of 600 tokens, found "str"'),
     ],
 )

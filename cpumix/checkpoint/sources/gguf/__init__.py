@@ -8,8 +8,10 @@ from pathlib import Path
 
 from cpumix.config import ModelConfig
 from cpumix.config.values import token_ids
+from cpumix.errors import ConvertError
+from cpumix.store.layout import is_model_file
 
-from ...containers.gguf import is_gguf, read_gguf
+from ...containers.gguf import GgufModel, is_gguf, read_gguf
 from ...encodings import assemble
 from ...namings import gguf as namings
 from ...tensor import Contents
@@ -26,12 +28,12 @@ def claims(path: Path) -> bool:
 
 def read_config(path: Path) -> ModelConfig:
     """Return the model that a file's metadata describe."""
-    return config_of(read_gguf(path), str(path))
+    return config_of(_read_model(path), str(path))
 
 
 def read(path: Path) -> Contents:
     """Return what a file, with all parts of its model, holds."""
-    model = read_gguf(path)
+    model = _read_model(path)
     config = config_of(model, str(path))
     files = tokenizer_files(model.metadata, str(path))
     ends = json.loads(files["generation_config.json"])["eos_token_id"]
@@ -42,3 +44,13 @@ def read(path: Path) -> Contents:
     return Contents(
         path, config, matrices, namings.MIXTURE if config.is_moe else (namings.DENSE,), files
     )
+
+
+def _read_model(path: Path) -> GgufModel:
+    with open(path, "rb") as file:
+        if is_model_file(file.read(64)):
+            raise ConvertError(
+                f'"{path}": expected a checkpoint, found a model file that cpumix wrote. '
+                "Run it, or convert the checkpoint that it was made of."
+            )
+    return read_gguf(path)

@@ -74,10 +74,10 @@ def write_json(
 def _find_pre_tokenizer(
     vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str
 ) -> PreTokenizer:
-    name = metadata.get(_PREFIX + "pre")
-    if name in (None, "", "default") and "<|begin_of_text|>" in vocabulary.tokens:
+    name = str(metadata.get(_PREFIX + "pre", "")) or "default"
+    if name == "default" and "<|begin_of_text|>" in vocabulary.tokens:
         name = "llama-bpe"  # files of before May 2024, whose makers did not know of such rules
-    found = PRE_TOKENIZERS.get(name or "default") if isinstance(name, str | None) else None
+    found = PRE_TOKENIZERS.get(name)
     if found is None:
         raise ConvertError(
             f'"{where}": {_PREFIX}pre: how this tokenizer splits text is unknown to cpumix, found '

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
+from cpumix.config.values import whole
 from cpumix.errors import ConfigError, quoted
 
 from ...containers.gguf import GgufModel
@@ -50,37 +51,39 @@ def config_of(model: GgufModel, where: str) -> ModelConfig:
         for key, value in model.metadata.items()
         if key.startswith("llama.")
     }
-    for key in _NEEDED:
+    for key in ("expert_count", "attention.sliding_window"):
+        if values.get(key) == 0:  # another way to say that there are none
+            del values[key]
+    experts = whole(values.get("expert_count", 1), "llama.expert_count", f'"{where}"')
+    is_mixture = experts > 1
+    for key in (*_NEEDED, *(["expert_used_count"] if is_mixture else [])):
         if values.get(key) is None:
             raise ConfigError(f'"{where}": expected the GGUF key llama.{key}, found none.')
     fields = {name: values[key] for name, key in _FIELDS.items() if values.get(key) is not None}
     embedding = model.tensors.get("token_embd.weight")
-    rows = embedding.shape[0] if embedding else values.get("vocab_size")
+    bos, eos = (model.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("bos", "eos"))
     fields |= {
-        "vocab_size": rows or len(model.metadata.get("tokenizer.ggml.tokens", ())),
-        "bos_token_id": model.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": model.metadata.get("tokenizer.ggml.eos_token_id", 2),
+        "vocab_size": embedding.shape[0] if embedding else values.get("vocab_size"),
+        "bos_token_id": bos if isinstance(bos, int) else None,
+        "eos_token_id": eos if isinstance(eos, int) else None,
         "tie_word_embeddings": "output.weight" not in model.tensors,
         "num_key_value_heads": fields.get("num_key_value_heads", fields["num_attention_heads"]),
         "rope_theta": fields.get("rope_theta", 1e4),
         "max_position_embeddings": fields.get("max_position_embeddings", 2048),
-        "architectures": [_architecture(fields)],
+        "architectures": [_architecture(fields, is_mixture)],
     }
-    fields["rope_scaling"] = _rope_scaling(model, values, fields, where)
     config = ModelConfig.from_huggingface(fields, f'"{where}"')
     _check_others(values, config, where)
-    return config
+    scaling = _rope_scaling(model, values, config, where)
+    if scaling is None:
+        return config
+    return ModelConfig.from_huggingface(fields | {"rope_scaling": scaling}, f'"{where}"')
 
 
 def _refuse_others(model: GgufModel, where: str) -> None:
     """Raise ConfigError for a file that holds something else, or a model that cpumix has not."""
-    kind = model.metadata.get("general.type", "model")
-    architecture = model.metadata.get("general.architecture")
-    if "cpumix.format_version" in model.metadata:
-        raise ConfigError(
-            f'"{where}": expected a checkpoint, found a model file that cpumix wrote. '
-            "Run it, or convert the checkpoint that it was made of."
-        )
+    kind = str(model.metadata.get("general.type", "model"))
+    architecture = str(model.metadata.get("general.architecture", "none"))
     for name in (kind, architecture):
         if name in _NOT_MODELS:
             raise ConfigError(
@@ -108,9 +111,9 @@ def _scalar(value: Any, key: str, where: str) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _architecture(fields: dict[str, Any]) -> str:
+def _architecture(fields: dict[str, Any], is_mixture: bool) -> str:
     """Name the architecture, and take away the fields that it does not have."""
-    if fields.get("num_local_experts", 0) > 1:
+    if is_mixture:
         return "MixtralForCausalLM"
     for name in ("num_local_experts", "num_experts_per_tok"):
         fields.pop(name, None)
@@ -134,7 +137,7 @@ def _check_others(values: dict[str, Any], config: ModelConfig, where: str) -> No
 
 
 def _rope_scaling(
-    model: GgufModel, values: dict[str, Any], fields: dict[str, Any], where: str
+    model: GgufModel, values: dict[str, Any], config: ModelConfig, where: str
 ) -> dict[str, Any] | None:
     """Return the rope_scaling of a config.json."""
     kind = values.get(_SCALING + "type", "none")
@@ -147,24 +150,24 @@ def _rope_scaling(
     if ROPE_FACTORS not in model.tensors:
         return None
     stored = model.tensors[ROPE_FACTORS]
-    head_dim = fields.get("head_dim", fields["hidden_size"] // fields["num_attention_heads"])
-    if stored.dtype != "F32" or stored.shape != (head_dim // 2,):
+    if stored.dtype != "F32" or stored.shape != (config.head_dim // 2,):
         raise ConfigError(
-            f'"{where}": {ROPE_FACTORS}: expected {head_dim // 2} numbers in F32, found '
+            f'"{where}": {ROPE_FACTORS}: expected {config.head_dim // 2} numbers in F32, found '
             f"{stored.shape} in {stored.dtype}."
         )
     factors = stored.read()
     scaling = {"rope_type": "llama3", "factor": float(factors.max())}
     scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-    for original in (8192, values.get(_SCALING + "original_context_length"), 4096, 16384, 32768):
-        scaling["original_max_position_embeddings"] = original
-        if original and np.allclose(
-            _llama3_factors(scaling, fields["rope_theta"], head_dim), factors, 1e-5
-        ):
-            return scaling
+    lengths = (8192, values.get(_SCALING + "original_context_length"), 4096, 16384, 32768)
+    for length in lengths if (factors >= 1).all() else ():
+        if isinstance(length, int) and length > 0:
+            scaling["original_max_position_embeddings"] = length
+            theirs = _llama3_factors(scaling, config.rope_theta, config.head_dim)
+            if np.allclose(theirs, factors, 1e-5):
+                return scaling
     raise ConfigError(
         f'"{where}": {ROPE_FACTORS}: cpumix runs the slowed rotations of Llama 3.1, found other '
-        f"factors, up to {factors.max():g}."
+        f"factors, from {factors.min():g} to {factors.max():g}."
     )
 
 

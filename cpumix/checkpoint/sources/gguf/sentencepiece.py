@@ -10,7 +10,6 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cpumix.errors import ConvertError
@@ -27,7 +26,7 @@ _PLACEHOLDER = (
 )
 
 
-def write_model(vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str) -> bytes:
+def write_model(vocabulary: Vocabulary, where: str) -> bytes:
     """Return the bytes of a `tokenizer.model`. Raises ConvertError without scores."""
     if vocabulary.scores is None:
         raise ConvertError(
@@ -49,8 +48,8 @@ def write_model(vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str)
         if (special := _special(vocabulary).get(key)) is not None:
             trainer += _field(field, vocabulary.tokens[special].encode())
     normalizer = _field(1, b"identity")
-    normalizer += _number(3, bool(metadata.get(_PREFIX + "add_space_prefix", True)))
-    normalizer += _number(4, bool(metadata.get(_PREFIX + "remove_extra_whitespaces", False)))
+    normalizer += _number(3, vocabulary.flags.get("add_space_prefix", True))
+    normalizer += _number(4, vocabulary.flags.get("remove_extra_whitespaces", False))
     return b"".join(pieces) + _field(2, trainer) + _field(3, normalizer)
 
 

@@ -31,6 +31,7 @@ _NAMED_IDS = {  # the key in GGUF, and the name in tokenizer_config.json
     "unknown_token_id": "unk_token",
     "padding_token_id": "pad_token",
 }
+_FLAGS = ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces")
 _END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 # Tokens that end an answer whatever the metadata say; llama.cpp stops at them too.
 _ENDS = frozenset(
@@ -48,6 +49,8 @@ class Vocabulary:
     scores: NDArray[np.float32] | None
     ids: Mapping[str, int]
     """The special ids that are given, by key: "bos_token_id" and so on."""
+    flags: Mapping[str, bool]
+    """What is said of BOS and spaces, by key: "add_space_prefix" and so on."""
 
 
 def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
@@ -55,7 +58,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
 
     Raises ConvertError for a missing or damaged tokenizer, and for kinds unknown to cpumix.
     """
-    kind = metadata.get(PREFIX + "model")
+    kind = str(metadata.get(PREFIX + "model"))
     vocabulary = _read_vocabulary(metadata, where)
     settings: dict[str, Any] = {
         name: vocabulary.tokens[vocabulary.ids[key]]
@@ -63,7 +66,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
         if key in vocabulary.ids
     }
     if kind == "llama":
-        files = {"tokenizer.model": sentencepiece.write_model(vocabulary, metadata, where)}
+        files = {"tokenizer.model": sentencepiece.write_model(vocabulary, where)}
         settings["added_tokens_decoder"] = sentencepiece.added_tokens(vocabulary)
         adds_bos = True
     elif kind == "gpt2":
@@ -74,7 +77,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
             f'"{where}": {PREFIX}model: expected "llama" or "gpt2", found {quoted(kind)}. '
             "Convert the model's Hugging Face checkpoint."
         )
-    settings["add_bos_token"] = bool(metadata.get(PREFIX + "add_bos_token", adds_bos))
+    settings["add_bos_token"] = vocabulary.flags.get("add_bos_token", adds_bos)
     settings["chat_template"] = _templates(metadata)
     ends = [vocabulary.ids[key] for key in _END_IDS if key in vocabulary.ids]
     ends += [token for token, text in enumerate(vocabulary.tokens) if text in _ENDS]
@@ -92,11 +95,11 @@ def _read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
             "Download the file again."
         )
 
-    def numbers(key: str, n: int) -> NDArray[Any] | None:
+    def numbers(key: str, n: int, kinds: str) -> NDArray[Any] | None:
         found = metadata.get(PREFIX + key)
         if found is None:
             return None
-        if not isinstance(found, np.ndarray) or len(found) < n:
+        if not isinstance(found, np.ndarray) or len(found) < n or found.dtype.kind not in kinds:
             raise refuse(key, f"a number for each of {n} tokens", quoted(type(found).__name__))
         return found[:n]
 
@@ -107,7 +110,11 @@ def _read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
     if len(set(tokens)) < len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise refuse("tokens", "each token once", f"{quoted(twice)} twice")
-    types, scores = numbers("token_type", len(tokens)), numbers("scores", len(tokens))
+    types, scores = numbers("token_type", len(tokens), "iu"), numbers("scores", len(tokens), "iuf")
+    flags = {key: metadata[PREFIX + key] for key in _FLAGS if PREFIX + key in metadata}
+    for key, found in flags.items():
+        if not isinstance(found, bool):
+            raise refuse(key, "true or false", quoted(found))
     ids: dict[str, int] = {}
     for key in (*_NAMED_IDS, *_END_IDS):
         found = metadata.get(PREFIX + key)
@@ -118,6 +125,7 @@ def _read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
         np.ones(len(tokens), np.int32) if types is None else types.astype(np.int32),
         None if scores is None else scores.astype(np.float32),
         ids,
+        flags,
     )
 
 
