@@ -30,7 +30,10 @@ DENSE = {name: value for name, value in MIXTRAL.items() if "expert" not in name}
 MISTRAL = DENSE | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 LLAMA = DENSE | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 
-DTYPES = {"uint16": "BF16", "float16": "F16", "float32": "F32", "int8": "I8", "float64": "F64"}
+DTYPES = {
+    **{"uint16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"},
+    **{"int8": "I8", "uint8": "U8", "int32": "I32", "uint32": "U32", "int64": "I64"},
+}
 Array = NDArray[Any]
 
 
@@ -78,13 +81,15 @@ def stored_as(bits: Bits, dtype: str) -> Array:
     return bits if dtype == "BF16" else to_f32(bits).astype({"F16": "f2", "F32": "f4"}[dtype])
 
 
-def write_shard(path: Path, tensors: Mapping[str, Array]) -> None:
-    """Write a safetensors file; uint16 stands for BF16."""
+def write_shard(
+    path: Path, tensors: Mapping[str, Array], dtypes: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file; uint16 stands for BF16, `dtypes` may say another type of a name."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, array in tensors.items():
         start, end = end, end + array.nbytes
-        dtype = DTYPES[array.dtype.name]
+        dtype = (dtypes or {}).get(name) or DTYPES[array.dtype.name]
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
     write_header(path, header, b"".join(array.tobytes() for array in tensors.values()))
 

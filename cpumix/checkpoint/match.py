@@ -10,7 +10,7 @@ import numpy as np
 from cpumix.config import ModelConfig, Role, TensorSpec
 from cpumix.errors import ConvertError, quoted
 
-from .encodings.plain import refuse_other_dtypes
+from .encodings.plain import DTYPES, refuse_other_dtypes
 from .matrix import Matrix, count_rows
 from .namings import Naming, choose_naming
 from .tensor import Checkpoint, Contents, SourceTensor
@@ -28,7 +28,7 @@ def match(contents: Contents) -> Checkpoint:
     specs = list(config.tensors())
     sources = dict.fromkeys(naming[spec.role].source(spec) for spec in specs)
     for source, matrix in matrices.items():
-        if source not in sources and not _is_idle(source, naming, config.is_moe):
+        if source not in sources and not _is_idle(source, matrix, naming, config.is_moe):
             raise ConvertError(
                 f"tensor {quoted(source)}: a name unknown to a {config.architecture} of "
                 f"{config.num_hidden_layers} layers and {config.num_local_experts} experts. "
@@ -89,12 +89,14 @@ def _are_equal(a: Matrix, b: Matrix) -> bool:
     return True
 
 
-def _is_idle(source: str, naming: Naming, is_moe: bool) -> bool:
+def _is_idle(source: str, matrix: Matrix, naming: Naming, is_moe: bool) -> bool:
     """Whether the result does not depend on a tensor that the model file has no name for.
 
-    That is a buffer, or the router over one single expert.
+    That is a buffer, a bias of zeros, which GPTQ files have, or the router of one single expert.
     """
     if source.endswith(_COMPUTED):
         return True
+    if source.endswith(".bias") and len(matrix.shape) == 1 and matrix.encoding in DTYPES:
+        return not matrix.read_rows(0, matrix.shape[0]).any()
     router = naming[Role.ROUTER].name.rpartition("}")[2] if Role.ROUTER in naming else ""
     return bool(router) and not is_moe and source.endswith(router)

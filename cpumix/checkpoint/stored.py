@@ -69,6 +69,16 @@ class StoredTensor:
             read_into(self.path, at, out.reshape(-1).view(np.uint8).data)
         return out
 
+    def read_flat(self, start: int, stop: int) -> NDArray[Any]:
+        """Return numbers start..stop of the tensor, counted through all dimensions."""
+        assert 0 <= start <= stop <= prod(self.shape), (start, stop, self.shape)
+        assert self.strides is None, self.strides
+        out: NDArray[Any] = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
+        if out.size:
+            at = self.offset + start * out.itemsize
+            read_into(self.path, at, out.view(np.uint8).data)
+        return out
+
     def read(self) -> NDArray[Any]:
         """Return the whole tensor in its shape, of any strides; not for block types."""
         kind = NUMPY_DTYPES[self.dtype]

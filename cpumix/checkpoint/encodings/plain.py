@@ -37,7 +37,7 @@ def _float8(exponent_bits: int, bias: int, has_infinity: bool) -> NDArray[np.flo
 
 # As ml_dtypes' float8_e4m3fn (no infinity) and float8_e5m2 have them.
 E4M3, E5M2 = _float8(4, 7, has_infinity=False), _float8(5, 15, has_infinity=True)
-_TABLES = {"F8_E4M3": E4M3, "F8_E5M2": E5M2}
+FLOAT8_VALUES = {"F8_E4M3": E4M3, "F8_E5M2": E5M2}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class PlainMatrix:
         else:
             rows = self._held.get(last=stop == self.stored.rows)[start:stop]
             rows = np.ascontiguousarray(rows)
-        table = _TABLES.get(self.stored.dtype)
+        table = FLOAT8_VALUES.get(self.stored.dtype)
         return rows if table is None else table[rows]
 
     @cached_property

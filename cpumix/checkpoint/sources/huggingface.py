@@ -15,6 +15,7 @@ from ..files import read_json
 from ..namings.huggingface import namings
 from ..shards import ShardNames, read_shards
 from ..tensor import Contents
+from .quantization import Quantization, take_quantization
 from .side_files import read_eos_token_ids, read_side_files
 
 CONFIG = "config.json"
@@ -54,13 +55,13 @@ def read_config(path: Path) -> ModelConfig:
 
 def read(path: Path) -> Contents:
     """Return what a folder holds."""
-    config, encoding, settings = _read_config(path)
+    config, quantization = _read_config(path)
     files = read_side_files(path)
     config = replace(config, eos_token_ids=read_eos_token_ids(path, config))
     kind = next((kind for kind in SHARDS if kind.exists(path)), None)
     if kind is None:
         raise _weights_missing(path)
-    matrices = assemble(read_shards(path, kind), encoding, settings)
+    matrices = assemble(read_shards(path, kind), *quantization)
     return Contents(path, config, matrices, namings(config.family), files)
 
 
@@ -74,10 +75,11 @@ def from_fields(fields: Mapping[str, Any], where: str) -> ModelConfig:
     return ModelConfig.from_huggingface(fields, where)
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, str, dict[str, Any]]:
-    """Return the model, the encoding of its weights, and that encoding's settings."""
+def _read_config(path: Path) -> tuple[ModelConfig, Quantization]:
+    """Return the model, and how its weights are quantized."""
     fields = read_json(path / CONFIG)
-    return from_fields(fields, f'"{path / CONFIG}"'), "plain", {}
+    quantization = take_quantization(fields, path)
+    return from_fields(fields, f'"{path / CONFIG}"'), quantization
 
 
 def _weights_missing(folder: Path) -> ConvertError:

@@ -16,6 +16,7 @@ from ..namings import mistral as namings
 from ..shards import ShardNames, read_shards
 from ..tensor import Contents
 from . import huggingface
+from .quantization import take_quantization
 from .side_files import read_side_files
 
 PARAMS = "params.json"
@@ -77,8 +78,8 @@ def read(path: Path) -> Contents:
             f"weights: expected consolidated.* or weights.*.npz beside {PARAMS}, found none in "
             f'"{path}". Download them there.'
         )
-    settings = _read_params(path)[1].get("quantization")
-    matrices = assemble(read_shards(path, kind), "mlx" if settings else "plain", settings or {})
+    quantization = take_quantization(_read_params(path)[1], path)
+    matrices = assemble(read_shards(path, kind), *quantization)
     return Contents(
         path, config, matrices, namings.MIXTURE if config.is_moe else (namings.DENSE,), files
     )

@@ -1,0 +1,129 @@
+"""The quantization of GPTQ, as AutoGPTQ, GPTQModel and optimum write it: transposed.
+
+MODULE.qweight  int32 (columns * bits / 32, rows): codes of consecutive columns, lowest bits first
+MODULE.qzeros   int32 (groups, rows * bits / 32): the zero of each group, consecutive rows
+MODULE.scales   float16 (groups, rows)
+MODULE.g_idx    int32 (columns,): the group of each column; absent: column // group_size
+
+    weight[row, column] = scale[group, row] * (code - zero[group, row])
+
+Format "gptq" stores zero - 1, modulo 2^bits; "gptq_v2" the zero itself. Many files say "gptq" and
+are version 2: with symmetric quantization the zero is 2^(bits - 1), so there the file itself tells.
+Source: https://github.com/ModelCloud/GPTQModel, gptqmodel/nn_modules/qlinear and utils/model.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..matrix import Held, Matrix
+from ..stored import StoredTensor
+from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
+
+_FORMATS = (None, "gptq", "gptq_v2")
+
+
+class _Loaded(NamedTuple):
+    """The parts of a matrix in memory."""
+
+    words: NDArray[np.int32]
+    """(columns * bits / 32, rows)."""
+    zeros: NDArray[np.float32]
+    """(rows, groups)."""
+    scales: NDArray[np.float32]
+    """(rows, groups)."""
+    groups: NDArray[np.int64]
+    """(columns,): the group of each column."""
+
+
+@dataclass(frozen=True)
+class GptqMatrix(Quantized):
+    """A transposed matrix with a scale and a zero for each group of columns."""
+
+    bits: int
+    version: int
+    """1: zeros are stored less one."""
+    symmetric: bool
+
+    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows start..stop."""
+        loaded = self._held.get(last=stop == self.shape[0])
+        rows = unpack(loaded.words[:, start:stop].T, self.bits).astype(np.float32)
+        rows -= loaded.zeros[start:stop].take(loaded.groups, axis=1)
+        rows *= loaded.scales[start:stop].take(loaded.groups, axis=1)
+        return rows
+
+    @cached_property
+    def _held(self) -> Held[_Loaded]:
+        return Held(self._load)
+
+    def _load(self) -> _Loaded:
+        zeros = unpack(self.parts["qzeros"].read(), self.bits)
+        half, version = 1 << self.bits - 1, self.version
+        if self.symmetric and (zeros == half).all():
+            version = 2
+        elif self.symmetric and (zeros == half - 1).all():
+            version = 1
+        if version == 1:
+            zeros = zeros + np.uint8(1) & np.uint8((1 << self.bits) - 1)
+        scales, columns = read_floats(self.parts["scales"]), self.shape[1]
+        if "g_idx" in self.parts:
+            groups = self.parts["g_idx"].read().astype(np.int64)
+        else:
+            groups = np.arange(columns) // (columns // len(scales))
+        inside = groups.size == 0 or (groups.min() >= 0 and groups.max() < len(scales))
+        expect(self.name, self.parts, bool(inside), f"groups 0 to {len(scales) - 1} in g_idx")
+        return _Loaded(
+            self.parts["qweight"].read(),
+            np.ascontiguousarray(zeros.T).astype(np.float32),
+            np.ascontiguousarray(scales.T),
+            groups,
+        )
+
+
+def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:
+    """Take every module that has a qweight."""
+    found: dict[str, Matrix] = {}
+    for module, parts in collect(stored, "qweight", ["qzeros", "scales"], ["g_idx"]):
+        found[module + ".weight"] = _matrix(module, parts, settings)
+    return found
+
+
+def _matrix(module: str, parts: dict[str, StoredTensor], settings: Mapping[str, Any]) -> Matrix:
+    bits = settings.get("bits")
+    formats = [settings.get(key) for key in ("checkpoint_format", "format")]
+    expect(
+        module,
+        parts,
+        type(bits) is int and bits in (2, 3, 4, 8) and all(kind in _FORMATS for kind in formats),
+        "2, 3, 4 or 8 bits in the format gptq or gptq_v2",
+    )
+    assert isinstance(bits, int)
+    qweight, qzeros, scales, g_idx = (
+        parts.get(p) for p in ("qweight", "qzeros", "scales", "g_idx")
+    )
+    assert qweight is not None and qzeros is not None and scales is not None
+    words, rows = qweight.shape if len(qweight.shape) == 2 else (0, 0)
+    groups = scales.shape[0] if scales.shape else 0
+    columns = words * 32 // bits
+    fits = (
+        qweight.dtype == qzeros.dtype == "I32"
+        and words * 32 == columns * bits > 0
+        and scales.shape == (groups, rows)
+        and qzeros.shape == (groups, rows * bits // 32)
+        and rows * bits % 32 == 0
+        and groups > 0
+        and are_floats(scales)
+        and (g_idx is None or (g_idx.shape == (columns,) and g_idx.dtype in ("I32", "I64")))
+        and (g_idx is not None or columns % groups == 0)
+    )
+    expect(module, parts, fits, f"qweight, qzeros, scales and g_idx of GPTQ in {bits} bits")
+    version = 2 if "gptq_v2" in formats else 1
+    symmetric = settings.get("sym") is not False
+    return GptqMatrix(module, parts, (rows, columns), f"GPTQ {bits} bits", bits, version, symmetric)
