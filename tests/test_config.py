@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cpumix.config import ModelConfig, Role, RopeScaling
+from cpumix.config import Llama3Scaling, ModelConfig, Role
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -146,7 +146,7 @@ def test_rope_theta_in_either_place(fields, theta):
 def test_llama3_scaling_in_either_place(place, kind):
     values = {key: value for key, value in LLAMA3.items() if key != "rope_type"} | {kind: "llama3"}
     config = read("Llama", **{place: values | {"rope_theta": 5e5}})
-    assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 8192)
+    assert config.rope_scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
     assert config.rope_theta == 5e5
 
 
@@ -167,11 +167,35 @@ def test_llama3_length_outside_goes_before_the_one_inside():
         {"hidden_act": "swish", "pretraining_tp": 1, "attention_bias": False, "pruned_heads": {}},
         {"quantization_config": None, "some_future_field": None},
         {"dtype": "bfloat16", "router_aux_loss_coef": 0.02, "transformers_version": "5.23.0"},
+        {"use_sliding_window": False, "attn_bias": False, "a": 0, "b": "", "c": [], "d": {}},
+        {"mergekit_version": "0.0.4.2", "use_flash_attention_2": True},
+        {"num_experts": None, "num_local_experts": 8},
+        {"num_experts": None, "num_local_experts": None},
+        {"tie_word_embeddings": None, "max_position_embeddings": None, "rms_norm_eps": None},
+        {"hidden_size": 4096.0, "num_hidden_layers": 32.0, "head_dim": 128.0},
+        {"rope_scaling": {"type": "linear", "factor": 1.0}},
+        {"rope_scaling": {"rope_type": "dynamic", "factor": 1}},
+        {"rope_scaling": {"rope_type": "default", "finetuned": True, "alpha": None, "new": False}},
     ],
 )
 def test_fields_that_change_nothing_are_passed_over(fields):
     config = read(**fields)
     assert config == replace(read(), sliding_window=config.sliding_window)
+
+
+@pytest.mark.parametrize("bos", [-1, 32000, "<s>", 1.5, None])
+def test_bos_that_is_no_token_is_left_to_the_tokenizer(bos):
+    assert read(bos_token_id=bos) == read(bos_token_id=None)
+
+
+def test_ignored_fields_count_as_absent():
+    fields = {"qk_norm": True, "rope_scaling": {"type": "linear", "factor": 2.0, "alpha": 5}}
+    config = {"architectures": ["MixtralForCausalLM"], **fields}
+    ignored = ["qk_norm", "rope_scaling.alpha"]
+    found = ModelConfig.from_huggingface(config, "config.json", ignored)
+    assert found == read(rope_scaling={"type": "linear", "factor": 2.0})
+    found = ModelConfig.from_huggingface(config, "config.json", ["qk_norm", "rope_scaling"])
+    assert found == read()
 
 
 def test_json_brings_every_field_back():

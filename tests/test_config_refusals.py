@@ -53,16 +53,37 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         'layer_types: cpumix runs "sliding_attention" in every layer',
     ),
     ({"layer_types": 5}, 'layer_types: cpumix runs "full_attention" in every layer'),
-    ({"qk_norm": True}, "qk_norm: a field unknown to cpumix that may change the result, found tru"),
+    (
+        {"qk_norm": True},
+        '"qk_norm": a field unknown to cpumix that may change the result, found true. If you know '
+        'that it does not matter here, use --ignore-field "qk_norm".',
+    ),
+    ({"a\nb": 1}, '"a\\nb": a field unknown to cpumix'),
     ({"rope_scaling": [1]}, "rope_scaling: expected an object or null, found [1]."),
     ({"rope_scaling": "llama3"}, 'rope_scaling: expected an object or null, found "llama3".'),
     (
-        {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
-        'rope_scaling: cpumix runs the types "default" and "llama3", found "yarn".',
+        {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
+        "rope_scaling: cpumix runs the types default, llama3, linear, dynamic, yarn, found "
+        '"longrope". Use --ignore-field "rope_scaling" for a model that is run within its',
+    ),
+    ({"rope_scaling": {"rope_type": []}}, "cpumix runs the types .*, found []."),
+    ({"rope_scaling": {"type": "linear"}}, "expected factor with linear, found no factor."),
+    (
+        {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 2}},
+        "rope_scaling: beta_slow: expected beta_fast 1 at most, found 2. Correct one of them.",
     ),
     (
-        {"rope_parameters": {"mscale": 1.0}},
-        'rope_scaling: a part unknown to cpumix that may change the result, found "mscale".',
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}, "rope_theta": 1.0},
+        "rope_theta: expected more than 1 with yarn, found 1.",
+    ),
+    (
+        {"rope_scaling": {"type": "dynamic", "factor": 4.0}, "head_dim": 2},
+        "head_dim: expected more than 2 with dynamic RoPE scaling, found 2.",
+    ),
+    (
+        {"rope_parameters": {"alpha": 1.0}},
+        'rope_scaling: a part unknown to cpumix that may change the result, found "alpha". If you '
+        'know that it does not matter here, use --ignore-field "rope_scaling.alpha".',
     ),
     (
         {"rope_parameters": {"partial_rotary_factor": 0.5}},
@@ -96,11 +117,16 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         "num_experts_per_tok: expected the 8 of num_local_experts at most",
     ),
     ({"sliding_window": 0}, "sliding_window: expected a positive whole number, found 0."),
-    ({"rms_norm_eps": 0}, "rms_norm_eps: expected a positive number, found 0."),
-    ({"rope_theta": float("nan")}, "rope_theta: expected a positive number, found NaN."),
-    ({"rope_theta": float("inf")}, "rope_theta: expected a positive number, found Infinity."),
+    ({"rms_norm_eps": 0}, "rms_norm_eps: expected a positive number from .*, found 0."),
+    ({"rope_theta": float("nan")}, "rope_theta: expected a positive number from .*, found NaN."),
+    ({"rope_theta": float("inf")}, "rope_theta: expected a positive number from .*, found Infini"),
+    ({"rope_theta": 1e39}, "expected a positive number from 1.2e-38 to 3.4e+38, found 1e+39."),
+    (
+        {"rms_norm_eps": 1e-60},
+        "rms_norm_eps: expected a positive number from 1.2e-38 .*, found 1e-",
+    ),
+    ({"eos_token_id": 10**5000}, "found a value too large to show. Correct it in that file."),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings: expected true or false, found 1."),
-    ({"bos_token_id": -1}, "bos_token_id: expected a token id below vocab_size 32000, found -1."),
     (
         {"eos_token_id": [2, 32000]},
         "eos_token_id: expected a token id below vocab_size 32000, foun",
@@ -126,12 +152,20 @@ def test_refusal(fields, sentence):
     assert len(str(refused.value)) < 300
 
 
+@pytest.mark.parametrize("name", ["hidden_sise", "rope_scaling.alpha", "rope_theta.x", ""])
+def test_a_field_to_ignore_must_be_there(name):
+    config = {"architectures": ["MixtralForCausalLM"], "rope_scaling": {"type": "default"}}
+    expected = pattern(f'--ignore-field "{name}": expected the name of a field that stands there')
+    with pytest.raises(ConfigError, match=expected):
+        ModelConfig.from_huggingface(config | {"rope_theta": 5.0}, "config.json", [name])
+
+
 @pytest.mark.parametrize(
     ("architecture", "field"),
     [("Llama", "sliding_window"), ("Llama", "num_local_experts"), ("Mistral", "num_experts")],
 )
 def test_field_of_another_architecture_is_unknown(architecture, field):
-    with pytest.raises(ConfigError, match=f"{field}: a field unknown to cpumix"):
+    with pytest.raises(ConfigError, match=f'"{field}": a field unknown to cpumix'):
         read(architecture, **{field: 4})
 
 
@@ -139,9 +173,22 @@ HOSTILE_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"architecture": []}, "architecture: expected one of Mixtral.*, found []."),
     ({"architecture": {}}, "architecture: expected one of Mixtral.*, found {}."),
     ({"rope_scaling": []}, "model config: rope_scaling: expected a JSON object, found []."),
-    ({"rope_scaling": {}}, 'fields of this version of cpumix, but "factor" is missing.'),
-    ({"rope_scaling": {**LLAMA3}}, 'fields of this version of cpumix, but "rope_type" is unknown.'),
-    ({"more": 1}, 'expected the fields of this version of cpumix, but "more" is unknown.'),
+    ({"rope_scaling": {}}, 'expected factor, .* with llama3, but no "factor". Update cpumix'),
+    ({"rope_scaling": {**LLAMA3}}, 'expected factor, .* with llama3, found "rope_type".'),
+    (
+        {"rope_scaling": {"kind": "ntk"}},
+        'rope_scaling: expected one of the kinds llama3, .* found "nt',
+    ),
+    (
+        {"rope_scaling": {"kind": []}},
+        "rope_scaling: expected one of the kinds llama3, .* found [].",
+    ),
+    (
+        {"more": 1},
+        '"more": a field that this version of cpumix does not know. Install a newer one with '
+        "`pip install --upgrade cpumix`.",
+    ),
+    ({"more": 1, "requires": "0.7.0"}, 'does not know. Install "0.7.0" with `pip install --upgr'),
     ({"num_hidden_layers": 2**31 - 1}, "num_hidden_layers: expected 1000 at most"),
     ({"num_local_experts": 2**31 - 1}, "num_local_experts: expected 1000 at most"),
     ({"rope_theta": 10**400}, "rope_theta: expected a positive number"),

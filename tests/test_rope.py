@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from naive import SLACK, U, config
 
-from cpumix.config.model import RopeScaling
+from cpumix.config import Llama3Scaling
 from cpumix.transformer.rope import cos_sin, frequencies
 
-LLAMA3 = RopeScaling(8.0, 1.0, 4.0, 8192)
+LLAMA3 = Llama3Scaling(8.0, 1.0, 4.0, 8192)
 
 
-def llama3(turns: float, s: RopeScaling) -> float:
+def llama3(turns: float, s: Llama3Scaling) -> float:
     """Return a stretched frequency, as the Llama 3 paper's code has it, in float64."""
     wavelength = 2 * math.pi / turns
     if wavelength < s.original_max_position_embeddings / s.high_freq_factor:
@@ -38,7 +38,7 @@ def bound(theta: float, roundings: int) -> float:
 @pytest.mark.parametrize("theta", [1e4, 5e5, 1e6])
 @pytest.mark.parametrize("head_dim", [2, 16, 40, 64, 128])
 def test_frequencies(theta, head_dim):
-    found = frequencies(config(rope_theta=theta, head_dim=head_dim))
+    found = frequencies(config(rope_theta=theta, head_dim=head_dim), 4096).turns
     expected = plain(theta, head_dim)
     assert found.dtype == np.float32
     assert found[0] == 1
@@ -47,13 +47,13 @@ def test_frequencies(theta, head_dim):
 
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
 @pytest.mark.parametrize(
-    "scaling", [LLAMA3, RopeScaling(32.0, 1.0, 4.0, 8192), RopeScaling(2.0, 1.0, 32.0, 512)]
+    "scaling", [LLAMA3, Llama3Scaling(32.0, 1.0, 4.0, 8192), Llama3Scaling(2.0, 1.0, 32.0, 512)]
 )
 def test_llama_3_stretches_slow_pairs(head_dim, scaling):
     theta = 5e5
     shape = config(rope_theta=theta, head_dim=head_dim, rope_scaling=scaling)
     expected = np.array([llama3(turns, scaling) for turns in plain(theta, head_dim)])
-    found = frequencies(shape)
+    found = frequencies(shape, 4096).turns
     assert found.dtype == np.float32
     span = scaling.high_freq_factor - scaling.low_freq_factor
     slack = bound(theta, 10) * scaling.high_freq_factor / span * scaling.factor
@@ -72,7 +72,7 @@ def test_some_pairs_are_between():
 
 
 def test_rotation_of_a_later_batch_continues_the_first():
-    turns = frequencies(config(head_dim=64))
+    turns = frequencies(config(head_dim=64), 4096)
     whole = cos_sin(turns, 0, 3000)
     for first, count in ((0, 1), (7, 13), (2999, 1)):
         part = cos_sin(turns, first, count)
@@ -84,8 +84,9 @@ def test_rotation_of_a_later_batch_continues_the_first():
 
 def test_angles_are_products_in_float32():
     """At position 3000 the rounding of the angle is visible, and part of the model's definition."""
-    turns = frequencies(config(head_dim=64))
-    cos, sin = cos_sin(turns, 3000, 1)
+    found = frequencies(config(head_dim=64), 4096)
+    cos, sin = cos_sin(found, 3000, 1)
+    turns = found.turns
     angle = (np.float32(3000) * turns).astype(np.float64)
     assert np.abs(cos[0] - np.cos(angle)).max() <= 8 * U
     assert np.abs(sin[0] - np.sin(angle)).max() <= 8 * U

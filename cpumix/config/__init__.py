@@ -6,18 +6,29 @@ by name what would change the result and what nobody here has heard of.
 """
 
 from .families import FAMILIES, Family, TensorNames
-from .model import ModelConfig, RopeScaling
+from .model import ModelConfig
+from .rope_scaling import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+)
 from .tensors import EXPERT_PARTS, NORMS, Role, TensorSpec, tensor_name
 
 __all__ = [
     "EXPERT_PARTS",
     "FAMILIES",
     "NORMS",
+    "DynamicScaling",
     "Family",
+    "LinearScaling",
+    "Llama3Scaling",
     "ModelConfig",
     "Role",
     "RopeScaling",
     "TensorNames",
     "TensorSpec",
+    "YarnScaling",
     "tensor_name",
 ]

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, quoted
 
+from . import rope_scaling
 from .families import FAMILIES, Family
 from .huggingface import read_fields
+from .rope_scaling import DynamicScaling, LinearScaling, RopeScaling, YarnScaling
 from .tensors import EXPERT_PARTS, Role, TensorSpec
 from .values import LARGEST, flag, positive, shown, token_id, token_ids, whole
 
+REQUIRES = "requires"  # a version of cpumix, in a config with fields that older ones do not know
 _MOST = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3's stretching of the slow rotations, for contexts longer than it was trained on."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
@@ -69,6 +62,20 @@ class ModelConfig:
         return self.num_key_value_heads * self.head_dim
 
     @property
+    def context_limit(self) -> int:
+        """The longest text, in tokens, that RoPE is made for as it is stretched.
+
+        Linear and dynamic factors lengthen max_position_embeddings, YaRN's the trained context; as
+        vLLM has it (https://github.com/vllm-project/vllm, _get_and_verify_max_len).
+        """
+        scaling, most = self.rope_scaling, self.max_position_embeddings
+        if isinstance(scaling, LinearScaling | DynamicScaling):
+            return max(most, int(most * scaling.factor))
+        if isinstance(scaling, YarnScaling):
+            return max(most, int(scaling.original_max_position_embeddings * scaling.factor))
+        return most
+
+    @property
     def family(self) -> Family:
         """The row of `FAMILIES` that the model belongs to."""
         return FAMILIES[self.architecture]
@@ -105,49 +112,91 @@ class ModelConfig:
             yield TensorSpec.of(role, shape, layer, expert)
 
     def to_json(self) -> str:
-        """Write all fields; `from_json` reads them back exactly."""
-        return json.dumps(asdict(self), sort_keys=True)
+        """Write the fields; `from_json` reads them back exactly.
+
+        A field that version 0.1 did not have is written only where it is needed: so old versions
+        read all that they can run, and refuse the rest by the name of a field.
+        """
+        values, needed = {}, []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.default is MISSING:
+                values[field.name] = value
+            elif value != field.default:
+                values[field.name] = value
+                needed.append(field.metadata["since"])
+        if self.rope_scaling is not None:
+            values["rope_scaling"] = stored = rope_scaling.to_dict(self.rope_scaling)
+            if "kind" in stored:
+                needed.append(rope_scaling.SINCE)
+        if needed:
+            values[REQUIRES] = max(needed, key=lambda version: [*map(int, version.split("."))])
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ModelConfig:
-        """Read what `to_json` wrote. Raises ConfigError for anything else."""
+        """Read what `to_json` wrote, in this version or an older one. Raises ConfigError."""
         where = "model config"
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise ConfigError(f"{where}: expected JSON, found other text ({e}).") from e
-        _check_names(values, cls, where)
-        if values["rope_scaling"] is not None:
-            _check_names(values["rope_scaling"], RopeScaling, f"{where}: rope_scaling")
+            raise ConfigError(
+                f"{where}: expected JSON, found other text ({e}). Convert the checkpoint again."
+            ) from e
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"{where}: expected a JSON object, found {shown(values)}. "
+                "Convert the checkpoint again."
+            )
+        version = values.pop(REQUIRES, None)
+        known = {field.name: field for field in fields(cls)}
+        if unknown := values.keys() - known.keys():
+            raise ConfigError(
+                f"{where}: {quoted(min(unknown))}: a field that this version of cpumix does not "
+                f"know. Install {'a newer one' if version is None else quoted(version)} "
+                "with `pip install --upgrade cpumix`."
+            )
+        missing = [n for n in known if n not in values and known[n].default is MISSING]
+        if missing:
+            raise ConfigError(
+                f'{where}: expected every field that cpumix writes, but "{missing[0]}" is missing. '
+                "Convert the checkpoint again."
+            )
         return cls._checked(values, where)
 
     @classmethod
-    def from_huggingface(cls, config: Mapping[str, Any], where: str) -> ModelConfig:
-        """Read a config.json. `where` names it in errors.
+    def from_huggingface(
+        cls, config: Mapping[str, Any], where: str, ignored: Collection[str] = ()
+    ) -> ModelConfig:
+        """Read a config.json; fields named in `ignored` count as absent, "rope_scaling.x" too.
 
-        Raises ConfigError for an architecture, field or value that cpumix does not run.
+        `where` names it in errors. Raises ConfigError for an architecture, field or value that
+        cpumix does not run.
         """
-        return cls._checked(read_fields(config, where), where)
+        return cls._checked(read_fields(config, where, ignored), where)
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any], where: str) -> ModelConfig:
         """Return a config of plain JSON values. Raises ConfigError for a wrong one."""
         made = dict(values)
         for field in fields(cls):
-            name, value = field.name, made[field.name]
-            if field.type == "int" or (field.type == "int | None" and value is not None):
-                if name != "bos_token_id":
-                    made[name] = whole(value, name, where, _MOST.get(name, LARGEST))
-            elif field.type == "float":
+            name, kind = field.name, str(field.type)
+            value = made.get(name)
+            if name not in made or name == "bos_token_id" or (value is None and "None" in kind):
+                continue
+            if kind.startswith("int"):
+                made[name] = whole(value, name, where, _MOST.get(name, LARGEST))
+            elif kind == "float":
                 made[name] = positive(value, name, where)
-        flag(made["tie_word_embeddings"], "tie_word_embeddings", where)
+            elif kind == "bool":
+                flag(value, name, where)
         if made["bos_token_id"] is not None:
             token_id(made["bos_token_id"], "bos_token_id", where, made["vocab_size"])
         made["eos_token_ids"] = token_ids(
             made["eos_token_ids"], "eos_token_id", where, made["vocab_size"]
         )
         if made["rope_scaling"] is not None:
-            made["rope_scaling"] = _rope_scaling(made["rope_scaling"], where)
+            made["rope_scaling"] = rope_scaling.from_dict(made["rope_scaling"], where)
         config = cls(**made)
         config._check_together(where)
         return config
@@ -157,51 +206,33 @@ class ModelConfig:
         if self.architecture not in list(FAMILIES):  # a list: it may be unhashable
             raise ConfigError(
                 f"{where}: architecture: expected one of {', '.join(FAMILIES)}, "
-                f"found {shown(self.architecture)}."
+                f"found {shown(self.architecture)}. Update cpumix, or convert another model."
             )
         if self.num_experts_per_tok > self.num_local_experts:
             raise ConfigError(
                 f"{where}: num_experts_per_tok: expected the {self.num_local_experts} of "
-                f"num_local_experts at most, found {self.num_experts_per_tok}."
+                f"num_local_experts at most, found {self.num_experts_per_tok}. "
+                "Correct one of them."
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ConfigError(
                 f"{where}: num_attention_heads: expected a multiple of num_key_value_heads "
-                f"{self.num_key_value_heads}, found {self.num_attention_heads}."
+                f"{self.num_key_value_heads}, found {self.num_attention_heads}. "
+                "Correct one of them."
             )
         if self.head_dim % 2:
             raise ConfigError(
                 f"{where}: head_dim: expected an even number, whose halves rotate together, "
-                f"found {self.head_dim}."
+                f"found {self.head_dim}. Correct it in that file."
             )
-
-
-def _check_names(values: Any, kind: type, where: str) -> None:
-    """Raise ConfigError unless a JSON value is an object with exactly the fields of a dataclass."""
-    expected = {field.name for field in fields(kind)}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{where}: expected a JSON object, found {shown(values)}.")
-    if strange := expected ^ values.keys():
-        name = min(strange)
-        missing_or_unknown = "is missing" if name in expected else "is unknown"
-        raise ConfigError(
-            f'{where}: expected the fields of this version of cpumix, but "{name}" '
-            f"{missing_or_unknown}."
-        )
-
-
-def _rope_scaling(values: Mapping[str, Any], where: str) -> RopeScaling:
-    where = f"{where}: rope_scaling"
-    checked: dict[str, Any] = {
-        name: (whole if name == "original_max_position_embeddings" else positive)(
-            value, name, where
-        )
-        for name, value in values.items()
-    }
-    scaling = RopeScaling(**checked)
-    if scaling.low_freq_factor >= scaling.high_freq_factor:
-        raise ConfigError(
-            f"{where}: low_freq_factor: expected less than high_freq_factor "
-            f"{scaling.high_freq_factor:g}, found {scaling.low_freq_factor:g}."
-        )
-    return scaling
+        scaling = self.rope_scaling
+        if isinstance(scaling, YarnScaling) and self.rope_theta <= 1:
+            raise ConfigError(
+                f"{where}: rope_theta: expected more than 1 with yarn, found "
+                f"{self.rope_theta:g}. Correct it in that file."
+            )
+        if isinstance(scaling, DynamicScaling) and self.head_dim == 2:
+            raise ConfigError(
+                f"{where}: head_dim: expected more than 2 with dynamic RoPE scaling, found 2. "
+                "Correct it in that file."
+            )

@@ -109,7 +109,7 @@ def compile_attention(kv: str) -> None:
     view = KVView(*cache.layer(0), 0, cache.window, config.head_dim**-0.5, group)
     q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
     k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
-    rope = cos_sin(frequencies(config), 0, PROMPT_TOKENS)
+    rope = cos_sin(frequencies(config, PROMPT_TOKENS), 0, PROMPT_TOKENS)
     for n in (1, PROMPT_TOKENS):
         backend.store_kv(q, k, v, rope, n, n, view)
         backend.attention(q, n, view, out)

@@ -120,7 +120,7 @@ class Transformer:
             if not self.config.tie_word_embeddings
             else self._embedding
         )
-        self._frequencies = frequencies(self.config)
+        self._frequencies = frequencies(self.config, cache.context)
         self.batch = min(PREFILL_CHUNK, cache.context)
         self._buffers, self._guess = Buffers(self.config, self.batch), Guess(self.config)
         self._kept: dict[Hashable, tuple[MatmulGroup, MatmulGroup]] = {}
