@@ -77,6 +77,7 @@ class Case:
     prompt_tokens: int = 32
     fused: bool = False  # transformers v5 names
     dtype: str = "BF16"  # in the shard; the values are bfloat16's in any case
+    greedy_tokens: int = GREEDY_TOKENS  # that are compared after the prompt's logits
 
     def weights(self) -> dict[str, Bits]:
         """Return the weights as bfloat16 bits, by canonical name."""
@@ -154,6 +155,39 @@ CASES = [
         prompt_tokens=200,
     ),
     Case(
+        "dense-linear-rope",
+        1,
+        LLAMA | {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
+        prompt_tokens=200,
+    ),
+    Case(
+        "yarn-rope",
+        1,
+        MIXTRAL
+        | {
+            "head_dim": 16,  # transformers 5.24 stumbles over null here
+            "rope_theta": 1e4,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 8.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        prompt_tokens=200,
+    ),
+    Case(  # transformers lets the frequencies change with every token that follows, cpumix does not
+        "dense-dynamic-rope",
+        1,
+        LLAMA
+        | {
+            "max_position_embeddings": 64,
+            "rope_theta": 1e4,
+            "rope_scaling": {"rope_type": "dynamic", "factor": 4.0},
+        },
+        prompt_tokens=150,
+        greedy_tokens=0,
+    ),
+    Case(
         "prompt-3000",
         2,
         MIXTRAL
@@ -227,7 +261,7 @@ def shards_crc(folder: Path) -> int:
 
 
 def ask_cpumix(
-    folder: Path, prompt: NDArray[np.int32]
+    folder: Path, prompt: NDArray[np.int32], greedy_tokens: int = GREEDY_TOKENS
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
     """Convert a checkpoint to bf16 and return cpumix's logits of a prompt and the greedy ids."""
     import cpumix  # here, because recording needs no cpumix
@@ -236,7 +270,7 @@ def ask_cpumix(
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch) / "model.bin"
         cpumix.convert(folder, target, precision="bf16")
-        with cpumix.load(target, context=len(ids) + GREEDY_TOKENS, kv="f32") as model:
+        with cpumix.load(target, context=len(ids) + greedy_tokens, kv="f32") as model:
             logits = model.logits(ids)
-            greedy = list(model.generate_ids(ids, GREEDY_TOKENS, temperature=0.0, stop=()))
+            greedy = list(model.generate_ids(ids, greedy_tokens, temperature=0.0, stop=()))
     return logits, np.array(greedy, dtype=np.int32)

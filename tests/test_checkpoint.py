@@ -241,7 +241,7 @@ def test_damaged_config_is_refused(tmp_path: Path, text: str, message: str) -> N
 
 def test_unknown_field_names_the_file(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, logit_scale=2)
-    refused(tmp_path, r'^".*config.json": logit_scale: a field unknown to cpumix', ConfigError)
+    refused(tmp_path, r'^".*config.json": "logit_scale": a field unknown to cpumix', ConfigError)
 
 
 def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ SEEDLING = os.environ.get("CPUMIX_SEEDLING")
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_cpumix_equals_transformers(case: Case, tmp_path: Path) -> None:
     golden = Golden.load(case.name)
-    logits, greedy = ask_cpumix(case.write(tmp_path), golden.prompt)
+    logits, greedy = ask_cpumix(case.write(tmp_path), golden.prompt, case.greedy_tokens)
     assert logits.shape == (len(golden.prompt), case.config["vocab_size"])
     assert golden.error(logits) <= LOGITS_TOLERANCE
     np.testing.assert_array_equal(greedy, golden.greedy)

@@ -42,7 +42,7 @@ class Answer(NamedTuple):
     """What transformers said to a prompt, and how narrowly."""
 
     logits: np.ndarray  # (prompt, vocab) float32
-    greedy: np.ndarray  # (GREEDY_TOKENS,) int32
+    greedy: np.ndarray  # (greedy_tokens,) int32
     greedy_margin: float
     router_margin: float
 
@@ -66,7 +66,7 @@ class Router:
 
 
 @torch.no_grad()
-def ask_transformers(folder: Path, prompt: np.ndarray) -> Answer:
+def ask_transformers(folder: Path, prompt: np.ndarray, greedy_tokens: int) -> Answer:
     """Run a checkpoint in float32: all logits of the prompt, then greedy tokens with a cache."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
@@ -78,7 +78,7 @@ def ask_transformers(folder: Path, prompt: np.ndarray) -> Answer:
     out = model(input_ids=torch.from_numpy(prompt.astype(np.int64))[None], use_cache=True)
     logits = out.logits[0]
     greedy, margin = [], float("inf")
-    for _ in range(oracle.GREEDY_TOKENS):
+    for _ in range(greedy_tokens):
         last = out.logits[0, -1]
         best, second = last.topk(2).values
         margin = min(margin, ((best - second) / last.square().mean().sqrt()).item())
@@ -91,9 +91,9 @@ def ask_transformers(folder: Path, prompt: np.ndarray) -> Answer:
     return Answer(logits.numpy(), np.array(greedy, np.int32), margin, router.margin)
 
 
-def record(name: str, folder: Path, prompt: np.ndarray, crc: int) -> None:
+def record(name: str, folder: Path, prompt: np.ndarray, crc: int, greedy_tokens: int) -> None:
     """Write the golden file of one model."""
-    answer = ask_transformers(folder, prompt)
+    answer = ask_transformers(folder, prompt, greedy_tokens)
     click.echo(
         f"{name:22} router margin {answer.router_margin:.1e}  greedy margin "
         f"{answer.greedy_margin:.1e}  distinct tokens {len(set(answer.greedy.tolist()))}"
@@ -122,17 +122,17 @@ def record(name: str, folder: Path, prompt: np.ndarray, crc: int) -> None:
     ).save(name)
 
 
-def check(name: str, folder: Path, prompt: np.ndarray) -> bool:
+def check(name: str, folder: Path, prompt: np.ndarray, greedy_tokens: int) -> bool:
     """Compare cpumix with transformers on one model, print the result, return whether it holds."""
-    answer = ask_transformers(folder, prompt)
-    logits, greedy = oracle.ask_cpumix(folder, prompt)
+    answer = ask_transformers(folder, prompt, greedy_tokens)
+    logits, greedy = oracle.ask_cpumix(folder, prompt, greedy_tokens)
     difference = np.square(logits - answer.logits, dtype=np.float64).mean()
     error = float(np.sqrt(difference / np.square(answer.logits, dtype=np.float64).mean()))
     same = int(np.cumprod(answer.greedy == greedy).sum())
-    holds = error <= oracle.LOGITS_TOLERANCE and same == oracle.GREEDY_TOKENS
+    holds = error <= oracle.LOGITS_TOLERANCE and same == greedy_tokens
     click.echo(
         f"{name:22} logits differ by {error:.1e} (at most {oracle.LOGITS_TOLERANCE:.0e})  "
-        f"greedy {same} of {oracle.GREEDY_TOKENS} equal  {'ok' if holds else 'FAILED'}"
+        f"greedy {same} of {greedy_tokens} equal  {'ok' if holds else 'FAILED'}"
     )
     return holds
 
@@ -167,16 +167,18 @@ def main(names: tuple[str, ...], checking: bool, checkpoint: Path | None, prompt
         ids = np.array([tokenizer.bos_id(), *tokenizer.encode(prompt)], dtype=np.int32)
         name = checkpoint.resolve().name
         if checking:
-            held = check(name, checkpoint, ids)
+            held = check(name, checkpoint, ids, oracle.GREEDY_TOKENS)
         else:
-            record(name, checkpoint, ids, oracle.shards_crc(checkpoint))
+            record(name, checkpoint, ids, oracle.shards_crc(checkpoint), oracle.GREEDY_TOKENS)
     for case in oracle.CASES if checkpoint is None else []:
         if not names or case.name in names:
             with written(case) as folder:
+                prompt, greedy_tokens = case.prompt(), case.greedy_tokens
                 if checking:
-                    held &= check(case.name, folder, case.prompt())
+                    held &= check(case.name, folder, prompt, greedy_tokens)
                 else:
-                    record(case.name, folder, case.prompt(), oracle.weights_crc(case.weights()))
+                    crc = oracle.weights_crc(case.weights())
+                    record(case.name, folder, prompt, crc, greedy_tokens)
     if not held:
         raise click.ClickException("cpumix differs from transformers.")
 
