@@ -243,7 +243,7 @@ class Model:
         if not len(ids):  # an array has no truth value
             raise ConfigError("prompt: expected at least one token, found none.")
         if len(ids) > self.context:
-            most = self.config.max_position_embeddings
+            most = self.config.context_limit
             todo = f"Use --context {len(ids)} or more."
             if len(ids) > most:
                 todo = f"Shorten it to {most} tokens."

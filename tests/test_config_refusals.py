@@ -67,7 +67,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
         '"longrope". Use --ignore-field "rope_scaling" for a model that is run within its',
     ),
     ({"rope_scaling": {"rope_type": []}}, "cpumix runs the types .*, found []."),
-    ({"rope_scaling": {"type": "linear"}}, "expected factor with linear, found no factor."),
+    (
+        {"rope_scaling": {"type": "linear"}},
+        "rope_scaling: expected factor with linear, found no factor. Correct it in that file.",
+    ),
     (
         {"rope_scaling": {"type": "yarn", "factor": 4.0, "beta_fast": 1, "beta_slow": 2}},
         "rope_scaling: beta_slow: expected beta_fast 1 at most, found 2. Correct one of them.",
@@ -228,5 +231,7 @@ def test_json_that_is_not_an_object(text):
 def test_field_missing_in_a_model_file(name):
     made = json.loads(read().to_json())
     del made[name]
-    with pytest.raises(ConfigError, match=f'but "{name}" is missing'):
+    with pytest.raises(
+        ConfigError, match=f'every field that cpumix writes, but "{name}" is missing. Convert'
+    ):
         ModelConfig.from_json(json.dumps(made))

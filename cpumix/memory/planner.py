@@ -154,9 +154,9 @@ def make_plan(
     layers = config.num_hidden_layers
     chosen = find_precision(precision, layers) if isinstance(precision, str) else precision
     kv = cache.find_format(kv, chosen)
-    if not 1 <= context <= config.max_position_embeddings:
+    if not 1 <= context <= config.context_limit:
         raise ConfigError(
-            f"context: expected 1 to {config.max_position_embeddings} tokens, which is what the "
+            f"context: expected 1 to {config.context_limit} tokens, which is what the "
             f"model was made for, found {context}."
         )
     sizes = weight_sizes(config, chosen)
@@ -212,7 +212,7 @@ def largest_context(
     def plan_of(context: int) -> MemoryPlan:
         return make_plan(config, precision, context, ram_bytes, kv)
 
-    return _largest(config.max_position_embeddings, lambda c: plan_of(c).verdict in verdicts)
+    return _largest(config.context_limit, lambda c: plan_of(c).verdict in verdicts)
 
 
 def largest_context_within(
@@ -224,7 +224,7 @@ def largest_context_within(
         plan = make_plan(config, precision, context, budget_bytes, kv)
         return plan.minimum_bytes <= budget_bytes
 
-    return _largest(config.max_position_embeddings, fits)
+    return _largest(config.context_limit, fits)
 
 
 def _largest(most: int, holds: Callable[[int], bool]) -> int:
@@ -246,7 +246,7 @@ def plan(
 ) -> MemoryPlan:
     """Plan a model for `ram`, "64G" or bytes; precision "auto" takes the best level that fits."""
     ram_bytes = parse_size(str(ram))
-    context = min(context, config.max_position_embeddings)
+    context = min(context, config.context_limit)
     if precision == "auto":
         return choose_precision(config, ram_bytes, context, kv)
     return make_plan(config, precision, context, ram_bytes, kv)
