@@ -58,7 +58,7 @@ def read_rope(
     missing = [name for name in _NEEDED[kind] if rope.get(name) is None]
     if missing:
         raise ConfigError(
-            f"{where}: rope_scaling: expected {', '.join(_NEEDED[kind])} with {kind}, "
+            f"{where}: rope_scaling: expected the parts {', '.join(_NEEDED[kind])} with {kind}, "
             f"found no {', '.join(missing)}. Correct it in that file."
         )
     length = config.get(_LENGTH) or rope.get(_LENGTH) or made["max_position_embeddings"]
