@@ -25,7 +25,7 @@ from cpumix.checkpoint import Checkpoint, open_checkpoint, read_config
 from cpumix.checkpoint.containers.gguf import read_gguf
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES, dequantize
 from cpumix.errors import ConfigError, ConvertError, CpumixError, FormatError
-from cpumix.generate import DEMO_MODEL
+from cpumix.model import DEMO_MODEL
 from cpumix.quant.bf16 import to_float32
 
 TOKENIZER = sentencepiece_metadata((TOKENIZERS / "small.model").read_bytes())
