@@ -34,18 +34,24 @@ class SentencePieceVocabulary:
                 "are not one. Copy the file from the checkpoint again."
             ) from e
         self._base: int = self._model.vocab_size()
-        base = [self._model.id_to_piece(token) for token in range(self._base)]
+        base = self._pieces()
         self._added = {
-            token: text
-            for token, text in settings.added.items()
-            if text and (token >= self._base or base[token] != text)
+            number: token.text
+            for number, token in settings.added.items()
+            if number >= self._base or base[number] != token.text
         }
         self.size = max([self._base, *(token + 1 for token in self._added)])
-        self.control = {base[t]: t for t in range(self._base) if self._model.is_control(t)}
+        is_control, is_unknown = self._model.is_control, self._model.is_unknown
+        self.control = {base[t]: t for t in range(self._base) if is_control(t) or is_unknown(t)}
         self._words: dict[str, int] = {}
-        for token, text in self._added.items():
-            control = settings.is_control(text, special=text not in settings.words)
-            (self.control if control else self._words)[text] = token
+        for number, text in self._added.items():
+            control = settings.is_control(text, settings.added[number].special)
+            (self.control if control else self._words)[text] = number
+        self.strips = {
+            text: (left, right)
+            for text, _, left, right in settings.added.values()
+            if text in self.control and (left or right)
+        }
         longest_first = sorted(self._words, key=len, reverse=True)
         self._word = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._legacy = settings.legacy
@@ -53,6 +59,19 @@ class SentencePieceVocabulary:
         bos, eos = self._model.bos_id(), self._model.eos_id()  # -1: the model has none
         self.bos_id: int | None = bos if bos >= 0 else None
         self.eos_id: int | None = eos if eos >= 0 else None
+
+    def _pieces(self) -> list[str]:
+        """Return the text of each id. Raises ConfigError for one that is not UTF-8."""
+        found: list[str] = []
+        try:
+            for token in range(self._base):
+                found.append(self._model.id_to_piece(token))
+        except UnicodeDecodeError as e:
+            raise ConfigError(
+                "tokenizer.model: expected pieces in UTF-8, found other bytes in that of token "
+                f"{len(found)}. Copy the file from the checkpoint again."
+            ) from e
+        return found
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a whole token, or None."""

@@ -1,4 +1,4 @@
-"""What the small files beside a tokenizer say: special tokens, BOS and EOS, the chat template."""
+"""What the small files beside a tokenizer say: special tokens, BOS and EOS, chat templates."""
 
 from __future__ import annotations
 
@@ -6,50 +6,60 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from cpumix.errors import ConfigError
+from .side_files import SideFiles, Unreadable, token_id
 
 # Fine-tunes forget to declare turn marks special: <|im_start|>, or the same with wide bars.
 _TURN_MARK = re.compile("<[|\uff5c].+[|\uff5c]>")
+# Where the list begins in tokenizer.json, which is large: in a text the quotes would be escaped.
+_ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
+_FIRST_ONLY = re.compile(r'"prepend_scheme"\s*:\s*"first"')
+_MORE_TEMPLATES = (
+    "additional_chat_templates/"  # where transformers 5 saves those beside the default
+)
+
+
+class AddedToken(NamedTuple):
+    """A token beside the vocabulary, or one of it with a role that it does not tell."""
+
+    text: str
+    special: bool  # only templates write it
+    strips_left: bool = False  # takes the white space before it along
+    strips_right: bool = False  # and after it
 
 
 @dataclass(frozen=True)
 class TokenizerSettings:
     """The side files of a tokenizer, read and checked; all of them are optional."""
 
-    added: dict[int, str]  # tokens that the vocabulary itself may lack
-    words: frozenset[str]  # those of them that are declared not special
+    added: dict[int, AddedToken]
     names: dict[str, str]  # "bos_token": "<s>" and so on, as templates refer to them
     add_bos: bool | None  # None: not said
     legacy: bool  # sentencepiece: each text after a control token gets a space in front
     eos_ids: tuple[int, ...]  # from generation_config.json
-    template: str | None
+    templates: dict[str, str]  # by name; what stands alone is "default"
+    notes: tuple[str, ...]  # on files that could not be read
 
     @classmethod
-    def from_files(cls, files: Mapping[str, bytes]) -> TokenizerSettings:
-        """Read the side files; raise ConfigError for one that does not hold what it should."""
-        added = {
-            _read_id("added_tokens.json", token): text
-            for text, token in _read_object(files, "added_tokens.json").items()
-        }
-        config = _read_object(files, "special_tokens_map.json")
-        config |= _read_object(files, "tokenizer_config.json")
-        declared = _dict(config.get("added_tokens_decoder"))
-        for token, entry in declared.items():
-            added[_read_id("tokenizer_config.json", token)] = _text(entry)
-        eos = _read_object(files, "generation_config.json").get("eos_token_id")
+    def from_files(cls, source: Mapping[str, bytes]) -> TokenizerSettings:
+        """Read the side files; `notes` names those, or those parts, that cannot be read."""
+        files = SideFiles(source)
+        config = files.object("special_tokens_map.json") | files.object("tokenizer_config.json")
+        generation = files.object("generation_config.json")
+        eos = generation.get("eos_token_id")
         several = eos if isinstance(eos, list) else [] if eos is None else [eos]
+        said = config.get("add_bos_token")
         return cls(
-            added=added,
-            words=frozenset(
-                _text(x) for x in declared.values() if _dict(x).get("special") is False
-            ),
+            added=_read_added(files, config),
             names={k: _text(v) for k, v in config.items() if k.endswith("_token") and _text(v)},
-            add_bos=None if config.get("add_bos_token") is None else bool(config["add_bos_token"]),
-            legacy=config.get("legacy") is not False,
-            eos_ids=tuple(_read_id("generation_config.json", token) for token in several),
-            template=_find_template(files, config.get("chat_template")),
+            add_bos=None if said is None else bool(said),
+            legacy=_is_legacy(files, config),
+            eos_ids=files.attempt(
+                "generation_config.json", lambda: tuple(map(token_id, several)), ()
+            ),
+            templates=_find_templates(files, config.get("chat_template")),
+            notes=tuple(files.notes),
         )
 
     def is_control(self, token: str, special: bool) -> bool:
@@ -57,27 +67,82 @@ class TokenizerSettings:
         return special or token in self.names.values() or bool(_TURN_MARK.fullmatch(token))
 
 
-def _read_object(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
+def _read_added(files: SideFiles, config: dict[str, Any]) -> dict[int, AddedToken]:
+    """Return the added tokens of all files that may hold some; the last one named counts."""
+    by_text = files.object("added_tokens.json")
+    none: dict[int, AddedToken] = {}
+    added = files.attempt(
+        "added_tokens.json",
+        lambda: {token_id(number): AddedToken(text, True) for text, number in by_text.items()},
+        none,
+    )
+    added |= files.attempt("tokenizer.json", lambda: _added_in_json(files), none)
+    declared = _dict(config.get("added_tokens_decoder"))
+    added |= files.attempt(
+        "tokenizer_config.json",
+        lambda: {token_id(number): _added_token(entry) for number, entry in declared.items()},
+        none,
+    )
+    return {number: token for number, token in added.items() if token.text}
+
+
+def _added_in_json(files: SideFiles) -> dict[int, AddedToken]:
+    """Return the added tokens of a tokenizer.json beside a sentencepiece model.
+
+    Where it stands alone, the library that reads it knows them.
+    """
+    source = files.text("tokenizer.json") if _has_model(files) else ""
+    place = _ADDED.search(source)
+    if place is None:
+        return {}
     try:
-        value = json.loads(files.get(name, b"{}"))
-    except ValueError as e:
-        raise ConfigError(
-            f"{name}: expected valid JSON, found {e}. Copy the file from the checkpoint again."
-        ) from e
-    if not isinstance(value, dict):
-        raise ConfigError(
-            f"{name}: expected a JSON object at the top, found {type(value).__name__}. "
-            "Copy the file from the checkpoint again."
-        )
-    return value
+        entries, _ = json.JSONDecoder().raw_decode(source, place.end())
+    except (ValueError, RecursionError):
+        raise Unreadable("expected a list of added tokens, found damaged JSON") from None
+    return {
+        token_id(_dict(entry).get("id")): _added_token(_dict(entry))
+        for entry in entries
+        if _text(_dict(entry).get("content"))
+    }
 
 
-def _read_id(name: str, value: object) -> int:
-    if not str(value).isdecimal():
-        raise ConfigError(
-            f"{name}: expected a token id from 0 on, found {value!r}. Correct the file."
-        )
-    return int(str(value))
+def _added_token(entry: object) -> AddedToken:
+    fields = _dict(entry)
+    return AddedToken(
+        _text(entry),
+        fields.get("special") is not False,
+        fields.get("lstrip") is True,
+        fields.get("rstrip") is True,
+    )
+
+
+def _is_legacy(files: SideFiles, config: dict[str, Any]) -> bool:
+    if "legacy" in config:
+        return config["legacy"] is not False
+    return not _has_model(files) or _FIRST_ONLY.search(files.text("tokenizer.json")) is None
+
+
+def _has_model(files: SideFiles) -> bool:
+    return any(name.startswith("tokenizer.model") for name in files.names())
+
+
+def _find_templates(files: SideFiles, configured: object) -> dict[str, str]:
+    """Return the chat templates by name, as transformers finds them; blank ones are none."""
+    found: dict[Any, Any] = {}
+    for value in (files.object("chat_template.json").get("chat_template"), configured):
+        if isinstance(value, list):  # [{"name": "default", "template": "..."}, ...]
+            value = {_text(_dict(x).get("name")): _dict(x).get("template") for x in value}
+        found |= value if isinstance(value, dict) else {"default": value} if value else {}
+    for name in files.names():
+        if name.startswith(_MORE_TEMPLATES) and name.endswith(".jinja"):
+            found[name.removeprefix(_MORE_TEMPLATES).removesuffix(".jinja")] = files.text(name)
+    if "chat_template.jinja" in files:
+        found["default"] = files.text("chat_template.jinja")
+    return {
+        name: template
+        for name, template in found.items()
+        if isinstance(template, str) and template.strip()
+    }
 
 
 def _dict(value: object) -> dict[str, Any]:
@@ -88,12 +153,3 @@ def _text(token: object) -> str:
     """Return a token written as a string or as {"content": string, ...}; "" if it is neither."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""
-
-
-def _find_template(files: Mapping[str, bytes], configured: object) -> str | None:
-    if "chat_template.jinja" in files:
-        return files["chat_template.jinja"].decode("utf-8", "replace")
-    if isinstance(configured, list):  # several: [{"name": "default", "template": "..."}, ...]
-        named = {_dict(entry).get("name"): _dict(entry).get("template") for entry in configured}
-        configured = named.get("default")
-    return configured if isinstance(configured, str) else None

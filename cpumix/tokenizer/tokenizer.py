@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, escaped, quoted
 
 from .chat_template import ChatTemplate
+from .control_marks import Segment
 from .sentencepiece import SentencePieceVocabulary
 from .settings import TokenizerSettings
 from .stream import SPACE, TextStream
@@ -20,8 +22,9 @@ class Tokenizer:
     """A model's own tokenizer, built by `from_files`.
 
     Control tokens such as "</s>" come into a prompt only from here and from the chat template: in
-    the text of a prompt or a message their spelling is text like any other. (transformers instead
-    takes it for the token; on other text the ids are the same.)
+    the text of a prompt or a message their spelling is text like any other, unless `encode` is
+    asked for them. (transformers instead takes it for the token; on other text the ids are the
+    same.) `notes` are sentences on side files that could not be read.
     """
 
     def __init__(self, vocabulary: Vocabulary, settings: TokenizerSettings) -> None:
@@ -35,12 +38,22 @@ class Tokenizer:
         if not ends and vocabulary.eos_id is not None:
             ends = [vocabulary.eos_id]
         self.eos_ids = tuple(dict.fromkeys(ends))
-        self._template: ChatTemplate | None = None
-        if settings.template is not None:
-            spelled = {token: text for text, token in vocabulary.control.items()}
-            known = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0] if ends else None}
-            own = {key: spelled[token] for key, token in known.items() if token in spelled}
-            self._template = ChatTemplate(settings.template, vocabulary.control, own | names)
+        missing = {k: n for k, n in names.items() if k in ("bos_token", "eos_token")}
+        self.notes = settings.notes + tuple(
+            f"tokenizer_config.json: {key} {quoted(name)} is no token of the vocabulary."
+            for key, name in missing.items()
+            if vocabulary.id_of(name) is None
+        )
+        longest_first = sorted(vocabulary.control, key=len, reverse=True)
+        self._control = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        spelled = {token: text for text, token in vocabulary.control.items()}
+        known = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0] if ends else None}
+        own = {key: spelled[token] for key, token in known.items() if token in spelled}
+        self._names = own | names
+        self._templates = {
+            name: ChatTemplate(source, vocabulary.control, self._names)
+            for name, source in settings.templates.items()
+        }
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
@@ -48,8 +61,9 @@ class Tokenizer:
 
         The vocabulary is `tokenizer.model` (sentencepiece) or else `tokenizer.json`. Also read,
         where present: tokenizer_config.json, generation_config.json, special_tokens_map.json,
-        added_tokens.json and chat_template.jinja. Raises ConfigError when the vocabulary is
-        missing or a file is damaged.
+        added_tokens.json, chat_template.jinja, chat_template.json, and the added tokens of a
+        tokenizer.json beside a tokenizer.model. Raises ConfigError when the vocabulary is missing
+        or damaged; what is wrong with the other files is said in `notes`.
         """
         settings = TokenizerSettings.from_files(files)
         if "tokenizer.model" in files:
@@ -64,34 +78,62 @@ class Tokenizer:
     @property
     def has_chat_template(self) -> bool:
         """Whether `encode_chat` knows how this model writes conversations."""
-        return self._template is not None
+        return bool(self._templates)
 
-    def encode(self, text: str, bos: bool = True) -> list[int]:
+    def encode(self, text: str, bos: bool = True, *, control: bool = False) -> list[int]:
         """Return the ids of a text; with `bos`, after the BOS that this model's texts start with.
 
-        Raises ConfigError for text that is not Unicode.
+        With `control`, control tokens that are written out are read as such, and a text that begins
+        with a BOS gets no second one. Raises ConfigError for text that is not Unicode.
         """
-        ids = self._encode(text)
-        return self._with_bos(ids) if bos else ids
+        if control:
+            parts = enumerate(self._control.split(text))
+            ids = self._ids([Segment(part, bool(i % 2)) for i, part in parts if part])
+        else:
+            ids = self._encode(text)
+        return self._with_bos(ids) if bos and (not control or ids[:1] != [self.bos_id]) else ids
 
     def encode_chat(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = True,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        continue_final_message: bool = False,
+        chat_template: str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the ids of a conversation, with exactly one BOS if the model uses one.
 
-        `messages` are {"role": "system" | "user" | "assistant", "content": text}. Raises
-        ConfigError when there is no chat template, or it rejects the messages.
+        Parameters
+        ----------
+        messages
+            {"role": "system" | "user" | "assistant" | "tool", "content": text}, and what else the
+            template reads, such as "tool_calls".
+        add_generation_prompt
+            Whether the template begins an answer.
+        tools, documents
+            JSON objects as transformers takes them: tools as {"type": "function", "function": ...}.
+        continue_final_message
+            Leave the last message open, so that the model goes on with it.
+        chat_template
+            The name of one of the model's templates, or a template.
+        variables
+            What else the template reads, such as {"enable_thinking": False}.
+
+        Raises ConfigError when there is no chat template, it rejects the messages, or it leaves
+        the user's or the system's text out.
         """
-        if self._template is None:
-            raise ConfigError(
-                "chat template: expected one among the tokenizer's files, found none. Use --raw."
-            )
-        ids: list[int] = []
-        for text, control in self._template.render(messages, add_generation_prompt):
-            if control:
-                ids.append(self._vocabulary.control[text])
-            else:
-                ids += self._encode(text, after_control=bool(ids))
+        segments = self._template(chat_template, with_tools=bool(tools)).render(
+            messages,
+            tools=tools,
+            documents=documents,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        ids = self._ids(segments)
         return ids if ids[:1] == [self.bos_id] else self._with_bos(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -144,6 +186,44 @@ class Tokenizer:
     def stream(self, *, continuing: bool = False) -> TextStream:
         """Return a decoder for ids that come one by one; see `TextStream`."""
         return TextStream(self._vocabulary, continuing=continuing)
+
+    def _template(self, named: str | None, with_tools: bool) -> ChatTemplate:
+        """Return the template of a name, a template that is given itself, or the one to take."""
+        found = self._templates
+        if named is not None and "{" in named:
+            return ChatTemplate(named, self._vocabulary.control, self._names)
+        if not found:
+            raise ConfigError(
+                "chat template: expected one among the tokenizer's files, found none. Use --raw."
+            )
+        if named is None:
+            usual = ["tool_use"] * with_tools + ["default", *list(found) * (len(found) == 1)]
+            named = next((name for name in usual if name in found), "default")
+        if named not in found:
+            names = ", ".join(map(quoted, found))
+            raise ConfigError(
+                f"chat template: expected one named {quoted(named)}, found {escaped(names)}. "
+                "Choose one of these, or use --raw."
+            )
+        return found[named]
+
+    def _ids(self, segments: Sequence[Segment]) -> list[int]:
+        """Return the ids of text and control tokens, one after the other."""
+        ids: list[int] = []
+        strips = self._vocabulary.strips
+        nothing = Segment("", False)
+        around = zip([nothing, *segments], segments, [*segments[1:], nothing], strict=False)
+        for before, (text, control), after in around:
+            if control:
+                ids.append(self._vocabulary.control[text])
+                continue
+            if before.control and strips.get(before.text, (False, False))[1]:
+                text = text.lstrip()
+            if after.control and strips.get(after.text, (False, False))[0]:
+                text = text.rstrip()
+            if text:
+                ids += self._encode(text, after_control=bool(ids))
+        return ids
 
     def _encode(self, text: str, after_control: bool = False) -> list[int]:
         try:

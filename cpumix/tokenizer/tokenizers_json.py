@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, escaped
 
 from .settings import TokenizerSettings
 from .stream import EACH_BYTE, SPACE
@@ -40,7 +40,6 @@ class JsonVocabulary:
                 f"tokenizer.json: expected a serialized tokenizer, found {len(source)} bytes that "
                 "are not one. Copy the file from the checkpoint again."
             ) from e
-        self.size: int = self._model.get_vocab_size()
         decoder = self._model.decoder
         kinds = _decoder_kinds(json.loads(decoder.__getstate__()) if decoder else {})
         self._byte_level = "ByteLevel" in kinds
@@ -52,17 +51,23 @@ class JsonVocabulary:
         self.byte_errors = "replace" if self._byte_level else EACH_BYTE
         self.hides_first_space = "Strip" in kinds
 
-        first = self._model.encode("").ids  # what the post-processor adds
+        first = self._encode("", add_special_tokens=True)  # what the post-processor adds
         self.bos_id: int | None = first[0] if first else None
         self.eos_id: int | None = None  # only the configuration knows it
         named = settings.names.get("bos_token")
         self.adds_bos = bool(first) and named in (None, self._model.id_to_token(first[0]))
 
-        added = self._model.get_added_tokens_decoder().items()
+        added = self._model.get_added_tokens_decoder()
+        self.size: int = max([self._model.get_vocab_size(), *(number + 1 for number in added)])
         self.control: dict[str, int] = {
             token.content: number
-            for number, token in added
+            for number, token in added.items()
             if settings.is_control(token.content, token.special)
+        }
+        self.strips = {
+            token.content: (token.lstrip, token.rstrip)
+            for token in added.values()
+            if token.content in self.control and (token.lstrip or token.rstrip)
         }
         special = [AddedToken(text, special=True, normalized=False) for text in self.control]
         self._model.add_special_tokens(special)
@@ -80,10 +85,18 @@ class JsonVocabulary:
         """Encode plain text; `after_control` says that a control token stands before it."""
         text = text.replace(_EARLIER, "\ufffd")
         if not after_control:
-            plain: list[int] = self._model.encode(text, add_special_tokens=False).ids
-            return plain
-        ids: list[int] = self._model.encode(_EARLIER + text, add_special_tokens=False).ids
-        return ids[1:]
+            return self._encode(text)
+        return self._encode(_EARLIER + text)[1:]
+
+    def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        try:
+            ids: list[int] = self._model.encode(text, add_special_tokens=add_special_tokens).ids
+        except Exception as e:  # the library raises nothing more precise
+            raise ConfigError(
+                f"tokenizer.json: expected a tokenizer that works, found {escaped(e)}. "
+                "Copy the file from the checkpoint again."
+            ) from e
+        return ids
 
     def piece(self, token: int) -> str | bytes:
         """Return what an id prints; see `Vocabulary.piece`."""

@@ -18,6 +18,10 @@ class Vocabulary(Protocol):
         """Control strings, which a chat template may write and plain text never contains."""
 
     @property
+    def strips(self) -> Mapping[str, tuple[bool, bool]]:
+        """Control strings that take the white space before or after them along."""
+
+    @property
     def bos_id(self) -> int | None:
         """The id that the library itself puts before a text."""
 

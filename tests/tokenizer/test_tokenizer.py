@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import tokenizers
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
 
-DATA = Path(__file__).parent / "data" / "tokenizer"
+DATA = Path(__file__).parent.parent / "data" / "tokenizer"
 GOLDENS = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))
 RECORDED = [(name, program) for name in GOLDENS if "." in name for program in GOLDENS[name]]
 NAMES = sorted({name for name, _ in RECORDED})
@@ -104,6 +105,62 @@ def test_added_tokens_have_their_ids() -> None:
     assert older.vocab_size == 32002
     assert load("mixtral.model").vocab_size == 32000
     assert load("small.json").vocab_size == 602
+
+
+ADDED_IN_JSON = {
+    "version": "1.0",
+    "model": {"vocab": {'"added_tokens": [7]': 0}},
+    "added_tokens": [
+        {"id": 1, "content": "<s>", "special": True},
+        {"id": 32000, "content": "<|im_end|>", "special": True, "normalized": False},
+        {"id": 32001, "content": "<|im_start|>", "special": True, "normalized": False},
+        {"id": 32002, "content": "<think>", "special": False, "normalized": False},
+    ],
+}
+
+
+def test_added_tokens_of_a_tokenizer_json_beside_the_model_count() -> None:
+    # What transformers 5 saves: no added_tokens_decoder in tokenizer_config.json.
+    tokenizer = load("mixtral.model", {"eos_token": "<|im_end|>"}, tokenizer=ADDED_IN_JSON)
+    named = load("mixtral.model", MARKS | {"eos_token": "<|im_end|>"})
+    assert tokenizer.vocab_size == named.vocab_size == 32003
+    assert tokenizer.eos_ids == named.eos_ids == (32000,)
+    text = "<|im_start|>user\nhi<think><|im_end|>"
+    for control in (False, True):
+        assert tokenizer.encode(text, control=control) == named.encode(text, control=control)
+
+
+@pytest.mark.parametrize(("scheme", "legacy"), [("first", False), ("always", True)])
+def test_rule_for_spaces_is_found_in_a_tokenizer_json(scheme: str, legacy: bool) -> None:
+    spaces = {"pre_tokenizer": {"type": "Metaspace", "prepend_scheme": scheme}}
+    tokenizer = load("mixtral.model", tokenizer=ADDED_IN_JSON | spaces)
+    named = load("mixtral.model", MARKS | {"legacy": legacy})
+    assert tokenizer.encode("a<think>b") == named.encode("a<think>b")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_control_tokens_are_read_if_asked(name: str) -> None:
+    tokenizer = load(name, MARKS if name == "mixtral.model" else None)
+    bos, end = next(iter(tokenizer.encode(""))), None
+    text = "<s>" if name != "byte-level.json" else "<|begin_of_text|>"
+    plain = tokenizer.encode("hello", bos=False)
+    if name != "small-first.json":  # there only a text at the very start gets a space
+        assert tokenizer.encode(f"{text}hello", control=True) == [bos, *plain]
+    assert tokenizer.encode("hello", control=True) == [bos, *plain]
+    assert tokenizer.encode("hello", bos=False, control=True) == plain
+    assert tokenizer.encode(f"{text}{text}", control=True) == [bos, bos]
+    assert tokenizer.encode("", control=True) == [bos]
+    if name == "mixtral.model":
+        end = tokenizer.encode("a</s><|im_end|> b", control=True)
+        assert end == [1, 264, 2, 32000, 287]
+
+
+@pytest.mark.parametrize(("name", "program"), RECORDED)
+def test_text_without_control_tokens_is_the_same_either_way(name: str, program: str) -> None:
+    tokenizer = load(name)
+    for text, ids in zip(GOLDENS["texts"], GOLDENS[name][program]["ids"], strict=True):
+        if not re.search(r"<[|/]?\w+[|]?>", text):
+            assert tokenizer.encode(text, bos=False, control=True) == ids
 
 
 def test_end_of_turn_is_no_word_even_if_declared_one() -> None:
@@ -264,16 +321,91 @@ def test_tokenizers_library_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "match"),
     [
-        ("tokenizer_config.json", b"{", "tokenizer_config.json: expected valid JSON, found"),
+        ("tokenizer_config.json", b"{", "expected valid JSON, found Expecting property name"),
+        ("tokenizer_config.json", b"\xff{}", "expected valid JSON, found 'utf-8' codec"),
+        ("special_tokens_map.json", b"[" * 100_000, "expected valid JSON, found maximum recursion"),
         ("generation_config.json", b"[]", "expected a JSON object at the top, found list"),
+        (
+            "generation_config.json",
+            b'{"eos_token_id": -1}',
+            "expected a token id from 0 on, found -1",
+        ),
+        (
+            "generation_config.json",
+            b'{"eos_token_id": [2, true]}',
+            "a token id from 0 on, found True",
+        ),
+        (
+            "generation_config.json",
+            b'{"eos_token_id": 99%s}' % (b"9" * 5000),
+            "expected valid JSON",
+        ),
         ("added_tokens.json", b'{"<a>": "x"}', "expected a token id from 0 on, found 'x'"),
-        ("generation_config.json", b'{"eos_token_id": -1}', "expected a token id from 0 on"),
+        ("added_tokens.json", b'{"<a>": 2147483648}', "expected a token id up to 2147483647"),
+        (
+            "tokenizer_config.json",
+            b'{"added_tokens_decoder": {"%s": "a"}}' % (b"9" * 5000),
+            "found '999",
+        ),
+        (
+            "tokenizer.json",
+            b'{"added_tokens": [{"id": 3, "con',
+            "a list of added tokens, found damag",
+        ),
+        (
+            "tokenizer.json",
+            b'{"added_tokens": [{"id": "\xff", "content": "a"}]}',
+            "a token id from 0",
+        ),
+        ("chat_template.json", b"7", "expected a JSON object at the top, found int"),
     ],
 )
-def test_damaged_side_file(name: str, content: bytes, match: str) -> None:
-    model = (DATA / "small.model").read_bytes()
-    with pytest.raises(ConfigError, match=match):
-        Tokenizer.from_files({"tokenizer.model": model, name: content})
+def test_damaged_side_file_is_named_and_left_out(name: str, content: bytes, match: str) -> None:
+    files = {"tokenizer.model": (DATA / "small.model").read_bytes()}
+    tokenizer = Tokenizer.from_files(files | {name: content})
+    (note,) = tokenizer.notes
+    assert note.startswith(f"{name}: ")
+    assert note.endswith(". Went on without it.")
+    assert match in note
+    assert len(note) < 300
+    assert tokenizer.encode("a text") == Tokenizer.from_files(files).encode("a text")
+
+
+def test_half_characters_in_a_side_file_are_left_out() -> None:
+    tokenizer = load("mixtral.model", {"bos_token": "\ud800", "eos_token": "a\ud800b"})
+    assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, (2,))
+    (note,) = tokenizer.notes
+    assert (
+        note == "tokenizer_config.json: it has half characters (U+D800 to U+DFFF). Went on without."
+    )
+
+
+def test_bos_or_eos_that_is_no_token_is_said() -> None:
+    tokenizer = load("mixtral.model", {"bos_token": "<s>", "eos_token": "<|im\n_end|>"})
+    assert tokenizer.eos_ids == (2,)
+    (note,) = tokenizer.notes
+    assert note == (
+        r'tokenizer_config.json: eos_token "<|im\n_end|>" is no token of the vocabulary.'
+    )
+
+
+def test_piece_that_is_not_unicode() -> None:
+    model = (DATA / "small.model").read_bytes().replace(b"\xe2\x96\x81the", b"\xe2\x96\xffthe")
+    with pytest.raises(ConfigError, match="expected pieces in UTF-8, found other bytes in that of"):
+        Tokenizer.from_files({"tokenizer.model": model})
+
+
+def test_tokenizer_json_that_cannot_encode() -> None:
+    changed = json.loads((DATA / "small.json").read_bytes())
+    changed["model"] = {
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 100,
+        "vocab": {"a": 0},
+    }
+    with pytest.raises(ConfigError, match=r"expected a tokenizer that works, found .*UNK"):
+        Tokenizer.from_files({"tokenizer.json": json.dumps(changed).encode()}).encode("b")
 
 
 def test_import_loads_no_tokenizer_library() -> None:
