@@ -24,6 +24,13 @@ from tiny_checkpoint import make_weights, to_f32
 from cpumix.checkpoint import Checkpoint, open_checkpoint, read_config
 from cpumix.checkpoint.containers.gguf import read_gguf
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES, dequantize
+from cpumix.config.rope_scaling import (
+    LinearScaling,
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+    yarn_attention_factor,
+)
 from cpumix.errors import ConfigError, ConvertError, CpumixError, FormatError
 from cpumix.model import DEMO_MODEL
 from cpumix.quant.bf16 import to_float32
@@ -238,9 +245,35 @@ def test_factors_of_llama_3_become_its_rope_scaling(tmp_path: Path) -> None:
 
     path, weights = make(tmp_path / "m.gguf", config, edit=edit)
     scaling = check(path, weights).config.rope_scaling
-    assert scaling is not None
-    assert (scaling.factor, scaling.original_max_position_embeddings) == (8, 8192)
-    assert (scaling.low_freq_factor, scaling.high_freq_factor) == (1, 4)
+    assert scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"rope.scaling.type": "none", "rope.scaling.factor": 4.0}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 1.0}, None),
+        ({"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}, LinearScaling(4.0)),
+        ({"rope.scaling.factor": 4.0}, LinearScaling(4.0)),  # linear unless it says otherwise
+        ({"rope.scale_linear": 2.0}, LinearScaling(2.0)),  # files of 2023
+        (
+            {
+                "rope.scaling.type": "yarn",
+                "rope.scaling.factor": 2.0,
+                "rope.scaling.original_context_length": 32,
+                "rope.scaling.finetuned": True,
+            },
+            YarnScaling(2.0, 32, 32.0, 1.0, yarn_attention_factor(2.0, None, None), True),
+        ),
+    ],
+)
+def test_rope_is_stretched_as_the_metadata_say(
+    tmp_path: Path, given: dict[str, Any], expected: RopeScaling | None
+) -> None:
+    path, weights = make(
+        tmp_path / "m.gguf", edit=lambda m, _: m.update({f"llama.{k}": v for k, v in given.items()})
+    )
+    assert check(path, weights).config.rope_scaling == expected
 
 
 @pytest.mark.parametrize(
@@ -276,6 +309,7 @@ def test_other_factors_are_refused(tmp_path: Path, factors: np.ndarray, message:
             "cpumix runs models where that is head_dim 4, found 8",
         ),
         ({"llama.rope.dimension_count": 2}, "cpumix runs models where that is head_dim 4, found 2"),
+        ({"llama.rope.scaling.yarn_ext_factor": 0.5}, "yarn_ext_factor.: a GGUF key unknown"),
         ({"llama.logit_scale": 2.0}, 'llama.logit_scale": a GGUF key unknown to cpumix'),
         ({"llama.rope.scaling.type": "longrope"}, "rope_scaling: cpumix runs the types"),
         ({"llama.block_count": 0}, "num_hidden_layers: expected a positive whole number"),
@@ -306,7 +340,7 @@ def test_vocabulary_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
-    extra = {"blk.0.attn_q.bias": Stored("F32", (16,), bytes(64))}
+    extra = {"blk.0.attn_q.bias": Stored("F32", (16,), bytes([1] * 64))}
     path, _ = make(tmp_path / "m.gguf", edit=lambda _, t: t.update(extra))
     refused(path, 'tensor "blk.0.attn_q.bias": a name unknown to')
 

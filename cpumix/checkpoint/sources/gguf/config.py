@@ -37,8 +37,15 @@ _FIELDS = {
     "num_experts_per_tok": "expert_used_count",
 }
 _NEEDED = ("embedding_length", "feed_forward_length", "block_count", "attention.head_count")
-_HARMLESS = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}
 _SCALING = "rope.scaling."
+_YARN = {  # after "rope.scaling.", and in config.json
+    "original_context_length": "original_max_position_embeddings",
+    "yarn_beta_fast": "beta_fast",
+    "yarn_beta_slow": "beta_slow",
+}
+_HARMLESS = {"vocab_size", "tensor_data_layout", "rope.scale_linear"} | {
+    _SCALING + key for key in ("type", "factor", "finetuned", *_YARN)
+}
 # Keys whose only value, where they are given, is this one: a field that the model has anyway.
 _EQUAL = {"attention.value_length": "head_dim", "rope.dimension_count": "head_dim"}
 
@@ -128,8 +135,7 @@ def _check_others(values: dict[str, Any], config: ModelConfig, where: str) -> No
                 f'"{where}": llama.{key}: cpumix runs models where that is {_EQUAL[key]} '
                 f"{getattr(config, _EQUAL[key])}, found {value}."
             )
-        known = key in _EQUAL or key in _HARMLESS or key in _FIELDS.values()
-        if not known and not key.startswith(_SCALING):
+        if key not in _EQUAL and key not in _HARMLESS and key not in _FIELDS.values():
             raise ConfigError(
                 f'"{where}": {quoted("llama." + key)}: a GGUF key unknown to cpumix that may '
                 f"change the result, found {quoted(value)}."
@@ -140,13 +146,13 @@ def _rope_scaling(
     model: GgufModel, values: dict[str, Any], config: ModelConfig, where: str
 ) -> dict[str, Any] | None:
     """Return the rope_scaling of a config.json."""
-    kind = values.get(_SCALING + "type", "none")
-    if kind != "none":
-        given = {key.removeprefix(_SCALING): value for key, value in values.items()}
-        scaling = {"rope_type": kind, "factor": given.get("factor", 1.0)}
-        if "original_context_length" in given:
-            scaling["original_max_position_embeddings"] = given["original_context_length"]
-        return scaling
+    factor = values.get(_SCALING + "factor") or values.get("rope.scale_linear") or 1.0
+    kind = values.get(_SCALING + "type", "linear")
+    if kind != "none" and (kind != "linear" or factor != 1):
+        given = {
+            name: values[_SCALING + key] for key, name in _YARN.items() if _SCALING + key in values
+        }
+        return {"rope_type": kind, "factor": factor} | given
     if ROPE_FACTORS not in model.tensors:
         return None
     stored = model.tensors[ROPE_FACTORS]
