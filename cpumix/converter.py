@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,17 +67,19 @@ def convert(
     *,
     ram: str | int | None = None,
     force: bool = False,
+    ignore_fields: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the Hugging Face checkpoint in folder `source` to the model file `target`.
 
     `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this
     machine's memory if not given). `progress` is called with the source bytes done and in all. An
-    existing target is replaced only with `force`.
+    existing target is replaced only with `force`. Fields of config.json that are named in
+    `ignore_fields` count as absent.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
-    checkpoint = open_checkpoint(Path(source))
+    checkpoint = open_checkpoint(Path(source), ignore_fields)
     Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now, not at the first run
     if precision == "auto":
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))

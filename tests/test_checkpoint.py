@@ -244,6 +244,11 @@ def test_unknown_field_names_the_file(tmp_path: Path) -> None:
     refused(tmp_path, r'^".*config.json": "logit_scale": a field unknown to cpumix', ConfigError)
 
 
+def test_field_that_is_ignored(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path, logit_scale=2)
+    assert open_checkpoint(tmp_path, ["logit_scale"]).config.vocab_size == 32
+
+
 def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "tokenizer.model").unlink()

@@ -201,3 +201,19 @@ def test_model_in_use_survives_its_replacement(tmp_path):
         np.testing.assert_array_equal(model.logits([1, 2, 3]), before)
     with cpumix.load(tmp_path / "model.bin", threads=1) as model:
         assert (model.logits([1, 2, 3]) != before).any()
+
+
+def test_field_that_the_user_has_ignored(tmp_path):
+    write(tmp_path / "plain")
+    write(tmp_path / "strange", logit_scale=2)
+    runner, target = CliRunner(), tmp_path / "model.bin"
+    words = ["convert", str(tmp_path / "strange"), str(target), "--precision", "int8"]
+    refused = runner.invoke(main, words)
+    assert (refused.exit_code, target.exists()) == (1, False)
+    assert 'use --ignore-field "logit_scale".' in refused.stderr
+    done = runner.invoke(main, [*words, "--ignore-field", "logit_scale"])
+    assert (done.exit_code, target.exists()) == (0, True)
+    planned = runner.invoke(
+        main, ["fit", "--no-probe", words[1], "--ram", "8G", "--ignore-field", "logit_scale"]
+    )
+    assert planned.exit_code == 0

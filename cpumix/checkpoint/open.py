@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from cpumix.config import ModelConfig
@@ -13,21 +14,21 @@ from .sources import SOURCES, Source
 from .tensor import Checkpoint
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, ignored: Collection[str] = ()) -> Checkpoint:
     """Read a checkpoint's side files and headers, and check that it is whole.
 
-    Raises ConvertError for what is missing, damaged or superfluous, ConfigError for a model that
-    cpumix does not run.
+    Fields of its config that are named in `ignored` count as absent. Raises ConvertError for what
+    is missing, damaged or superfluous, ConfigError for a model that cpumix does not run.
     """
-    return match(find_source(path).read(path))
+    return match(find_source(path).read(path, ignored))
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     """Return the model that lies at `path`, from its config alone: no weights need be there.
 
     Raises ConvertError or ConfigError.
     """
-    return find_source(path).read_config(path)
+    return find_source(path).read_config(path, ignored)
 
 
 def find_source(path: Path) -> Source:

@@ -21,9 +21,16 @@ from .progress import byte_progress
 @options.precision
 @options.ram
 @options.force
+@options.ignore_field
 @options.as_json
 def command(
-    source: Path, target: Path, precision: str, ram: int | None, force: bool, as_json: bool
+    source: Path,
+    target: Path,
+    precision: str,
+    ram: int | None,
+    force: bool,
+    ignore_field: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Convert a Hugging Face checkpoint to one file.
 
@@ -32,7 +39,13 @@ def command(
     """
     with byte_progress(f"Converting {source.name or source}") as progress:
         report = cpumix.convert(
-            source, target, precision=precision, ram=ram, force=force, progress=progress
+            source,
+            target,
+            precision=precision,
+            ram=ram,
+            force=force,
+            ignore_fields=ignore_field,
+            progress=progress,
         )
     if as_json:
         click.echo(json.dumps(asdict(report), default=str))

@@ -23,6 +23,7 @@ NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "t
 @options.context
 @options.kv
 @options.precision
+@options.ignore_field
 @options.no_probe
 @options.verify
 @options.as_json
@@ -32,6 +33,7 @@ def command(
     context: int | None,
     kv: str,
     precision: str,
+    ignore_field: tuple[str, ...],
     no_probe: bool,
     verify: Path | None,
     as_json: bool,
@@ -58,7 +60,7 @@ def command(
     if ram is None:
         machine = machine_info()
         ram = machine.limit_bytes
-    found = open_source(source)
+    found = open_source(source, ignore_field)
     bandwidths = find_bandwidths(found.path, measure=not no_probe)
     result = answer(found, ram, context, bandwidths, kv=kv, precision=precision)
     if as_json:

@@ -57,6 +57,13 @@ ram = click.option(
     help="Memory to plan with, such as 64G (1G = 1GB = 1GiB). Default: this machine's.",
 )
 force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+ignore_field = click.option(
+    "--ignore-field",
+    metavar="NAME",
+    multiple=True,
+    help="Pass over a field of config.json that cpumix refuses and that you know not to matter; "
+    "rope_scaling.NAME for a part of it. Can be given again.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 prompt = click.option(

@@ -6,6 +6,7 @@ by name what would change the result and what nobody here has heard of.
 """
 
 from .families import FAMILIES, Family, TensorNames
+from .huggingface import without_fields
 from .model import ModelConfig
 from .rope_scaling import (
     DynamicScaling,
@@ -31,4 +32,5 @@ __all__ = [
     "TensorSpec",
     "YarnScaling",
     "tensor_name",
+    "without_fields",
 ]

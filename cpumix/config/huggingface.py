@@ -67,15 +67,11 @@ _HARMLESS = frozenset(
 )
 
 
-def read_fields(
-    config: Mapping[str, Any], where: str, ignored: Collection[str] = ()
-) -> dict[str, Any]:
+def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the fields of `ModelConfig`, as plain JSON values not yet checked one by one.
 
-    Raises ConfigError for an architecture or field that cpumix does not run; fields named in
-    `ignored` count as absent.
+    Raises ConfigError for an architecture or field that cpumix does not run.
     """
-    config = _without(config, ignored, where)
     family = FAMILIES[_architecture(config, where)]
     for alias, name in family.aliases.items():
         if config.get(alias) is not None:
@@ -104,13 +100,17 @@ def read_fields(
     return {"architecture": family.architecture, **made}
 
 
-def _without(config: Mapping[str, Any], ignored: Collection[str], where: str) -> Mapping[str, Any]:
-    """Return a config without some fields, or parts of its RoPE's object, such as "rope_scaling.x".
+def without_fields(
+    config: Mapping[str, Any], ignored: Collection[str], where: str
+) -> dict[str, Any]:
+    """Return a config without fields that the user knows not to matter.
 
-    Raises ConfigError if one is not there, for that is a slip of the pen.
+    "rope_scaling.x" is the part x of the object rope_scaling. Raises ConfigError for a field that
+    is not there.
     """
+    config = dict(config)
     for path in ignored:
-        name, _, part = path.partition(".")
+        name, _, part = (path, "", "") if path in config else path.partition(".")
         inside = config.get(name)
         if name not in config or (part and not (isinstance(inside, dict) and part in inside)):
             raise ConfigError(

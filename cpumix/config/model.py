@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -165,15 +165,12 @@ class ModelConfig:
         return cls._checked(values, where)
 
     @classmethod
-    def from_huggingface(
-        cls, config: Mapping[str, Any], where: str, ignored: Collection[str] = ()
-    ) -> ModelConfig:
-        """Read a config.json; fields named in `ignored` count as absent, "rope_scaling.x" too.
+    def from_huggingface(cls, config: Mapping[str, Any], where: str) -> ModelConfig:
+        """Read a config.json. `where` names it in errors.
 
-        `where` names it in errors. Raises ConfigError for an architecture, field or value that
-        cpumix does not run.
+        Raises ConfigError for an architecture, field or value that cpumix does not run.
         """
-        return cls._checked(read_fields(config, where, ignored), where)
+        return cls._checked(read_fields(config, where), where)
 
     @classmethod
     def _checked(cls, values: Mapping[str, Any], where: str) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ..checkpoint import read_config
 from ..checkpoint.containers.gguf import is_gguf
 from ..checkpoint.sources.huggingface import from_fields
 from ..checkpoint.sources.mistral import from_params
-from ..config import ModelConfig
+from ..config import ModelConfig, without_fields
 from ..errors import ConfigError
 from ..quant.precision import Precision
 from ..store import gguf
@@ -36,18 +37,19 @@ class Source:
         return path is not None and (path.is_dir() or (self.precision is None and is_gguf(path)))
 
 
-def open_source(text: str | None) -> Source:
-    """Return the model that `text` stands for: a path, or a name in `models.NAMES`.
+def open_source(text: str | None, ignored: Collection[str] = ()) -> Source:
+    """Return the model that `text` stands for: a path, or a name in `known_models.NAMES`.
 
-    Raises ConfigError, or FormatError for a damaged file.
+    Fields of a config.json that are named in `ignored` count as absent. Raises ConfigError, or
+    FormatError for a damaged file.
     """
     if text is None:
         return Source(DEFAULT, known_model(DEFAULT))
     path = Path(text)
     if path.is_dir():
-        return Source(path.resolve().name, read_config(path), path)
+        return Source(path.resolve().name, read_config(path, ignored), path)
     if path.is_file():
-        return _read_file(path)
+        return _read_file(path, ignored)
     if text.lower() in NAMES:
         return Source(text.lower(), known_model(text.lower()))
     raise ConfigError(
@@ -56,7 +58,7 @@ def open_source(text: str | None) -> Source:
     )
 
 
-def _read_file(path: Path) -> Source:
+def _read_file(path: Path, ignored: Collection[str]) -> Source:
     try:
         with open(path, "rb") as stream:
             head = stream.read(64)
@@ -65,15 +67,15 @@ def _read_file(path: Path) -> Source:
     if head[:4] != gguf.MAGIC:
         folder = path.resolve().parent
         name = folder.name if path.name in ("config.json", "params.json") else path.stem
-        return Source(name, _read_json(path), path)
+        return Source(name, _read_json(path, ignored), path)
     if not is_model_file(head):
-        return Source(path.stem, read_config(path), path)
+        return Source(path.stem, read_config(path, ignored), path)
     with ModelFile(path) as file:
         tensors = sum(gguf.align(t.nbytes, ALIGNMENT) for t in file.tensors.values())
         return Source(path.stem, file.config, path, file.formats, file.mapped_bytes - tensors)
 
 
-def _read_json(path: Path) -> ModelConfig:
+def _read_json(path: Path, ignored: Collection[str]) -> ModelConfig:
     try:
         found = json.loads(path.read_bytes())
     except OSError as e:
@@ -82,6 +84,7 @@ def _read_json(path: Path) -> ModelConfig:
         raise ConfigError(f'source: expected JSON or GGUF, found something else: "{path}".') from e
     if not isinstance(found, dict):
         raise ConfigError(f'source: expected a JSON object, found another value: "{path}".')
+    found = without_fields(found, ignored, str(path))
     if "dim" in found and "hidden_size" not in found:
         return from_params(found, str(path))
     return from_fields(found, str(path))

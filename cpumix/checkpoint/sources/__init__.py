@@ -1,13 +1,14 @@
 """What people point at, one file each kind: a folder of transformers, of Mistral, a GGUF file.
 
 A source is a module with three functions: `claims(path)` tells by names alone whether it is one,
-`read_config(path)` returns its `ModelConfig`, `read(path)` its `Contents`; the last two raise
-ConvertError or ConfigError. `open` tries the rows of `SOURCES` in order.
+`read_config(path, ignored)` returns its `ModelConfig`, `read(path, ignored)` its `Contents`. The
+last two pass over the fields of the config that are `ignored`, and raise ConvertError or
+ConfigError. `open` tries the rows of `SOURCES` in order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +24,8 @@ class Source(NamedTuple):
     """One kind of thing that holds a checkpoint."""
 
     claims: Callable[[Path], bool]
-    read_config: Callable[[Path], ModelConfig]
-    read: Callable[[Path], Contents]
+    read_config: Callable[[Path, Collection[str]], ModelConfig]
+    read: Callable[[Path, Collection[str]], Contents]
 
 
 SOURCES: dict[str, Source] = {

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, without_fields
 from cpumix.errors import ConfigError, ConvertError
 
 from ..encodings import assemble
@@ -48,14 +48,14 @@ def claims(path: Path) -> bool:
     return (path / CONFIG).exists()
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     """Return the model that a folder's config.json describes."""
-    return _read_config(path)[0]
+    return _read_config(path, ignored)[0]
 
 
-def read(path: Path) -> Contents:
+def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a folder holds."""
-    config, quantization = _read_config(path)
+    config, quantization = _read_config(path, ignored)
     files = read_side_files(path)
     config = replace(config, eos_token_ids=read_eos_token_ids(path, config))
     kind = next((kind for kind in SHARDS if kind.exists(path)), None)
@@ -75,9 +75,10 @@ def from_fields(fields: Mapping[str, Any], where: str) -> ModelConfig:
     return ModelConfig.from_huggingface(fields, where)
 
 
-def _read_config(path: Path) -> tuple[ModelConfig, Quantization]:
+def _read_config(path: Path, ignored: Collection[str]) -> tuple[ModelConfig, Quantization]:
     """Return the model, and how its weights are quantized."""
     fields = read_json(path / CONFIG)
+    fields = without_fields(fields, ignored, f'"{path / CONFIG}"')
     quantization = take_quantization(fields, path)
     return from_fields(fields, f'"{path / CONFIG}"'), quantization
 

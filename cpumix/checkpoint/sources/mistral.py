@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, without_fields
 from cpumix.config.values import shown
 from cpumix.errors import ConfigError, ConvertError
 
@@ -60,17 +60,17 @@ def claims(path: Path) -> bool:
     return (path / PARAMS).exists() and not (path / huggingface.CONFIG).exists()
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     """Return the model that a folder's params.json describes, or its config.json without one."""
     file, fields = _read_params(path)
     if "dim" not in fields and "n_layers" not in fields:
-        return huggingface.read_config(path)
-    return from_params(fields, f'"{file}"')
+        return huggingface.read_config(path, ignored)
+    return from_params(without_fields(fields, ignored, f'"{file}"'), f'"{file}"')
 
 
-def read(path: Path) -> Contents:
+def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a folder holds."""
-    config = read_config(path)
+    config = read_config(path, ignored)
     files = read_side_files(path)
     kind = next((kind for kind in _SHARDS if kind.exists(path)), None)
     if kind is None:

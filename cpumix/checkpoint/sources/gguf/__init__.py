@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,15 +27,15 @@ def claims(path: Path) -> bool:
     return is_gguf(path)
 
 
-def read_config(path: Path) -> ModelConfig:
+def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     """Return the model that a file's metadata describe."""
-    return config_of(_read_model(path), str(path))
+    return config_of(_read_model(path), str(path), ignored)
 
 
-def read(path: Path) -> Contents:
+def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a file, with all parts of its model, holds."""
     model = _read_model(path)
-    config = config_of(model, str(path))
+    config = config_of(model, str(path), ignored)
     files = tokenizer_files(model.metadata, str(path))
     ends = json.loads(files["generation_config.json"])["eos_token_id"]
     ends = token_ids(ends, "eos_token_id", f'"{path}"', config.vocab_size)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from math import pi
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, without_fields
 from cpumix.config.values import whole
 from cpumix.errors import ConfigError, quoted
 
@@ -50,12 +51,13 @@ _HARMLESS = {"vocab_size", "tensor_data_layout", "rope.scale_linear"} | {
 _EQUAL = {"attention.value_length": "head_dim", "rope.dimension_count": "head_dim"}
 
 
-def config_of(model: GgufModel, where: str) -> ModelConfig:
+def config_of(model: GgufModel, where: str, ignored: Collection[str] = ()) -> ModelConfig:
     """Return a model's config. Raises ConfigError for what cpumix does not run."""
     _refuse_others(model, where)
+    metadata = without_fields(model.metadata, ignored, f'"{where}"')
     values = {
         key.removeprefix("llama."): _scalar(value, key, where)
-        for key, value in model.metadata.items()
+        for key, value in metadata.items()
         if key.startswith("llama.")
     }
     for key in ("expert_count", "attention.sliding_window"):
