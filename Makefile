@@ -19,7 +19,7 @@ quick: setup
 	$(BIN)/python -m pytest -m "not slow"
 # Run the portable kernels as plain Python: they must mean the same without the compiler.
 test-nojit: setup
-	NUMBA_DISABLE_JIT=1 CPUMIX_ISA=generic $(BIN)/python -m pytest tests/test_kernels_*.py
+	NUMBA_DISABLE_JIT=1 CPUMIX_ISA=generic $(BIN)/python -m pytest tests/kernels/test_*.py
 # See what is wrong without running anything: lint, format, types, house style.
 lint: setup
 	$(BIN)/ruff check

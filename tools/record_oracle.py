@@ -1,4 +1,4 @@
-"""Record what transformers answers for the models of tests/oracle_cases.py, or compare it live.
+"""Record what transformers answers for the models of tests/support/oracle_cases.py, or compare it live.
 
     python tools/record_oracle.py                  write tests/data/oracle/*.npz
     python tools/record_oracle.py head-dim tied    only these cases
@@ -26,7 +26,7 @@ import sentencepiece
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests/support"))
 import oracle_cases as oracle
 
 transformers.utils.logging.disable_progress_bar()

@@ -18,7 +18,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = [*sorted(ROOT.glob("tests/test_kernels_*.py")), ROOT / "tests/test_simd_arm.py"]
+TESTS = [*sorted(ROOT.glob("tests/kernels/test_*.py")), ROOT / "tests/kernels/simd/test_arm.py"]
 PROCESSOR = "neoverse-n1"  # for qemu: the first server processor with the dot product
 PACKAGES = ["python3", "libstdc++6", "libgomp1"]  # libgomp: numba's usual thread layer
 GLIBC = ("2_28", "2_27", "2_17")  # whose wheels run on any Debian of the last years

@@ -125,7 +125,7 @@ def test_values_for_each_layer_may_be_given_if_they_are_alike(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "IQ4_NL", "MXFP4", "F16", "F32"])
 def test_types_are_read_by_rows(tmp_path: Path, name: str) -> None:
-    """What a type means is in test_ggml_types.py; here any rows, and those of q in halves."""
+    """What a type means is in test_encoding_ggml.py; here any rows, and those of q in halves."""
     (kind,) = (kind for kind in GGML_TYPES.values() if kind.name == name)
     random = np.random.default_rng(0)
 

@@ -108,7 +108,7 @@ def test_two_processes_share_a_file(path, expected):
 @linux_only
 @pytest.mark.slow
 def test_page_cache_holds_no_more_than_the_process_did(path, expected):
-    from test_paging import drop_cache
+    from test_pager import drop_cache
 
     drop_cache(path)
     least, experts = smallest(path)

@@ -27,7 +27,7 @@ from make_checkpoint import synthetic_tokenizer
 from numpy.typing import NDArray
 from tiny_checkpoint import Bits, make_weights, write_checkpoint
 
-GOLDEN_FOLDER = Path(__file__).parent / "data" / "oracle"
+GOLDEN_FOLDER = Path(__file__).parents[1] / "data" / "oracle"
 LOGITS_TOLERANCE = (
     1e-4  # relative RMS allowed between cpumix and transformers: what cpumix promises
 )

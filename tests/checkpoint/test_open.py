@@ -1,6 +1,6 @@
 """Whole checkpoints: every naming and form is read, and what is wrong in one is named.
 
-Damaged shards are in test_safetensors.py.
+Damaged shards are in test_container_safetensors.py.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from collections import Counter
 from itertools import product
 from pathlib import Path
 
+import hot_loops
 import pytest
 from hot_loops import LEVELS, ONLY, innermost_loops
 from levels import at, start
@@ -65,7 +66,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.isa]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    script = Path(__file__).parent / "hot_loops.py"
+    script = Path(hot_loops.__file__)
     nowhere = tmp_path_factory.mktemp("cache") / "file"
     nowhere.write_text("in the way: what is kept on disk has no assembly")
     places = {level: at(level, CPUMIX_CACHE_DIR=str(nowhere)) for level in LEVELS}

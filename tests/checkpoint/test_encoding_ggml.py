@@ -15,7 +15,7 @@ import pytest
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES, UNREAD_TYPES, dequantize
 from cpumix.checkpoint.encodings.ggml.bits import unpack
 
-GOLDENS = json.loads((Path(__file__).parent / "data/ggml-types.json").read_text())
+GOLDENS = json.loads((Path(__file__).parents[1] / "data/ggml-types.json").read_text())
 CODES = {kind.name: code for code, kind in GGML_TYPES.items()}
 
 

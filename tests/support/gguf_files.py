@@ -15,7 +15,7 @@ from tiny_checkpoint import to_f32
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES
 from cpumix.store import gguf
 
-TOKENIZERS = Path(__file__).parent / "data/tokenizer"
+TOKENIZERS = Path(__file__).parents[1] / "data/tokenizer"
 CODES = {kind.name: code for code, kind in GGML_TYPES.items()}
 NAMES = {"w1": "gate", "w3": "up", "w2": "down"}
 

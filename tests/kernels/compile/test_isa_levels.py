@@ -9,8 +9,8 @@ from levels import SUPPORTED, at, run, start
 
 from cpumix.kernels.compile.isa import LEVELS, active
 
-HERE = Path(__file__).parent
-KERNEL_TESTS = sorted(str(path) for path in HERE.glob("test_kernels_*.py"))
+KERNELS = Path(__file__).parents[1]
+KERNEL_TESTS = sorted(str(path) for path in KERNELS.glob("test_*.py"))
 WITHOUT_JIT = "generic-without-jit"
 
 

@@ -29,7 +29,7 @@ from cpumix.measure.perplexity import Comparison, evaluate
 from cpumix.model import Model
 
 SEEDLING = os.environ.get("CPUMIX_SEEDLING")
-HELDOUT = Path(__file__).parent / "data" / "heldout.txt"
+HELDOUT = Path(__file__).parents[1] / "data" / "heldout.txt"
 CONTEXT = 512
 
 
