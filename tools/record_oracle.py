@@ -1,4 +1,4 @@
-"""Record what transformers answers for the models of tests/support/oracle_cases.py, or compare it live.
+"""Record what transformers answers for the models of tests/support/oracle_cases.py; or compare.
 
     python tools/record_oracle.py                  write tests/data/oracle/*.npz
     python tools/record_oracle.py head-dim tied    only these cases
