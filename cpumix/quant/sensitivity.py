@@ -9,6 +9,8 @@ suffer most is what others found in Mixtral 8x7B too (QuantMoE-Bench, arXiv 2406
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 # nats, by layer; tools/sensitivity.json has them with the conditions of the measurement
 PROFILE = (0.002638, 0.000266, 0.000540, 0.000677, 0.000678, 0.000337)
 
@@ -20,13 +22,15 @@ def sensitivities(layers: int) -> list[float]:
     read at the middle of each layer: straight lines between, level beyond the outermost.
     """
     values = [_at((layer + 0.5) / layers * len(PROFILE) - 0.5) for layer in range(layers)]
-    return [value / sum(values) for value in values]
+    total = sum(values)
+    return [value / total for value in values]
 
 
-def most_sensitive(layers: int) -> list[int]:
+@lru_cache(maxsize=16)  # a plan of every mix asks
+def most_sensitive(layers: int) -> tuple[int, ...]:
     """Return the layers of a model, the one that gains most from 8 bits first."""
     shares = sensitivities(layers)
-    return sorted(range(layers), key=lambda layer: (-shares[layer], layer))
+    return tuple(sorted(range(layers), key=lambda layer: (-shares[layer], layer)))
 
 
 def _at(place: float) -> float:

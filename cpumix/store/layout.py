@@ -15,7 +15,7 @@ The file ends on a multiple of 16384 too: its size is known from the header to t
 that take whole pages never run over the end. Nothing depends on time or machine: equal input, equal
 bytes.
 
-Metadata beside GGUF's `general.*` and `llama.*`:
+Metadata beside GGUF's `general.*` and those of the architecture, such as `llama.*`:
 
     cpumix.header.crc32     uint32           see above
     cpumix.format_version   uint32           1
@@ -132,28 +132,32 @@ def build_metadata(
     `files` maps names such as "tokenizer.model" to contents; `name` is for people. Raises
     ConvertError when the chat template in `files` cannot be read.
     """
-    metadata: dict[str, Any] = {
-        "general.architecture": "llama",
-        "general.name": name,
-        "general.alignment": ALIGNMENT,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_hidden_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "llama.rope.freq_base": float(config.rope_theta),
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.vocab_size": config.vocab_size,
+    numbers: dict[str, Any] = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_hidden_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
+        "rope.freq_base": float(config.rope_theta),
+        "rope.dimension_count": config.head_dim,
+        "vocab_size": config.vocab_size,
     }
     if config.is_moe:
-        metadata["llama.expert_count"] = config.num_local_experts
-        metadata["llama.expert_used_count"] = config.num_experts_per_tok
+        numbers["expert_count"] = config.num_local_experts
+        numbers["expert_used_count"] = config.num_experts_per_tok
     if config.sliding_window is not None:
-        metadata["llama.attention.sliding_window"] = config.sliding_window
+        numbers["attention.sliding_window"] = config.sliding_window
+    architecture = config.family.gguf
+    metadata: dict[str, Any] = {
+        "general.architecture": architecture,
+        "general.name": name,
+        "general.alignment": ALIGNMENT,
+        **{f"{architecture}.{key}": value for key, value in numbers.items()},
+    }
     template = _chat_template(files)
     if template is not None:
         metadata["tokenizer.chat_template"] = template

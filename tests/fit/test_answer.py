@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from cpumix.config import ModelConfig
 from cpumix.errors import BudgetError, ConfigError
 from cpumix.fit.answer import Answer, answer
 from cpumix.fit.known_models import NAMES
@@ -203,3 +204,20 @@ def test_run_refuses_a_context_and_says_which_one_runs():
         make_budget(config, level, most + 64, "f16", None, machine)
     (_, sentence) = ask(4, 32768).advice
     assert f"with a context of up to {most} tokens" in sentence  # `fit` knew
+
+
+def test_the_largest_model_is_planned_from_one_expert(monkeypatch):
+    """A million experts are alike: a plan looks at one, or it would not end."""
+    asked = []
+    original = ModelConfig.expert_tensors
+    monkeypatch.setattr(
+        ModelConfig, "expert_tensors", lambda *args: asked.append(args) or original(*args)
+    )
+    largest = {"num_hidden_layers": 1000, "num_local_experts": 1000, "num_experts_per_tok": 1000}
+    config = ModelConfig.from_huggingface({"model_type": "mixtral", **largest}, "config.json")
+    found = answer(Source("largest", config), 64 << 30, 4096, ASSUMED)
+    attention, norms, router = 2 * 4096 * (4096 + 1024), 2 * 4096, 1000 * 4096
+    layer = attention + norms + router + 1000 * 3 * 4096 * 14336
+    assert found.choice.plan.weights == 1000 * layer + 2 * 32000 * 4096 + 4096
+    assert len(found.rows) == 1003
+    assert len(asked) < 10

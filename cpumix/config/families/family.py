@@ -37,7 +37,11 @@ class Family:
     """Every field of `ModelConfig` that its config.json may set, and what it means when absent."""
     names: tuple[TensorNames, ...]
     """Those that occur, the likeliest first."""
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: _NOTHING)
+    """Well-known ones: their config.json as far as it matters for memory."""
     aliases: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     """Other names that its config.json may have for a field."""
     traits: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Fields of `ModelConfig` that are the same in every model of the family."""
+    gguf: str = "llama"
+    """What GGUF calls the architecture."""

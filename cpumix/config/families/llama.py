@@ -41,5 +41,30 @@ DENSE_NAMES = TensorNames(
         Role.W2: "model.layers.{layer}.mlp.down_proj.weight",
     }
 )
+_LLAMA_3_1 = {
+    "rms_norm_eps": 1e-5,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rope_theta": 5e5,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-3.1-8b": _LLAMA_3_1
+    | {
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+    },
+    "llama-3.1-70b": _LLAMA_3_1
+    | {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+    },
+}
 
-LLAMA = Family("LlamaForCausalLM", "llama", FIELDS, (DENSE_NAMES,))
+LLAMA = Family("LlamaForCausalLM", "llama", FIELDS, (DENSE_NAMES,), MODELS)

@@ -54,11 +54,30 @@ SWITCH = TensorNames(  # mlx-lm stacks the experts of each matrix
     },
     stacked=True,
 )
+MODELS: dict[str, dict[str, Any]] = {
+    "mixtral-8x7b": {
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "max_position_embeddings": 32768,
+    },
+    "mixtral-8x22b": {
+        "vocab_size": 32768,
+        "hidden_size": 6144,
+        "intermediate_size": 16384,
+        "num_hidden_layers": 56,
+        "num_attention_heads": 48,
+        "max_position_embeddings": 65536,
+    },
+}
 
 MIXTRAL = Family(
     "MixtralForCausalLM",
     "mixtral",
     FIELDS,
     (PER_EXPERT, FUSED, DEFUSED, SWITCH),
+    MODELS,
     aliases={"num_experts": "num_local_experts"},
 )
