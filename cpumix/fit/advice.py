@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
-from cpumix.kv import cache
 from cpumix.memory.planner import (
     CEILING,
     DEFAULT_CONTEXT,
@@ -14,6 +13,7 @@ from cpumix.memory.planner import (
     largest_context,
     make_plan,
 )
+from cpumix.quant.kv import KV_FORMATS
 from cpumix.quant.precision import is_mix
 from cpumix.units import GIB
 
@@ -73,7 +73,7 @@ def _would(
     if _SHORTEST <= context < plan.context:
         ways.append(f"a context of up to {context} tokens")
     now = make_plan(config, precision, plan.context, ram, kv)
-    for smaller in cache.FORMATS:
+    for smaller in KV_FORMATS:
         other = make_plan(config, precision, plan.context, ram, smaller)
         if other.kv_bytes < now.kv_bytes and other.verdict in verdicts:
             ways.append(f"--kv {smaller}")

@@ -1,4 +1,4 @@
-"""Grouped-query attention over a key-value cache, blocked: scores exist for 64 positions at a time.
+"""Grouped-query attention over a KV cache, blocked: scores exist for 64 positions at a time.
 
 A work item is one key-value head and up to 8 neighbouring queries, with all query heads that share
 it. It walks the cache in blocks of 64 positions at absolute multiples of 64, keeping for each row a
@@ -9,29 +9,36 @@ cache holds at a time: on Zen 4 a conversion costs as much as a multiplication.
 
 Keys are laid out with 16 positions as lanes and values with 16 head dimensions as lanes, so nothing
 is summed across lanes but the final sum of weights.
+
+Source of the online softmax: Milakov and Gimelshein, https://arxiv.org/abs/1805.02867; its use over
+blocks: FlashAttention, https://arxiv.org/abs/2205.14135, algorithm 1.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cpumix.quant.kv import KV_BLOCK
 
 from .attention_block import (
     CORRECTION,
     MAXIMUM,
     NEVER,
-    POSITIONS,
-    ROWS,
+    QUERY_ROWS,
     STATE,
     SUM,
+    Strided,
     score_rows,
     softmax_row,
     weigh_rows,
     widen,
 )
 from .compile.jit import kernel, parallel_kernel, prange
+from .kv_store import slot_of
+from .operands import KVView
 from .rows import LINE
 from .simd.lanes import div, reduce_add, reduce_max
 from .simd.vectors import (
@@ -45,26 +52,55 @@ from .simd.vectors import (
     write_f32,
 )
 
-QUERIES = 8
+QUERIES = 8  # of a work item
+
+
+class Item(NamedTuple):
+    """Neighbouring queries of one sequence, with all query heads that share a key-value head."""
+
+    head: int
+    """The key-value head."""
+    query: int
+    """Row of the first query, in q and in the output."""
+    queries: int
+    position: int
+    """Position of the first query."""
+
+
+class Scratch(NamedTuple):
+    """One thread's memory for an item: the scaled query rows, and addresses."""
+
+    q: NDArray[np.float32]
+    """(rows, head_dim)."""
+    scores: Address
+    """64 float32 a row, see `attention_block`."""
+    state: Address
+    """STATE bytes a row."""
+    outputs: Address
+    """`width` float32 a row."""
+    wide: Address
+    """A part of a block's keys or values as float32."""
 
 
 @kernel
-def gather_rows(
-    q: NDArray[np.float32],
-    scale: Any,
-    head: int,
-    group: int,
-    query: int,
-    rows: int,
-    head_dim: int,
-    out: NDArray[np.float32],
-) -> None:
+def gather_rows(q: NDArray[np.float32], kv: KVView, item: Item, rows: int, out: Any) -> None:
     """Copy an item's query rows, scaled, next to one another; rows beyond the last repeat it."""
-    count = q.shape[0]
+    count, head_dim, scale = q.shape[0], kv.keys.shape[2], np.float32(kv.scale)
     for row in range(rows):
-        t, h = query + row // group, head * group + row % group
+        t, h = item.query + row // kv.group, item.head * kv.group + row % kv.group
         for d in range(head_dim):
             out[row, d] = q[min(t, count - 1), h * head_dim + d] * scale
+
+
+@kernel
+def clear_rows(scratch: Scratch, rows: int, width: int) -> None:
+    """Begin the online softmax of some rows: nothing seen, nothing summed."""
+    for row in range(rows):
+        state = scratch.state + STATE * row
+        store_f32(state + SUM, splat(np.float32(0)))
+        write_f32(state + MAXIMUM, np.float32(NEVER))
+        for d in range(0, width, 16):
+            store_f32(scratch.outputs + 4 * (row * width + d), splat(np.float32(0)))
 
 
 @kernel
@@ -72,136 +108,116 @@ def store_quotients(outputs: Address, total: np.float32, head_dim: int, out: Add
     """Store one row's outputs divided by the sum of its weights."""
     whole = head_dim // 16 * 16
     for d in range(0, whole, 16):
-        p = outputs + 4 * (d // 32 * 32 * ROWS + d % 32)
+        p = outputs + 4 * (d // 32 * 32 * QUERY_ROWS + d % 32)
         store_f32(out + 4 * d, div(load_f32(p), splat(total)))
     for d in range(whole, head_dim):
-        p = outputs + 4 * (d // 32 * 32 * ROWS + d % 32)
+        p = outputs + 4 * (d // 32 * 32 * QUERY_ROWS + d % 32)
         write_f32(out + 4 * d, read_f32(p) / total)
 
 
 @kernel
+def store_outputs(kv: KVView, item: Item, scratch: Scratch, out: NDArray[np.float32]) -> None:
+    """Finish the online softmax of an item's rows."""
+    head_dim, width = kv.keys.shape[2], kv.values.shape[2]
+    for row in range(item.queries * kv.group):
+        t, h = item.query + row // kv.group, item.head * kv.group + row % kv.group
+        total = reduce_add(load_f32(scratch.state + STATE * row + SUM))
+        # Outputs of QUERY_ROWS rows lie together, 32 dimensions at a time: see load_sums.
+        place = row // QUERY_ROWS * QUERY_ROWS * width + row % QUERY_ROWS * 32
+        target = address(out) + t * out.strides[0] + 4 * h * head_dim
+        store_quotients(scratch.outputs + 4 * place, total, head_dim, target)
+
+
+@kernel
 def attention_item(
-    q: NDArray[np.float32],
-    keys: NDArray[Any],
-    values: NDArray[Any],
-    scales: NDArray[np.uint16],
-    position: int,
-    window: int,
-    scale: float,
-    head: int,
-    query: int,
-    queries: int,
-    group: int,
-    out: NDArray[np.float32],
-    rows_q: NDArray[np.float32],
-    state: Address,
-    outputs: Address,
-    scores: Address,
-    floats: Address,
+    q: NDArray[np.float32], kv: KVView, item: Item, out: NDArray[np.float32], scratch: Scratch
 ) -> None:
     """All queries and query heads of one item."""
-    head_dim, width, capacity = keys.shape[2], values.shape[2], values.shape[1]
-    rows = -(-queries * group // ROWS) * ROWS
+    keys, values, scales, scores = kv.keys, kv.values, kv.scales, scratch.scores
+    head_dim, width = keys.shape[2], values.shape[2]
+    rows = -(-item.queries * kv.group // QUERY_ROWS) * QUERY_ROWS
     # What is used more than once is widened only once.
-    wide = rows > ROWS and keys.itemsize < 4
-    gather_rows(q, np.float32(scale), head, group, query, rows, head_dim, rows_q)
-    query_rows = address(rows_q)
-    for row in range(rows):
-        store_f32(state + STATE * row + SUM, splat(np.float32(0)))
-        write_f32(state + STATE * row + MAXIMUM, np.float32(NEVER))
-        for d in range(0, width, 16):
-            store_f32(outputs + 4 * (row * width + d), splat(np.float32(0)))
-    last = position + query + queries - 1
-    first_block = max(0, position + query - window + 1) // POSITIONS
-    key_head = address(keys) + head * keys.strides[0]
-    value_head = address(values) + head * values.strides[0]
-    scales_head = address(scales) + head * scales.strides[0]
-    for block in range(first_block * POSITIONS, last + 1, POSITIONS):
-        slot = block % capacity
+    wide = rows > QUERY_ROWS and keys.itemsize < 4
+    gather_rows(q, kv, item, rows, scratch.q)
+    query_rows = address(scratch.q)
+    clear_rows(scratch, rows, width)
+    last = item.position + item.queries - 1
+    first_block = max(0, item.position - kv.window + 1) // KV_BLOCK
+    key_head = address(keys) + item.head * keys.strides[0]
+    value_head = address(values) + item.head * values.strides[0]
+    scales_head = address(scales) + item.head * scales.strides[0]
+    for block in range(first_block * KV_BLOCK, last + 1, KV_BLOCK):
+        slot, next_slot = slot_of(kv, block), slot_of(kv, block + KV_BLOCK)
         tile = key_head + slot // 16 * keys.strides[1]
-        next_tile = key_head + (slot + POSITIONS) % capacity // 16 * keys.strides[1]
+        next_tile = key_head + next_slot // 16 * keys.strides[1]
         first = value_head + slot * values.strides[1]
         for pair in range(2):
-            k, place = tile + 2 * pair * keys.strides[1], scores + 128 * ROWS * pair
+            k, place = tile + 2 * pair * keys.strides[1], scores + 128 * QUERY_ROWS * pair
             ahead = first + LINE * head_dim * pair
             if wide:
-                widen(keys, k, 0, 1, 32 * head_dim, floats)
-                score_rows(query_rows, rows, rows_q, floats, head_dim, place, ahead)
+                widen(Strided(keys, k, 0), 1, 32 * head_dim, scratch.wide)
+                score_rows(query_rows, rows, scratch.q, scratch.wide, head_dim, place, ahead)
             else:
                 score_rows(query_rows, rows, keys, k, head_dim, place, ahead)
         for row in range(rows):
-            here = position + query + min(row // group, queries - 1)
-            place, s = scores + 256 * (row // ROWS * ROWS) + 128 * (row % ROWS), state + STATE * row
-            key_scale = scales_head + 2 * slot
+            here = item.position + min(row // kv.group, item.queries - 1)
+            place = scores + 256 * (row // QUERY_ROWS * QUERY_ROWS) + 128 * (row % QUERY_ROWS)
+            state, key_scale = scratch.state + STATE * row, scales_head + 2 * slot
             correction = softmax_row(
-                place, keys, key_scale, key_scale + scales.strides[1], s, block,
-                here - window + 1, here,
+                place, keys, key_scale, key_scale + scales.strides[1], state, block,
+                here - kv.window + 1, here,
             )  # fmt: skip
-            write_f32(s + CORRECTION, reduce_max(correction))
+            write_f32(state + CORRECTION, reduce_max(correction))
         for d in range(0, width, 32):
-            v, place = first + values.itemsize * d, outputs + 4 * ROWS * d
-            step, ahead = values.strides[1], next_tile + 2 * LINE * d
-            factors = state + CORRECTION
+            v = Strided(values, first + values.itemsize * d, values.strides[1])
+            place, ahead = scratch.outputs + 4 * QUERY_ROWS * d, next_tile + 2 * LINE * d
+            factors = scratch.state + CORRECTION
             if wide:
-                widen(values, v, step, POSITIONS, 32, floats)
-                weigh_rows(scores, rows, rows_q, floats, 128, width, factors, place, ahead)
+                widen(v, KV_BLOCK, 32, scratch.wide)
+                copy = Strided(scratch.q, scratch.wide, 4 * 32)
+                weigh_rows(scores, rows, copy, width, factors, place, ahead)
             else:
-                weigh_rows(scores, rows, values, v, step, width, factors, place, ahead)
-    for row in range(queries * group):
-        t, h = query + row // group, head * group + row % group
-        total = reduce_add(load_f32(state + STATE * row + SUM))
-        # Outputs of ROWS rows lie together, 32 dimensions at a time: see load_sums.
-        first = outputs + 4 * (row // ROWS * ROWS * width + row % ROWS * 32)
-        place = address(out) + t * out.strides[0] + 4 * h * head_dim
-        store_quotients(first, total, head_dim, place)
+                weigh_rows(scores, rows, v, width, factors, place, ahead)
+    store_outputs(kv, item, scratch, out)
 
 
 @parallel_kernel
 def attention(
     q: NDArray[np.float32],
-    keys: NDArray[Any],
-    values: NDArray[Any],
-    scales: NDArray[np.uint16],
-    position: int,
-    window: int,
-    scale: float,
-    group: int,
+    kv: KVView,
     out: NDArray[np.float32],
     counter: NDArray[np.int64],
     scratch: NDArray[np.uint8],
 ) -> None:
-    """Attend from rows at `position`, `position` + 1, ... to everything cached so far.
+    """Attention of rows at `kv.position`, `kv.position` + 1, ... to all positions up to their own.
 
-    Shapes: q (m, >= heads * head_dim) f32, rotated | keys (kv_heads, capacity / 16, head_dim, 16),
-            values (kv_heads, capacity, width) f32, or f16 as u16, or i8 with scales (kv_heads, 2,
-            capacity) f16 as u16: the keys', then the values'; width = head_dim rounded up to 32;
-            capacity a multiple of 64; position p is in slot p % capacity | out (>= m, >= heads *
-            head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8. A row at position p
-            sees positions p - window + 1 .. p.
+    Shapes: q (m, >= heads * head_dim) f32, after RoPE | kv.keys (kv_heads, capacity / 16, head_dim,
+            16), kv.values (kv_heads, capacity, width) f32, or f16 as u16, or i8 with kv.scales
+            (kv_heads, 2, capacity) f16 as u16: the keys', then the values'; width = head_dim
+            rounded up to 32; capacity a multiple of 64; for the slot of a position see `slot_of`
+            | out (>= m, >= heads * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8.
+    A row at position p sees positions p - window + 1 .. p.
     """
-    m, head_dim = q.shape[0], keys.shape[2]
+    m, head_dim = q.shape[0], kv.keys.shape[2]
     chunks = -(-m // QUERIES)
-    items = chunks * keys.shape[0]
-    rows = QUERIES * group + ROWS
+    items = chunks * kv.keys.shape[0]
+    rows = QUERIES * kv.group + QUERY_ROWS
     for worker in prange(scratch.shape[0]):
         rows_q = np.empty((rows, head_dim), np.float32)
-        base = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
-        scores = base
-        state = scores + 4 * POSITIONS * rows
+        scores = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
+        state = scores + 4 * KV_BLOCK * rows
         outputs = state + STATE * rows
-        floats = outputs + 4 * values.shape[2] * rows
+        mine = Scratch(rows_q, scores, state, outputs, outputs + 4 * kv.values.shape[2] * rows)
         while True:
-            item = fetch_add(address(counter), 1)
-            if item >= items:
+            number = fetch_add(address(counter), 1)
+            if number >= items:
                 break
-            head, query = item // chunks, item % chunks * QUERIES
-            attention_item(
-                q, keys, values, scales, position, window, scale, head, query,
-                min(QUERIES, m - query), group, out, rows_q, state, outputs, scores, floats,
-            )  # fmt: skip
+            head, query = number // chunks, number % chunks * QUERIES
+            item = Item(head, query, min(QUERIES, m - query), kv.position + query)
+            attention_item(q, kv, item, out, mine)
 
 
 def scratch_bytes(group: int, width: int) -> int:
     """Bytes of scratch memory that one thread needs."""
-    rows = QUERIES * group + ROWS
-    return 64 + (4 * POSITIONS + STATE + 4 * width) * rows + 4 * max(32 * width, 32 * POSITIONS)
+    rows = QUERIES * group + QUERY_ROWS
+    return 64 + (4 * KV_BLOCK + STATE + 4 * width) * rows + 4 * max(32 * width, 32 * KV_BLOCK)

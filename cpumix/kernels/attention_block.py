@@ -1,15 +1,17 @@
 """A block of 64 positions for some rows of queries: their scores, weights and weighted values.
 
-A row's scores of a block are 256 bytes; those of ROWS rows lie together, a pair of key tiles (32
-positions) after the other. Outputs of ROWS rows lie together too, 32 head dimensions at a time.
+A row's scores of a block are 256 bytes. Those of QUERY_ROWS rows lie together, a pair of key tiles
+(32 positions) after the other; so do their outputs, 32 head dimensions at a time.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cpumix.quant.kv import KV_BLOCK
 
 from .compile.jit import kernel
 from .rows import LINE
@@ -31,19 +33,27 @@ from .simd.vectors import (
     write_f32,
 )
 
-ROWS = min(TOKENS, 4)  # as many query heads as share a key-value head in Mixtral
-_, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(ROWS)
-POSITIONS = 64
+QUERY_ROWS = min(TOKENS, 4)  # 4 query heads share a key-value head in Mixtral
+_, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(QUERY_ROWS)
 NEVER = -1e30  # finite, so that differences of two of them are 0 and not NaN
 # A row's state in the scratch memory, in bytes: running maximum, correction, and 16 partial sums.
 MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
+
+
+class Strided(NamedTuple):
+    """Numbers of the cache, or float32 copies of them: vectors that lie `step` bytes apart."""
+
+    array: NDArray[Any]
+    """Any array of the same element type."""
+    first: Address
+    step: int
 
 
 @kernel
 def score_pair(
     q: Address, keys: NDArray[Any], pair: Address, head_dim: int, scores: Address, ahead: Address
 ) -> None:
-    """Scores of ROWS rows (head_dim f32 apart) for 32 positions, a pair of key tiles.
+    """Scores of QUERY_ROWS rows (head_dim f32 apart) for 32 positions, a pair of key tiles.
 
     Meanwhile half of the block's values are fetched, from `ahead`.
     """
@@ -64,18 +74,17 @@ def score_rows(
     ahead: Address,
 ) -> None:  # fmt: skip
     """Scores of all rows for a pair of key tiles, 256 bytes of a block's scores for each row."""
-    for row in range(0, rows, ROWS):
+    for row in range(0, rows, QUERY_ROWS):
         score_pair(q + 4 * head_dim * row, keys, pair, head_dim, scores + 256 * row, ahead)
 
 
 @kernel
-def widen(
-    cache: NDArray[Any], source: Address, step: int, count: int, size: int, out: Address
-) -> None:
-    """Copy `count` stretches of `size` values that lie `step` bytes apart, as float32."""
+def widen(source: Strided, count: int, size: int, out: Address) -> None:
+    """Copy `count` vectors of `size` numbers as float32, one after the other."""
     for i in range(count):
         for j in range(0, size, 16):
-            v = load_as_f32(cache, source + step * i + cache.itemsize * j)
+            place = source.first + source.step * i + source.array.itemsize * j
+            v = load_as_f32(source.array, place)
             store_f32(out + 4 * (size * i + j), v)
 
 
@@ -97,7 +106,7 @@ def softmax_row(
     """
     best = splat(np.float32(NEVER))
     for i in range(4):
-        p = scores + 128 * ROWS * (i // 2) + 64 * (i % 2)
+        p = scores + 128 * QUERY_ROWS * (i // 2) + 64 * (i % 2)
         position = count_up(np.float32(block + 16 * i))
         v = mul(load_f32(p), load_scale(keys, key_scale + 32 * i))
         v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), v)
@@ -109,7 +118,7 @@ def softmax_row(
     correction = exp(splat(before - maximum))
     total = mul(load_f32(state + SUM), correction)
     for i in range(4):
-        p = scores + 128 * ROWS * (i // 2) + 64 * (i % 2)
+        p = scores + 128 * QUERY_ROWS * (i // 2) + 64 * (i % 2)
         v = load_f32(p)
         weight = where_greater(
             v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0))
@@ -125,29 +134,27 @@ def softmax_row(
 def weigh_rows(
     scores: Address,
     rows: int,
-    values: NDArray[Any],
-    first: Address,
-    step: int,
+    values: Strided,
     width: int,
     factors: Address,
     outputs: Address,
     ahead: Address,
 ) -> None:
-    """Rescale all rows' outputs in 32 head dimensions, and add 64 weighted values `step` apart.
+    """Rescale all rows' outputs in 32 head dimensions, and add 64 positions' weighted values.
 
     Meanwhile a part of the next block's keys is fetched, from `ahead`.
     """
-    for row in range(0, rows, ROWS):
+    for row in range(0, rows, QUERY_ROWS):
         place = outputs + 4 * width * row
         total = rescale_rows(load_sums(place), factors + STATE * row, STATE)
-        for j in range(POSITIONS):
-            v = first + step * j
+        for j in range(KV_BLOCK):
+            v = values.first + values.step * j
             prefetch_l2(ahead + LINE * j)
-            weight = scores + 256 * row + 128 * ROWS * (j // 32) + 4 * (j % 32)
+            weight = scores + 256 * row + 128 * QUERY_ROWS * (j // 32) + 4 * (j % 32)
             total = fma_rows(
                 total,
-                load_as_f32(values, v),
-                load_as_f32(values, v + 16 * values.itemsize),
+                load_as_f32(values.array, v),
+                load_as_f32(values.array, v + 16 * values.array.itemsize),
                 weight,
                 128,
             )

@@ -14,6 +14,7 @@ from cpumix.quant.activations import SMALLEST_PEAK
 from cpumix.quant.q4 import CODE_BOOK
 
 from .compile.jit import kernel, parallel_kernel, prange
+from .operands import ResidualArrays
 from .scalar import add_residual, rope_row, round_up, topk_experts
 
 ROWS, BLOCK = 16, 32
@@ -74,17 +75,15 @@ def multiply_float(
 def norm(
     x: NDArray[np.float32],
     columns: int,
-    outputs: NDArray[np.float32],
-    places: NDArray[np.int64],
-    topk_weights: NDArray[np.float32],
+    residual: ResidualArrays,
     weight: NDArray[np.float32],
     eps: float,
     rows: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Add to the residual stream, and RMSNorm it; see `rowwise.norm`."""
+    """Add to the residual stream, then RMSNorm; see `norm.norm`."""
     for row in prange(rows):
-        add_residual(x[row], columns, outputs, places[row], topk_weights[row])
+        add_residual(x, columns, residual, row)
         squares = np.float32(0)
         for i in range(columns):
             squares += x[row, i] * x[row, i]
@@ -101,7 +100,7 @@ def rope_rows(
     sin: NDArray[np.float32],
     rows: int,
 ) -> None:
-    """Turn rows by their positions; see `plain.rotate_row`; cos, sin (rows, head_dim / 2) f32."""
+    """Apply RoPE to rows; see `scalar.rope_row`; cos, sin (rows, head_dim / 2) f32."""
     for row in prange(rows):
         rope_row(x[row], heads, cos[row], sin[row])
 
@@ -141,7 +140,7 @@ def route(
     topk_ids: NDArray[np.int32],
     topk_weights: NDArray[np.float32],
 ) -> None:
-    """Score every expert for every row and keep the best; see `rowwise.route`."""
+    """Score every expert for every row and keep the best; see `route.route`."""
     for row in prange(rows):
         logits = np.zeros(router.shape[1], np.float32)
         for i in range(router.shape[0]):
@@ -176,7 +175,7 @@ def attention(
     group: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Attention, one query at a time; keys and values are float32. See `attention.attend`."""
+    """Attention, one query at a time; keys and values are float32. See `attention.attention`."""
     m, heads, head_dim, capacity = q.shape[0], keys.shape[0] * group, keys.shape[2], values.shape[1]
     for item in prange(m * heads):
         t, h = item // heads, item % heads

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant import bf16, heads
+from cpumix.quant import bf16
+from cpumix.quant.kv import quantize as quantize_heads
 
 from . import generic
 from .backend import Backend, ExpertIds, Floats, Rope
@@ -21,8 +22,7 @@ class GenericBackend(Backend):
     def norm(  # noqa: D102
         self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows
     ) -> None:
-        added = residual.rows.values, residual.indices, residual.weights
-        generic.norm(x.values, x.columns, *added, weight, eps, n, out.values)
+        generic.norm(x.values, x.columns, residual.arrays, weight, eps, n, out.values)
         self._quantize(out, 0, n)
 
     def _quantize(self, x: Rows, first: int, n: int) -> None:
@@ -74,7 +74,7 @@ class GenericBackend(Backend):
         values: NDArray[Any]
         keys, values = (x.values[:n, : kv_heads * head_dim].reshape(shape) for x in (k, v))
         if kv.keys.dtype == np.int8:
-            coded = heads.quantize(keys), heads.quantize(values)
+            coded = quantize_heads(keys), quantize_heads(values)
             scales = np.stack([c.scale.T for c in coded], axis=1)
             kv.scales.view(np.float16)[:, :, slots] = scales
             keys, values = (c.codes for c in coded)

@@ -1,4 +1,4 @@
-"""Turning queries and keys by their positions, and keeping keys and values for `attention`.
+"""RoPE of queries and keys, and writing keys and values to the KV cache.
 
 Scalar on purpose: a key's elements go 16 places apart, and a token has only a few thousand.
 """
@@ -11,8 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .compile.jit import kernel, prange, row_kernel
+from .operands import KVView
 from .scalar import rope_row
 from .simd.vectors import Address, address, read_f16, read_f32, write_as
+
+
+@kernel
+def slot_of(kv: KVView, position: int) -> Any:
+    """Return the slot that holds a position; slots of one block of 64 lie side by side."""
+    return position % kv.values.shape[1]
 
 
 @kernel
@@ -54,24 +61,20 @@ def store_kv(
     sin: NDArray[np.float32],
     rows: int,
     queries: int,
-    keys: NDArray[Any],
-    values: NDArray[Any],
-    scales: NDArray[np.uint16],
-    position: int,
-    group: int,
+    kv: KVView,
 ) -> None:
-    """Turn keys and queries, and keep the keys and values of `rows` positions from `position` on.
+    """Apply RoPE, then write the keys and values of `rows` positions from `kv.position` on.
 
     Shapes: q (>= queries, >= kv_heads * group * head_dim) f32: those of the last positions | k, v
-            (>= rows, >= kv_heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32 | keys,
-            values, scales as in `attention.attend`, rounded as in `quant.heads`.
+            (>= rows, >= kv_heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32 | kv as in
+            `attention.attention`, rounded as in `quant.kv`.
     """
-    head_dim, capacity = keys.shape[2], values.shape[1]
+    keys, values, scales, head_dim = kv.keys, kv.values, kv.scales, kv.keys.shape[2]
     for row in prange(rows):
         rope_row(k[row], keys.shape[0], cos[row], sin[row])
         if row >= rows - queries:
-            rope_row(q[row - (rows - queries)], keys.shape[0] * group, cos[row], sin[row])
-        slot = (position + row) % capacity
+            rope_row(q[row - (rows - queries)], keys.shape[0] * kv.group, cos[row], sin[row])
+        slot = slot_of(kv, kv.position + row)
         for head in range(keys.shape[0]):
             first = 4 * head_dim * head
             scale = address(scales) + head * scales.strides[0] + 2 * slot

@@ -63,11 +63,24 @@ class Residual(NamedTuple):
     indices: NDArray[np.int64]
     weights: NDArray[np.float32]
 
+    @property
+    def arrays(self) -> ResidualArrays:
+        """The residual as kernels take it."""
+        return ResidualArrays(self.rows.values, self.indices, self.weights)
+
+
+class ResidualArrays(NamedTuple):
+    """A `Residual` whose rows are an array, (.., >= columns) f32."""
+
+    rows: NDArray[np.float32]
+    indices: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
 
 class KVView(NamedTuple):
     """A layer's keys and values, as queries at `position`, `position` + 1, ... see them.
 
-    Layouts as in `attention.attention`.
+    Layouts as in `attention.attention`. Kernels take it as it is.
     """
 
     keys: NDArray[Any]

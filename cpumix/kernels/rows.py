@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,11 +38,19 @@ def stride(columns: int) -> int:
     return BLOCK * (blocks + blocks % 2 + SPARE_BLOCKS)  # even: rows of codes start on cache lines
 
 
+class RowArrays(NamedTuple):
+    """The memory of `Rows` as kernels take it."""
+
+    values: NDArray[np.float32]
+    codes: NDArray[np.int8]
+    headers: NDArray[np.int32]
+
+
 class Rows:
     """A buffer of up to `capacity` rows of `columns` values, zero from `columns` on.
 
     values (capacity + 16, stride) f32 | codes i8 like values | headers (capacity + 16, stride / 32,
-    4) i32, see `rowwise.write_header`; scale f32 and start i32 are its first two
+    4) i32, see `quantize.write_header`; scale f32 and start i32 are its first two
     """
 
     def __init__(self, capacity: int, columns: int) -> None:
@@ -56,6 +64,7 @@ class Rows:
 
     def _locate(self) -> None:
         """Ask for the addresses once: NumPy takes a microsecond for each."""
+        self.arrays = RowArrays(self.values, self.codes, self.headers)
         self._values_at, self._codes_at = address_of(self.values), address_of(self.codes)
         self._headers_at = address_of(self.headers)
 

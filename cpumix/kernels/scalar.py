@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cpumix.quant.activations import LOW_BITS
 
 from .compile.jit import kernel
+from .operands import ResidualArrays
 
 
 @kernel
@@ -102,15 +103,12 @@ def sort_by_expert(
 def add_residual(
     x: NDArray[np.float32],
     columns: int,
-    added: NDArray[np.float32],
-    index: NDArray[np.int64],
-    weights: NDArray[np.float32],
+    residual: ResidualArrays,
+    row: int,
 ) -> None:
-    """Add to a row of the residual stream: x += sum over k of weights[k] * added[index[k]].
-
-    Shapes: x (>= columns,) f32 | added (.., >= columns) f32 | index (k,) i64 | weights (k,) f32.
-    """
-    for slot in range(index.shape[0]):
-        row, weight = index[slot], weights[slot]
+    """Add to a row of the residual stream x (> row, >= columns) f32; see `Residual`."""
+    to, added = x[row], residual.rows
+    for slot in range(residual.indices.shape[1]):
+        source, weight = residual.indices[row, slot], residual.weights[row, slot]
         for i in range(columns):
-            x[i] += weight * added[row, i]
+            to[i] += weight * added[source, i]

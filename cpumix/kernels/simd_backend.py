@@ -25,10 +25,7 @@ class SimdBackend(Backend):
     def norm(  # noqa: D102
         self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows
     ) -> None:
-        added = residual.rows.values, residual.indices, residual.weights
-        norm.norm(
-            x.values, x.columns, *added, weight, eps, n, out.values, out.codes, out.headers
-        )  # fmt: skip
+        norm.norm(x.values, x.columns, residual.arrays, weight, eps, n, out.arrays)
 
     def multiply(self, group: MatmulGroup) -> None:  # noqa: D102
         if group.layout is None:
@@ -40,17 +37,14 @@ class SimdBackend(Backend):
     def store_kv(  # noqa: D102
         self, q: Rows, k: Rows, v: Rows, rope: Rope, n: int, queries: int, kv: KVView
     ) -> None:
-        cache = kv.keys, kv.values, kv.scales
-        kv_store.store_kv(
-            q.values, k.values, v.values, *rope, n, queries, *cache, kv.position, kv.group
-        )
+        kv_store.store_kv(q.values, k.values, v.values, *rope, n, queries, kv)
 
     def attention(self, q: Rows, n: int, kv: KVView, out: Rows) -> None:  # noqa: D102
         needed = attention.scratch_bytes(kv.group, kv.values.shape[2])
         if self._scratch.shape[1] < needed:
             self._scratch = aligned_zeros((self.threads, needed), np.uint8)
         self._counter[0] = 0
-        attention.attention(q.values[:n], *kv, out.values, self._counter, self._scratch)
+        attention.attention(q.values[:n], kv, out.values, self._counter, self._scratch)
 
     def route(  # noqa: D102
         self,

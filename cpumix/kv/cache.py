@@ -3,7 +3,7 @@
 Position p lies in slot p % capacity. Without a sliding window the capacity is the context; with one
 it is just enough for the window and one batch, and old positions are overwritten (a rolling cache).
 Keys have 16 positions side by side, values have head dimensions side by side; see
-`kernels.attention`. At 8 bits each position of a head has a scale too; see `quant.heads`.
+`kernels.attention`. At 8 bits each position of a head has a scale too; see `quant.kv`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
+from cpumix.quant.kv import KV_BLOCK, KV_FORMATS
 from cpumix.quant.precision import REFERENCE, Precision
 from cpumix.store.residency import resident_bytes
 
-BLOCK = 64  # attention walks blocks of 64 positions; slots of one block must not wrap around
-FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
 SCALED = "int8"  # the format whose positions have scales
 SCALE_BYTES = 2
 UNLIMITED = 1 << 30  # the window of a model without one, in positions
@@ -29,12 +28,12 @@ def find_format(kv: str, precision: Precision) -> str:
     """Return the format that `kv` asks for, beside weights of this precision.
 
     "auto" is "f32" for unquantized weights (who wants exact numbers wants them throughout) and
-    "f16" for the others. Raises ConfigError when `kv` is neither that nor in `FORMATS`.
+    "f16" for the others. Raises ConfigError when `kv` is neither that nor in `KV_FORMATS`.
     """
     if kv == "auto":
         return "f32" if precision.name in ("bf16", REFERENCE.name) else "f16"
-    if kv not in FORMATS:
-        raise ConfigError(f'KV cache: expected one of {", ".join(FORMATS)}, found "{kv}".')
+    if kv not in KV_FORMATS:
+        raise ConfigError(f'KV cache: expected one of {", ".join(KV_FORMATS)}, found "{kv}".')
     return kv
 
 
@@ -42,14 +41,14 @@ def capacity(config: ModelConfig, context: int, batch: int) -> int:
     """Return how many positions the cache must hold."""
     needed = context
     if config.sliding_window is not None:
-        needed = min(context, config.sliding_window + batch + BLOCK)
-    return -(-needed // BLOCK) * BLOCK
+        needed = min(context, config.sliding_window + batch + KV_BLOCK)
+    return -(-needed // KV_BLOCK) * KV_BLOCK
 
 
 def nbytes(config: ModelConfig, context: int, batch: int, kv: str) -> int:
     """Return the bytes that the cache takes once it is full."""
     width = -(-config.head_dim // 32) * 32
-    per_head = (config.head_dim + width) * np.dtype(FORMATS[kv]).itemsize
+    per_head = (config.head_dim + width) * np.dtype(KV_FORMATS[kv]).itemsize
     if kv == SCALED:
         per_head += 2 * SCALE_BYTES
     heads = config.num_hidden_layers * config.num_key_value_heads
@@ -69,7 +68,7 @@ class KVCache:
             config.head_dim,
         )
         width = -(-head_dim // 32) * 32
-        self._type = FORMATS[kv]
+        self._type = KV_FORMATS[kv]
         # Zeros, not garbage: attention multiplies unused slots by 0, and 0 x NaN would be NaN.
         self._keys = np.zeros((layers, heads, self.capacity // 16, head_dim, 16), self._type)
         self._values = np.zeros((layers, heads, self.capacity, width), self._type)

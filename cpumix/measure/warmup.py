@@ -25,10 +25,10 @@ from cpumix.kernels.compile import jit
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import KVView
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import FORMATS as KV_FORMATS
 from cpumix.kv.cache import KVCache, find_format
 from cpumix.model import DEMO_MODEL, load
 from cpumix.quant import FORMATS
+from cpumix.quant.kv import KV_FORMATS
 from cpumix.quant.precision import PRECISIONS
 from cpumix.store import ModelFile
 from cpumix.transformer.rope import cos_sin, frequencies

@@ -16,8 +16,8 @@ from cpumix.cli.main import main
 from cpumix.fit.answer import answer
 from cpumix.fit.sources import open_source
 from cpumix.fit.speed import ASSUMED
-from cpumix.kv import cache
 from cpumix.machine import MachineInfo
+from cpumix.quant.kv import KV_FORMATS
 from cpumix.quant.precision import PRECISIONS
 
 GIB = 2**30
@@ -95,7 +95,7 @@ def test_every_way_to_write_64_gib(size):
 
 def test_options_know_every_level_and_cache():
     assert set(PRECISIONS) < set(re.split(r"\W+", invoke("--help").stdout))
-    assert all(invoke("--ram", "64G", "--kv", kv).exit_code == 0 for kv in cache.FORMATS)
+    assert all(invoke("--ram", "64G", "--kv", kv).exit_code == 0 for kv in KV_FORMATS)
 
 
 def test_small_models_are_told_in_mib(demo_model):

@@ -11,8 +11,8 @@ from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config, store_kv
 from cpumix.kernels import backend
 from cpumix.kernels.operands import KVView
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import FORMATS, UNLIMITED, KVCache
-from cpumix.quant import heads
+from cpumix.kv.cache import UNLIMITED, KVCache
+from cpumix.quant.kv import KV_FORMATS, dequantize, quantize
 
 POSITIONS = 20 if WITHOUT_JIT else 90  # more than a block of 64
 SHAPES = [*product((16, 40, 64, 128), (1, 3, 4, 8))]  # head_dim, query heads to a key-value head
@@ -84,7 +84,7 @@ class Conversation:
 
 def kept(x, kv) -> np.ndarray:
     """Return what a cache of this format gives back of vectors (.., head_dim)."""
-    return heads.dequantize(heads.quantize(x)) if kv == "int8" else x.astype(FORMATS[kv])
+    return dequantize(quantize(x)) if kv == "int8" else x.astype(KV_FORMATS[kv])
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def e():
     return backend.create(1)
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_attention_equals_definition(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)
@@ -102,7 +102,7 @@ def test_attention_equals_definition(e, head_dim, group, kv):
     assert bound.max() < 2e-3  # the bound says something
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_batch_equals_one_by_one(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)
@@ -111,7 +111,7 @@ def test_batch_equals_one_by_one(e, head_dim, group, kv):
         assert (talk.attention(e, kv, batches) == alone).all()
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 def test_threads_change_no_bit(kv):
     talk = Conversation(POSITIONS, 40, 4)
     batches = [POSITIONS - 8, 5, 3]
@@ -120,7 +120,7 @@ def test_threads_change_no_bit(kv):
 
 
 @pytest.mark.parametrize("window", [1, 5, 64, 70])
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 def test_window(e, kv, window):
     talk = Conversation(POSITIONS, 16, 3)
     expected, bound = talk.expected(kv, window)
@@ -168,7 +168,7 @@ def test_scores_far_apart(e):
     assert (found == best)[clear].all()
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 def test_nan_stays(e, kv):
     """A position that went wrong spoils those after it, not those before."""
     talk = Conversation(9, 16, 3)

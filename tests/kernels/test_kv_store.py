@@ -7,8 +7,8 @@ import pytest
 from naive import KINDS, config, hard, store_kv
 
 from cpumix.kernels import backend
-from cpumix.kv.cache import FORMATS, KVCache
-from cpumix.quant import heads
+from cpumix.kv.cache import KVCache
+from cpumix.quant.kv import KV_FORMATS, quantize
 
 HEADS, SIZE = 2, 40
 SHAPE = {"num_key_value_heads": HEADS, "num_attention_heads": 4, "head_dim": SIZE}
@@ -22,10 +22,10 @@ def e():
 
 def kept(x, kv) -> tuple[np.ndarray, np.ndarray | None]:
     """Return what a cache of this format holds of vectors (.., head_dim): numbers, and scales."""
-    return tuple(heads.quantize(x)) if kv == "int8" else (x.astype(FORMATS[kv]), None)
+    return tuple(quantize(x)) if kv == "int8" else (x.astype(KV_FORMATS[kv]), None)
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize("window", [None, 20])
 def test_positions_lie_where_attention_reads_them(e, kv, window):
     cache = KVCache(config(**SHAPE, num_hidden_layers=2, sliding_window=window), POSITIONS, 7, kv)
@@ -58,7 +58,7 @@ def test_positions_lie_where_attention_reads_them(e, kv, window):
         assert not values[:, :, SIZE:].any()
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_hard_numbers_are_rounded_as_defined(e, kind, kv):
     x = hard(kind, 20, HEADS * SIZE, 3)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from naive import config
 
-from cpumix.kv.cache import BLOCK, FORMATS, UNLIMITED, KVCache, capacity, nbytes
+from cpumix.kv.cache import UNLIMITED, KVCache, capacity, nbytes
+from cpumix.quant.kv import KV_BLOCK, KV_FORMATS
 
 HEADS, SIZE = 2, 40
 SHAPE = {"num_key_value_heads": HEADS, "num_attention_heads": 4, "head_dim": SIZE}
@@ -33,12 +34,12 @@ def test_capacity_keeps_what_a_batch_still_sees():
     for window in range(1, 200, 13):
         for batch in range(1, 70, 9):
             held = capacity(config(sliding_window=window), 1 << 20, batch)
-            assert held % BLOCK == 0
+            assert held % KV_BLOCK == 0
             # From the block of the window's first position to the batch's last.
-            assert held >= (BLOCK - 1) + (window - 1) + batch
+            assert held >= (KV_BLOCK - 1) + (window - 1) + batch
 
 
-@pytest.mark.parametrize("kv", FORMATS)
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize("head_dim", [16, 40, 64])
 @pytest.mark.parametrize("window", [None, 100])
 def test_bytes_are_those_counted(kv, head_dim, window):
@@ -67,6 +68,6 @@ def test_clear_starts_over():
 
 def test_unused_slots_are_finite():
     """Attention weighs them with 0, and 0 x NaN would be NaN."""
-    for kv in FORMATS:
+    for kv in KV_FORMATS:
         for part in KVCache(config(**SHAPE), 500, 8, kv).layer(0):
             assert not part.any()

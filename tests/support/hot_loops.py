@@ -68,6 +68,8 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = PROCESSORS[level.name], ""
     from numba.core import types
 
+    from cpumix.kernels import attention_block
+
     found = {}
 
     def keep(name: str, *signature: types.Type) -> None:
@@ -83,7 +85,8 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))
         number = types.int64
         keep(f"attention_block.score_pair@{kv}", number, keys, *[number] * 4)
-        keep(f"attention_block.weigh_rows@{kv}", number, number, values, *[number] * 6)
+        strided = types.NamedTuple((values, number, number), attention_block.Strided)
+        keep(f"attention_block.weigh_rows@{kv}", number, number, strided, *[number] * 4)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cpumix.quant.heads import dequantize, quantize
+from cpumix.quant.kv import dequantize, quantize
 
 
 def test_error_is_half_a_step():

@@ -1,7 +1,7 @@
-"""8-bit keys and values: what the key-value cache can hold instead of float16.
+"""What the KV cache holds: float16, float32, or 8-bit codes with a scale for each vector.
 
-Each position's vector of a head has one float16 scale = largest magnitude / 127; codes are signed,
--127..127. Keys are quantized after rotation.
+At 8 bits the vector of a position and head has one float16 scale = largest magnitude / 127; codes
+are signed, -127..127. Keys are quantized after RoPE.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+KV_BLOCK = 64  # positions; attention walks the cache in blocks at absolute multiples of this
+KV_FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
 
-class Heads(NamedTuple):
+
+class QuantizedHeads(NamedTuple):
     """Quantized vectors: codes (..., head_dim) i8, scale (...) f16."""
 
     codes: NDArray[np.int8]
     scale: NDArray[np.float16]
 
 
-def quantize(x: NDArray[np.float32]) -> Heads:
+def quantize(x: NDArray[np.float32]) -> QuantizedHeads:
     """Quantize the vectors x (..., head_dim) float32; one with a NaN or infinity is NaN after."""
     scale = (np.abs(x).max(-1) * np.float32(1 / 127)).astype(np.float16)
     wide = scale.astype(np.float32)
@@ -28,10 +31,10 @@ def quantize(x: NDArray[np.float32]) -> Heads:
     # The scale is rounded: where it is tiny, that can push a code beyond what a byte holds.
     codes = np.rint(x * ratio[..., None]).clip(-127, 127)
     codes[~usable] = 0  # 0 x an infinite scale is NaN
-    return Heads(codes.astype(np.int8), scale)
+    return QuantizedHeads(codes.astype(np.int8), scale)
 
 
-def dequantize(x: Heads) -> NDArray[np.float32]:
+def dequantize(x: QuantizedHeads) -> NDArray[np.float32]:
     """Return the float32 vectors that the codes stand for."""
     values: NDArray[np.float32] = x.codes.astype(np.float32) * x.scale[..., None].astype(np.float32)
     return values
