@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.checkpoint import Checkpoint, SourceTensor, open_checkpoint
+from cpumix.checkpoint import Checkpoint, SourceTensor, merge_adapter, open_checkpoint
 from cpumix.errors import ConvertError
 from cpumix.kernels.encode import encode
 from cpumix.machine import machine_info
@@ -66,20 +66,24 @@ def convert(
     precision: str = "auto",
     *,
     ram: str | int | None = None,
+    lora: Sequence[tuple[str | Path, float]] = (),
     force: bool = False,
     ignore_fields: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ConvertReport:
-    """Write the Hugging Face checkpoint in folder `source` to the model file `target`.
+    """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
 
     `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this
-    machine's memory if not given). `progress` is called with the source bytes done and in all. An
-    existing target is replaced only with `force`. Fields of config.json that are named in
+    machine's memory if not given). `lora`: folders of adapters to merge in, in this order, and how
+    many times each. `progress` is called with the source bytes done and in all. An existing target
+    is replaced only with `force`. Fields of config.json that are named in
     `ignore_fields` count as absent.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
     checkpoint = open_checkpoint(Path(source), ignore_fields)
+    for folder, times in lora:
+        checkpoint = merge_adapter(checkpoint, Path(folder), times)
     Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now, not at the first run
     if precision == "auto":
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))

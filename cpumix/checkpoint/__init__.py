@@ -7,10 +7,12 @@ starts does not fail later over a name, a shape or a missing file. Three axes, o
     encodings/   stored parts to matrices of weights   (`matrix.Matrix`)
     namings/     a source's names to canonical ones    (`namings.places.Place`)
 
-`sources/` says what of them comes together in a folder or file; `open` finds the source.
+`sources/` says what of them comes together in a folder or file, `open` finds the source; `lora/`
+merges adapters into any of them.
 """
 
+from .lora import merge_adapter
 from .open import open_checkpoint, read_config
 from .tensor import Checkpoint, SourceTensor
 
-__all__ = ["Checkpoint", "SourceTensor", "open_checkpoint", "read_config"]
+__all__ = ["Checkpoint", "SourceTensor", "merge_adapter", "open_checkpoint", "read_config"]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -49,6 +50,13 @@ def count_rows(matrix: Matrix) -> int:
     for size in matrix.shape[:-1] if len(matrix.shape) > 1 else matrix.shape:
         rows *= size
     return rows
+
+
+def widen(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Return what `Matrix.read_rows` gave as float32; exact."""
+    if rows.dtype == np.uint16:
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    return rows.astype(np.float32, copy=False)
 
 
 class Held(Generic[T]):

@@ -20,6 +20,7 @@ from .progress import byte_progress
 @options.target
 @options.precision
 @options.ram
+@options.lora
 @options.force
 @options.ignore_field
 @options.as_json
@@ -28,14 +29,16 @@ def command(
     target: Path,
     precision: str,
     ram: int | None,
+    lora: list[tuple[Path, float]],
     force: bool,
     ignore_field: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Convert a Hugging Face checkpoint to one file.
+    """Convert a checkpoint to one file.
 
-    SOURCE is the folder with config.json, *.safetensors and the tokenizer; TARGET is the file to
-    write. Nothing bears TARGET's name before it is complete.
+    SOURCE is what was downloaded: a folder with config.json or params.json, weights (safetensors,
+    PyTorch, MLX, quantized by GPTQ, AWQ and others) and the tokenizer, or a GGUF file. TARGET is
+    the file to write. Nothing bears TARGET's name before it is complete.
     """
     with byte_progress(f"Converting {source.name or source}") as progress:
         report = cpumix.convert(
@@ -43,6 +46,7 @@ def command(
             target,
             precision=precision,
             ram=ram,
+            lora=lora,
             force=force,
             ignore_fields=ignore_field,
             progress=progress,

@@ -32,6 +32,22 @@ def _precision_name(ctx: click.Context, param: click.Parameter, value: str) -> s
     return value
 
 
+def _adapters(
+    ctx: click.Context, param: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[Path, float]]:
+    """Split each folder from the scale after its last colon, if a number is there."""
+    found = []
+    for value in values:
+        folder, colon, scale = value.rpartition(":")
+        try:
+            number = float(scale) if colon else math.nan
+        except ValueError:
+            number = math.nan
+        is_scaled = colon and math.isfinite(number)
+        found.append((Path(folder), number) if is_scaled else (Path(value), 1.0))
+    return found
+
+
 _FOLDER_OR_FILE = click.Path(path_type=Path)
 
 source = click.argument("source", type=_FOLDER_OR_FILE)
@@ -57,6 +73,13 @@ ram = click.option(
     help="Memory to plan with, such as 64G (1G = 1GB = 1GiB). Default: this machine's.",
 )
 force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+lora = click.option(
+    "--lora",
+    metavar="DIR[:SCALE]",
+    multiple=True,
+    callback=_adapters,
+    help="Merge the low-rank adapter in this folder, SCALE times (once if not given). Repeatable.",
+)
 ignore_field = click.option(
     "--ignore-field",
     metavar="NAME",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,23 @@ FOLDERS = sorted(
 )
 
 
+def transformers_names(tensors: Iterable[str]) -> dict[str, str]:
+    """Return the canonical name of each tensor by its name in transformers 4."""
+    canonical = list(tensors)
+    places = {name: np.array([i]) for i, name in enumerate(canonical)}
+    return {
+        name: canonical[place[0]] for name, place in huggingface_names(places, fused=False).items()
+    }
+
+
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_every_value_is_that_of_the_tool(folder: Path) -> None:
     expected = json.loads((folder / "tensors.json").read_text())
     tensors = open_checkpoint(folder).tensors
-    names = huggingface_names({name: np.array([i]) for i, name in enumerate(tensors)}, fused=False)
+    names = transformers_names(tensors)
     assert names.keys() == expected.keys()
-    canonical = list(tensors)
-    for name, place in names.items():
-        tensor = tensors[canonical[place[0]]]
+    for name, canonical in names.items():
+        tensor = tensors[canonical]
         digest = hashlib.sha256()
         for start in range(0, tensor.shape[0], 48):
             rows = tensor.read_rows(start, min(start + 48, tensor.shape[0]))

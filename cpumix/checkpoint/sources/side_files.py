@@ -22,9 +22,14 @@ _NAMES = (
 )
 
 
+def read_present(folder: Path) -> dict[str, bytes]:
+    """Return those side files that a folder has."""
+    return {name: read_file(folder / name) for name in _NAMES if (folder / name).exists()}
+
+
 def read_side_files(folder: Path) -> dict[str, bytes]:
     """Return a folder's side files by name. Raises ConvertError without a tokenizer."""
-    files = {name: read_file(folder / name) for name in _NAMES if (folder / name).exists()}
+    files = read_present(folder)
     if not any(name in files for name in TOKENIZERS):
         raise ConvertError(
             f"tokenizer missing: expected {' or '.join(TOKENIZERS)}, found neither. "
