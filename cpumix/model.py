@@ -14,7 +14,7 @@ from cpumix.config import ModelConfig
 from cpumix.engine.generation import Generation
 from cpumix.engine.stats import Stats
 from cpumix.errors import ConfigError
-from cpumix.experts import Counters, ExpertPager, Trace
+from cpumix.experts import Budget, Counters, ExpertPager, Trace
 from cpumix.kernels import backend
 from cpumix.kernels.compile import isa, jit
 from cpumix.kv.cache import KVCache, find_format
@@ -24,7 +24,8 @@ from cpumix.memory.planner import default_context
 from cpumix.sampling import Sampler, SamplingParams
 from cpumix.store.reader import ModelFile
 from cpumix.tokenizer import Tokenizer
-from cpumix.transformer.forward import PREFILL_CHUNK, Transformer
+from cpumix.transformer.batch import Batch
+from cpumix.transformer.forward import PREFILL_CHUNK, OnLayer, Transformer
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 
@@ -40,6 +41,7 @@ class Model:
         threads: int | None = None,
         context: int | None = None,
         kv: str = "auto",
+        make_pager: Callable[[ModelFile, Budget | None], ExpertPager] = ExpertPager,
     ) -> None:
         self.file = ModelFile(DEMO_MODEL if path is None else path)
         try:
@@ -51,11 +53,12 @@ class Model:
             budget, self._note = make_budget(
                 self.config, self.file.formats, context, kv, ram, machine_info()
             )
-            self._pager = ExpertPager(self.file, budget)
+            self._pager = make_pager(self.file, budget)
             self._backend = backend.create(_thread_count(threads))
             self._cache = KVCache(self.config, context, PREFILL_CHUNK, kv)
             self._transformer = Transformer(self.file, self._backend, self._cache, self._pager)
-            self._turn = 0  # counts those who have used the cache
+            self._position = 0  # of the next token
+            self._sequence = 0  # counts the sequences
             self._closed = False
         except BaseException:
             if hasattr(self, "_pager"):
@@ -84,9 +87,9 @@ class Model:
         return self._pager.bounded
 
     @property
-    def batch(self) -> int:
+    def prefill_chunk(self) -> int:
         """Tokens of a prompt that go through the model together, at most."""
-        return self._transformer.batch
+        return self._transformer.prefill_chunk
 
     @property
     def notes(self) -> list[str]:
@@ -102,14 +105,15 @@ class Model:
         self._begin()
 
     def advance(self, ids: Sequence[int]) -> NDArray[np.float32]:
-        """Take in up to `batch` more tokens; return the logits (vocab_size,) of the next one."""
+        """Take in up to `prefill_chunk` more tokens; return the last one's logits (vocab_size,)."""
         self._check_ids(ids)
-        if (end := self._cache.position + len(ids)) > self.context or len(ids) > self.batch:
+        if (end := self._position + len(ids)) > self.context or len(ids) > self.prefill_chunk:
             raise ConfigError(
-                f"context: expected at most {self.batch} tokens at once and {self.context} in all, "
-                f"found {len(ids)} at once and {end} in all. Load the model with a larger context."
+                f"context: expected at most {self.prefill_chunk} tokens at once and "
+                f"{self.context} in all, found {len(ids)} at once and {end} in all. "
+                "Load the model with a larger context."
             )
-        self._transformer.forward(ids)
+        self._forward(ids)
         last: NDArray[np.float32] = self._transformer.logits()[0]
         return last
 
@@ -119,7 +123,7 @@ class Model:
         out = np.empty((len(ids), self.config.vocab_size), np.float32)
         self._begin()
         for first, count in self._batches(len(ids)):
-            self._transformer.forward(ids[first : first + count], count)
+            self._forward(ids[first : first + count], count)
             out[first : first + count] = self._transformer.logits(count)
         return out
 
@@ -181,22 +185,22 @@ class Model:
     ) -> Iterator[int]:
         """Yield up to `most` tokens after `ids`, and keep the books of who watches."""
         stats = watched._stats if watched else Stats()
-        began, turn = time.perf_counter(), self._begin()
+        began, sequence = time.perf_counter(), self._begin()
         stats.prompt_tokens = len(ids)
         for first, count in self._batches(len(ids)):
             step = progress and _layers_done(
                 progress, first, count, len(ids), self.config.num_hidden_layers
             )
-            self._transformer.forward(ids[first : first + count], on_layer=step)
+            self._forward(ids[first : first + count], on_layer=step)
         stats.prompt_seconds = time.perf_counter() - began
         token, reason = -1, "length"
         while stats.generated_tokens < most:
             began = time.perf_counter()  # again for each token: its taker's time does not count
             if stats.generated_tokens:
-                if self._cache.position == self.context:
+                if self._position == self.context:
                     reason = "context"
                     break
-                self._transformer.forward([token])
+                self._forward([token])
             token = sampler(self._transformer.logits()[0])
             stats.generate_seconds += time.perf_counter() - began
             if token in stop:
@@ -206,7 +210,7 @@ class Model:
             if stats.generated_tokens == 1:
                 stats.time_to_first_token_seconds = stats.prompt_seconds + stats.generate_seconds
             yield token
-            if turn != self._turn:
+            if sequence != self._sequence:
                 raise ConfigError(
                     "generation: expected the model to itself, found it closed or asked something "
                     "else meanwhile. Take one text to its end, then the next."
@@ -214,11 +218,18 @@ class Model:
         if watched:
             watched.stop_reason = reason
 
+    def _forward(
+        self, ids: Sequence[int], num_logits: int = 1, on_layer: OnLayer | None = None
+    ) -> None:
+        """Run the next tokens of the sequence."""
+        self._transformer.forward(Batch(ids, self._position, num_logits), on_layer)
+        self._position += len(ids)
+
     def _begin(self) -> int:
-        """Empty the cache for the next one to use it, and return which turn this is."""
-        self._cache.clear()
-        self._turn += 1
-        return self._turn
+        """Begin a new sequence and return its number; iterators of earlier ones must stop."""
+        self._position = 0
+        self._sequence += 1
+        return self._sequence
 
     def _measure(self, stats: Stats, before: Counters) -> None:
         """Fill in what does not depend on the tokens; `before` is what the pager had counted."""
@@ -229,8 +240,8 @@ class Model:
         stats.threads, stats.isa = self._backend.threads, isa.active().name
 
     def _batches(self, n: int) -> Iterator[tuple[int, int]]:
-        for first in range(0, n, self._transformer.batch):
-            yield first, min(self._transformer.batch, n - first)
+        for first in range(0, n, self._transformer.prefill_chunk):
+            yield first, min(self._transformer.prefill_chunk, n - first)
 
     def _check_request(self, ids: Sequence[int], max_tokens: int) -> None:
         self._check_ids(ids)
@@ -260,7 +271,7 @@ class Model:
         """Give the map back; closing twice does no harm."""
         if not self._closed:
             self._closed = True
-            self._turn += 1
+            self._sequence += 1
             self._pager.close()
             del self._transformer
             self.file.close()
@@ -291,15 +302,6 @@ def load(
     FormatError, ConfigError, BudgetError, UnsupportedCpu.
     """
     return Model(path, ram=ram, threads=threads, context=context, kv=kv)
-
-
-def first_run_note() -> str | None:
-    """Return what to tell a user whose run has to compile kernels, or cannot keep them; or None."""
-    notes = [jit.cache_note()]
-    if jit.is_cold():
-        often = "" if jit.cache_folder() is None else "once, "
-        notes.insert(0, f"compiling the kernels for this processor: {often}up to 25 s")
-    return "; ".join(filter(None, notes)) or None
 
 
 def _layers_done(

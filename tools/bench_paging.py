@@ -95,7 +95,7 @@ class Work:
         settle = model._pager._settle_guesses
 
         def count(lease: Any) -> None:
-            guessed = model._pager._guessed
+            guessed = model._pager._prefetched
             self._guessed_hits += sum((lease.layer, e) in guessed for e in lease.hits)
             settle(lease)
 
@@ -120,7 +120,7 @@ class Work:
         before, disk_before = pager.counters, self._disk.gb_s()
         for first in range(0, tokens, tokens if prompt else TURN):
             count = tokens if prompt else min(TURN, tokens - first)
-            if prompt or self._model._cache.position + count > self._model.context:
+            if prompt or self._model._position + count > self._model.context:
                 self._model.restart()
             ids, misses, self._guessed_hits = self._ids(count), pager.counters.misses, 0
             began = time.perf_counter()

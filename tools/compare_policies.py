@@ -33,41 +33,44 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-import cpumix
+from cpumix.experts import Budget, ExpertPager
 from cpumix.experts.eviction import EvictionPolicy
+from cpumix.model import Model
+from cpumix.store import ModelFile
 
 SHARES = (0.25, 0.375, 0.5, 0.66, 0.8)  # of the experts that fit in memory
 HALF_LIVES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024)
 Key = tuple[int, int]
 
 
-class Recorder:
-    """Stands between a model and its pager, and writes down what is asked for."""
+class Recorder(ExpertPager):
+    """A pager that writes down what is asked for."""
 
-    def __init__(self, pager: object, layers: int) -> None:
+    def __init__(self, file: ModelFile, budget: Budget | None) -> None:
+        super().__init__(file, budget)
+        layers = file.config.num_hidden_layers
         self.chosen: list[list[NDArray[np.int32]]] = [[] for _ in range(layers)]
         self.guessed: list[list[list[int]]] = [[] for _ in range(layers)]
-        self._pager, self.wants_guesses = pager, True
 
-    def __getattr__(self, name: str) -> object:
-        """Pass everything else on."""
-        return getattr(self._pager, name)
+    @property
+    def wants_prefetch(self) -> bool:
+        """Ask for predictions even though everything is in memory."""
+        return True
 
-    def lease(self, layer: int, used: list[int], chosen: NDArray[np.int32]) -> object:
+    def lease(self, layer, used, chosen):  # type: ignore[no-untyped-def]
         """Record the experts (1, A) of a token."""
         self.chosen[layer].append(chosen[0].copy())
-        return self._pager.lease(layer, used, chosen)  # type: ignore[attr-defined]
+        return super().lease(layer, used, chosen)
 
-    def guess(self, layer: int, experts: list[int]) -> None:
+    def prefetch(self, layer, experts, sure=False) -> None:  # type: ignore[no-untyped-def]
         """Record what the next layer's router says too early."""
         self.guessed[layer].append(experts)
 
 
-def record(model: cpumix.model.Model, ids: list[int]) -> tuple[NDArray[np.int32], float]:
+def record(model: Model, ids: list[int]) -> tuple[NDArray[np.int32], float]:
     """Return the routing (tokens, layers, A) of a text, and the share of right guesses."""
-    transformer = model._transformer
-    recorder = Recorder(transformer._pager, model.config.num_hidden_layers)
-    transformer._pager = recorder  # type: ignore[assignment]
+    recorder = model._pager
+    assert isinstance(recorder, Recorder)
     for first in range(0, len(ids), model.context):
         model.restart()
         for token in ids[first : first + model.context]:
@@ -142,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path)
     options = parser.parse_args(arguments)
-    with cpumix.load(options.model) as model:
+    with Model(options.model, make_pager=Recorder) as model:
         if options.text:
             ids = model.tokenizer.encode(options.text.read_text(encoding="utf-8"))[: options.tokens]
         else:

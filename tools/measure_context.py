@@ -24,8 +24,11 @@ DECODED = 8  # tokens in one timing
 def read(model: Model, tokens: int) -> list[float]:
     """Take in a text of so many tokens; return the seconds of each batch."""
     vocabulary, seconds = model.config.vocab_size, []
-    for first in range(0, tokens, model.batch):
-        ids = [(97 * i + 7) % vocabulary for i in range(first, min(first + model.batch, tokens))]
+    for first in range(0, tokens, model.prefill_chunk):
+        ids = [
+            (97 * i + 7) % vocabulary
+            for i in range(first, min(first + model.prefill_chunk, tokens))
+        ]
         began = time.perf_counter()
         model.advance(ids)
         seconds.append(time.perf_counter() - began)
@@ -60,7 +63,7 @@ def measure(path: Path, kv: str, short: int, long: int, rounds: int) -> str:
         ]
         lines.append(f"ratio {at[long] / at[short]:.3f}, KV cache {kv}, {model.threads} threads")
         for i, seconds in enumerate(prompts[long]):
-            lines.append(f"prompt from {i * model.batch:>6}: {seconds:.3f} s")
+            lines.append(f"prompt from {i * model.prefill_chunk:>6}: {seconds:.3f} s")
     return "\n".join(lines)
 
 

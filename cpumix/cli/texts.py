@@ -12,7 +12,7 @@ from cpumix.errors import ConfigError
 
 def note_first_run() -> None:
     """Say on stderr that the kernels have to be compiled, or cannot be kept."""
-    from cpumix.model import first_run_note
+    from cpumix.kernels.compile.jit import first_run_note
 
     if note := first_run_note():
         click.echo(note, err=True)

@@ -21,7 +21,7 @@ class EvictionPolicy:
 
     def __init__(self, layers: int, experts: int, half_life: float = HALF_LIFE) -> None:
         self._decay, self._half_life = 0.5 ** (1 / half_life), half_life
-        self._policy = np.zeros((layers, experts))
+        self._scores = np.zeros((layers, experts))
         self._used = np.zeros((layers, experts), np.int64)  # when last, for equal scores
         self._clock = 0
 
@@ -29,21 +29,21 @@ class EvictionPolicy:
         """Note the experts (T, A) that a layer's next T tokens use."""
         self._clock += 1
         self._used[layer, topk_ids] = self._clock
-        policy, tokens = self._policy[layer], len(topk_ids)
+        scores, tokens = self._scores[layer], len(topk_ids)
         if tokens == 1:
-            policy *= self._decay
-            policy[topk_ids[0]] += 1
+            scores *= self._decay
+            scores[topk_ids[0]] += 1
             return
         weights = np.repeat(self._decay ** np.arange(tokens - 1, -1, -1), topk_ids.shape[1])
         kept = self._decay ** min(tokens, self._half_life)
         weights *= (1 - kept) / (1 - self._decay**tokens)
-        policy *= kept
-        policy += np.bincount(topk_ids.ravel(), weights, minlength=len(policy))
+        scores *= kept
+        scores += np.bincount(topk_ids.ravel(), weights, minlength=len(scores))
 
     def least(self, candidates: Iterable[tuple[int, int]]) -> tuple[int, int]:
         """Return the candidate to do without: the lowest score.
 
         Of equals, the one used last: its layer's turn is farthest away.
         """
-        policy, used = self._policy, self._used
-        return min(candidates, key=lambda key: (policy[key], -used[key]))
+        scores, used = self._scores, self._used
+        return min(candidates, key=lambda key: (scores[key], -used[key]))

@@ -2,71 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .readers import Read
-from .views import Expert
+from .views import Expert, Key
 
 if TYPE_CHECKING:
     from .pager import ExpertPager
 
 
-class ReadyExperts:
-    """Experts that can be computed together, by index; not to be used after the next part."""
+class ReadyExperts(NamedTuple):
+    """Experts that can be computed together, by index; not to be used after the next ones.
 
-    def __init__(self, experts: dict[int, Expert]) -> None:
-        self.experts = experts
+    Resident ones come together, without a `read`; one that is being read comes alone, and may be
+    computed as far as it has arrived. Waiting raises FormatError when the file does not give it.
+    """
 
-    def wait_for_gates(self) -> None:
+    experts: Mapping[int, Expert]
+    pager: ExpertPager | None = None
+    read: Read | None = None
+
+    def wait_for_gate_up(self) -> None:
         """Return when w1 and w3 are in memory."""
+        if self.pager and self.read:
+            self.pager.wait(self.read, self.read.file_range.gate_up)
 
-    def wait_for_rest(self) -> None:
+    def wait_for_down(self) -> None:
         """Return when w2 is, too."""
-
-
-class LoadingExpert(ReadyExperts):
-    """One expert on its way into memory."""
-
-    def __init__(self, pager: ExpertPager, expert: Expert, read: Read) -> None:
-        super().__init__({read.key[1]: expert})
-        self._pager, self._read = pager, read
-
-    def wait_for_gates(self) -> None:
-        """Return when w1 and w3 are in memory; FormatError when the file does not give them."""
-        self._pager.wait(self._read, self._read.file_range.gates)
-
-    def wait_for_rest(self) -> None:
-        """Return when w2 is, too; FormatError when the file does not give it."""
-        self._pager.wait(self._read, self._read.file_range.nbytes)
-
-
-class WholeLease:
-    """All experts are resident and will stay: nothing to wait for, nothing to pin."""
-
-    def __init__(self, experts: dict[int, Expert]) -> None:
-        self._experts = experts
-
-    def __enter__(self) -> Iterator[ReadyExperts]:
-        """Return the only part."""
-        return iter((ReadyExperts(self._experts),))
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Do nothing."""
+        if self.pager and self.read:
+            self.pager.wait(self.read, self.read.file_range.nbytes)
 
 
 class Lease:
     """The resident experts first, then each missing one as it arrives; a context manager.
 
-    The reads of as many missing ones as there is room for begin on entering. An expert cannot
-    leave from its read's beginning until the part after it is asked for.
+    The reads of as many missing ones as there is room for begin on entering. An expert cannot be
+    evicted from the start of its read until the experts after it are asked for.
     """
 
     def __init__(self, pager: ExpertPager, layer: int, hits: list[int], misses: list[int]) -> None:
@@ -78,20 +52,21 @@ class Lease:
         self._pager = pager
 
     def __enter__(self) -> Iterator[ReadyExperts]:
-        """Start the reads and return the parts."""
+        """Start the reads and return the experts."""
         self._pager.start_reads(self)
-        return self._parts()
+        return self._experts()
 
-    def _parts(self) -> Iterator[ReadyExperts]:
+    def _experts(self) -> Iterator[ReadyExperts]:
         if self.hits:
             yield ReadyExperts({e: self._pager.view(self.layer, e) for e in self.hits})
-            self._release({(self.layer, e) for e in self.hits})
+            self._unpin({(self.layer, e) for e in self.hits})
         while self.reads:
             read = self.reads.pop(0)
-            yield LoadingExpert(self._pager, self._pager.view(*read.key), read)
-            self._release({read.key})
+            expert = self._pager.view(*read.key)
+            yield ReadyExperts({read.key[1]: expert}, self._pager, read)
+            self._unpin({read.key})
 
-    def _release(self, keys: set[tuple[int, int]]) -> None:
+    def _unpin(self, keys: set[Key]) -> None:
         self.pinned -= keys
         self._pager.start_reads(self)
 

@@ -6,7 +6,8 @@ bookkeeping is guarded by their condition, `changed`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from time import perf_counter
 
@@ -22,7 +23,7 @@ from .budget import Budget, faults_from_disk
 from .counters import Counters
 from .dense import DensePart
 from .eviction import EvictionPolicy
-from .lease import Lease, WholeLease
+from .lease import Lease, ReadyExperts
 from .readers import Read, ReaderThreads
 from .region import MappedRegion
 from .resident_set import ResidentSet
@@ -64,7 +65,7 @@ class ExpertPager:
         self._pinned: set[Key] = set()
         self._expected: set[Key] = set()  # what the next lease will probably ask for
         self._missing_expected: set[Key] = set()  # those of them that were not there
-        self._prefetch: list[Key] = []  # those of them to be read when the disk is idle
+        self._prefetch_queue: list[Key] = []  # those of them to be read when the disk is idle
         self._sure, self._trust = False, 0.0  # the share of guesses that proved right lately
         self._prefetched: set[Key] = set()  # begun for the next lease
         self._whole = False  # everything is present and will stay
@@ -113,11 +114,11 @@ class ExpertPager:
 
     def lease(
         self, layer: int, used: Sequence[int], topk_ids: NDArray[np.int32]
-    ) -> Lease | WholeLease:
-        """Lease the `used` experts of a layer, which its tokens have `chosen` (T, A)."""
+    ) -> AbstractContextManager[Iterable[ReadyExperts]]:
+        """Lease the `used` experts of a layer, which its tokens' routers chose (T, A)."""
         if self._whole and self.trace is None:
             self._counters.hits += len(used)
-            return WholeLease({e: self.view(layer, e) for e in used})
+            return nullcontext([ReadyExperts({e: self.view(layer, e) for e in used})])
         self._policy.use(layer, topk_ids)
         with self._changed:
             present = self._resident_set.present
@@ -210,7 +211,7 @@ class ExpertPager:
             self._missing_expected = self._expected - self._resident_set.present
             self._sure = sure
             if self._missing_expected and (sure or self._trust >= TRUST):
-                self._prefetch = sorted(self._missing_expected)
+                self._prefetch_queue = sorted(self._missing_expected)
                 self._changed.notify_all()
 
     def _settle_guesses(self, lease: Lease) -> None:
@@ -219,7 +220,7 @@ class ExpertPager:
         if not self._sure:
             for key in self._missing_expected:
                 self._trust += ((key in used) - self._trust) / MEMORY
-        self._prefetch, self._expected, self._missing_expected = [], set(), set()
+        self._prefetch_queue, self._expected, self._missing_expected = [], set(), set()
         self._counters.predicted_used += len(self._prefetched & used)
         for key in self._prefetched - used:
             if key in self._reading:
@@ -228,9 +229,9 @@ class ExpertPager:
 
     def _read_ahead(self) -> Read | None:
         """Begin a guessed read; the reader threads ask when they have nothing else to do."""
-        if not self._prefetch or len(self._prefetched) == AHEAD:
+        if not self._prefetch_queue or len(self._prefetched) == AHEAD:
             return None
-        key = self._prefetch.pop(0)
+        key = self._prefetch_queue.pop(0)
         kept = self._expected | self._pinned
         read = None if key in self._reading else self._start(key, kept)
         if read is not None:

@@ -29,7 +29,7 @@ class FileRange(NamedTuple):
 
     offset: int
     nbytes: int
-    gates: int
+    gate_up: int
     """The first bytes, w1 and w3: with them the first half of the work can begin."""
 
 

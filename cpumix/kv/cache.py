@@ -59,7 +59,7 @@ class KVCache:
     """Keys and values of every layer; memory is touched only as far as positions fill."""
 
     def __init__(self, config: ModelConfig, context: int, batch: int, kv: str) -> None:
-        self.context, self.position = context, 0
+        self.context = context
         self.capacity = capacity(config, context, batch)
         self.window = config.sliding_window or UNLIMITED
         layers, heads, head_dim = (
@@ -95,13 +95,9 @@ class KVCache:
             total += array.nbytes if known is None else min(known, array.nbytes)
         return total
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.position = 0
-
-    def advance(self, n: int) -> None:
-        """Move on by n positions, after all layers have remembered them."""
-        self.position += n
+    def share_used(self, position: int) -> float:
+        """Return the share of the cache that positions before this one fill."""
+        return min(position / self.capacity, 1.0)
 
     def layer(
         self, layer: int

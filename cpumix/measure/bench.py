@@ -35,7 +35,7 @@ from cpumix.kernels.rows import Rows
 from cpumix.machine import processor_name
 from cpumix.model import Model
 from cpumix.store import ModelFile
-from cpumix.transformer.forward import expert_matmuls
+from cpumix.transformer.moe import expert_matmuls
 
 if TYPE_CHECKING:
     from cpumix.kernels.simd.limits import Limits
@@ -183,7 +183,7 @@ class Bench:
         self._model, self._limits = model, limits
         self._precision, self._threads = model.file.precision, model.threads
         self._active = active_weights(model.file)
-        self._prompts = [n for n in prompts if n <= model.batch]
+        self._prompts = [n for n in prompts if n <= model.prefill_chunk]
         # Not where experts come and go: they would be read behind the pager's back.
         self._experts = None if model.paged else Experts(model.file, model.threads)
         self._timings: dict[tuple[str, int], list[Timing]] = {}

@@ -100,8 +100,8 @@ def measure(path: str, context: int, kv: str, ram: str | None) -> dict[str, Any]
         prompt = [
             min(int(vocabulary ** draw.random()), vocabulary - 1) for _ in range(context - written)
         ]
-        for first in range(0, len(prompt), model.batch):
-            logits = model.advance(prompt[first : first + model.batch])
+        for first in range(0, len(prompt), model.prefill_chunk):
+            logits = model.advance(prompt[first : first + model.prefill_chunk])
         seconds = []
         for _ in range(written):
             began = time.perf_counter()

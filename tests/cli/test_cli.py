@@ -70,7 +70,7 @@ def model(monkeypatch):
     fake = FakeModel()
     monkeypatch.setitem(cpumix.__dict__, "load", fake.load)
     notes = SimpleNamespace(first_run_note=lambda: "compiling kernels for this CPU, once")
-    monkeypatch.setitem(sys.modules, "cpumix.model", notes)
+    monkeypatch.setitem(sys.modules, "cpumix.kernels.compile.jit", notes)
     helper = SimpleNamespace(helped=fake.helped)
     monkeypatch.setitem(sys.modules, "cpumix.measure.warmup", helper)
     return fake

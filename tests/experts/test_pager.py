@@ -85,14 +85,16 @@ def test_output_is_the_same_for_every_budget(model, expected, experts, predict, 
 def test_guesses_are_read_and_used(model, expected, monkeypatch):
     pager = page(model, 12)
     pager._trust = 1.0
-    guess = pager.guess
+    prefetch = pager.prefetch
 
-    def guess_and_wait(*arguments, **options):  # until the reader threads have had their turn
-        guess(*arguments, **options)
+    def prefetch_and_wait(*arguments, **options):  # until the reader threads have had their turn
+        prefetch(*arguments, **options)
         with pager._changed:
-            assert pager._changed.wait_for(lambda: not pager._guess or pager._guessed, 600)
+            assert pager._changed.wait_for(
+                lambda: not pager._prefetch_queue or pager._prefetched, 600
+            )
 
-    monkeypatch.setattr(pager, "guess", guess_and_wait)
+    monkeypatch.setattr(pager, "prefetch", prefetch_and_wait)
     assert write(model, 100) == expected[100]
     counters = pager.counters
     assert 0 < counters.predicted_used <= counters.predicted

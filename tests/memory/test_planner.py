@@ -134,7 +134,8 @@ def test_buffers_stop_growing_at_a_prefill_batch(mixtral):
 
 
 def test_buffers_are_those_of_the_model(mixtral):
-    from cpumix.transformer.forward import PREFILL_CHUNK, Buffers
+    from cpumix.transformer.buffers import Buffers
+    from cpumix.transformer.forward import PREFILL_CHUNK
 
     assert PREFILL_CHUNK == PREFILL_TOKENS
     small = replace(mixtral, hidden_size=512, intermediate_size=1792, head_dim=32)

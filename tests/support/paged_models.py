@@ -12,6 +12,7 @@ from cpumix.experts import Budget, ExpertPager, madvise
 from cpumix.experts.region import MappedRegion
 from cpumix.measure.random_model import mixtral_8x7b, write_random_model
 from cpumix.model import Model
+from cpumix.transformer.forward import Transformer
 
 LAYERS, EXPERTS, ACTIVE = 3, 8, 2
 
@@ -63,7 +64,7 @@ def page(
     room = None if experts is None else Room(int(experts * expert_bytes(model)))
     model._pager.close()
     model._pager = ExpertPager(model.file, room, predict=predict, platform=platform)
-    model._transformer._pager = model._pager
+    model._transformer = Transformer(model.file, model._backend, model._cache, model._pager)
     return model._pager
 
 

@@ -12,6 +12,7 @@ from tiny_models import CONFIGS, write_model
 
 import cpumix
 from cpumix.quant import FLOAT32, FORMATS
+from cpumix.transformer.batch import Batch
 from cpumix.store.reader import ModelFile
 
 TOKENS = 100  # more than any window, and than a block of the cache
@@ -138,7 +139,7 @@ def test_what_only_the_last_token_goes_through_is_right(model_file, name):
         transformer = model._transformer
         for wanted in (1, 2, 17, len(ids)):
             model.restart()
-            transformer.forward(ids, wanted)
+            transformer.forward(Batch(ids, 0, wanted))
             np.testing.assert_array_equal(transformer.logits(wanted), expected[-wanted:])
 
 
@@ -151,7 +152,7 @@ def test_batches_do_not_show(model_file, monkeypatch, name, batch):
     monkeypatch.setattr("cpumix.transformer.forward.PREFILL_CHUNK", batch)
     monkeypatch.setattr("cpumix.model.PREFILL_CHUNK", batch)
     with cpumix.load(model_file(name, "int4"), threads=1) as model:
-        assert model.batch == batch
+        assert model.prefill_chunk == batch
         np.testing.assert_array_equal(model.logits(ids), expected)
         if name == "window":
             assert model._cache.capacity < len(ids)

@@ -85,6 +85,15 @@ def is_cold() -> bool:
     return folder is None or not (folder / WARM).exists()
 
 
+def first_run_note() -> str | None:
+    """Return what to tell a user whose run has to compile kernels, or cannot keep them; or None."""
+    notes = [cache_note()]
+    if is_cold():
+        often = "" if cache_folder() is None else "once, "
+        notes.insert(0, f"compiling the kernels for this processor: {often}up to 25 s")
+    return "; ".join(filter(None, notes)) or None
+
+
 def mark_warm() -> None:
     """Remember on disk that a run has compiled all it needs."""
     if folder := cache_folder():

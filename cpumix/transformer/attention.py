@@ -1,0 +1,64 @@
+"""Grouped-query attention with rotary positions over a key-value cache."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from cpumix.config import ModelConfig
+from cpumix.kernels.backend import Backend
+from cpumix.kernels.operands import KVView, Matmul, MatmulGroup, Residual
+from cpumix.kernels.rows import Rows
+from cpumix.kv.cache import KVCache
+
+from .batch import Batch
+from .buffers import Buffers
+from .matmul_cache import MatmulCache
+from .rope import cos_sin, frequencies
+from .weights import LayerWeights
+
+
+class Attention:
+    """wo(softmax(q k^T / sqrt(head_dim)) v), for each query head with the key head it shares."""
+
+    def __init__(
+        self, config: ModelConfig, backend: Backend, buffers: Buffers, cache: KVCache
+    ) -> None:
+        self._backend, self._buffers, self._cache = backend, buffers, cache
+        self._group = config.num_attention_heads // config.num_key_value_heads
+        self._scale = config.head_dim**-0.5
+        self._frequencies = frequencies(config, cache.context)
+        self._groups = MatmulCache()
+        tokens = len(buffers.topk_ids)
+        self._residual = Residual(
+            buffers.attn_proj, np.arange(tokens)[:, None], np.ones((tokens, 1), np.float32)
+        )
+
+    def start(self, batch: Batch) -> None:
+        """Compute what all layers share: the rotations of the batch's positions."""
+        self._rope = cos_sin(self._frequencies, batch.position, len(batch.ids))  # [T, head_dim / 2]
+
+    def __call__(self, layer: LayerWeights, h: Rows, batch: Batch) -> Residual:
+        """Store keys and values of T tokens; return what attention adds to the last R [R, D]."""
+        b, n, queries = self._buffers, len(batch.ids), batch.rows_through(layer.is_last)
+        key = layer.index if n == 1 else None
+        qkv, wo = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
+        self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
+        cache = *self._cache.layer(layer.index), batch.position, self._cache.window
+        view = KVView(*cache, self._scale, self._group)
+        self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)
+        view = view._replace(position=batch.position + n - queries)
+        self._backend.attention(b.q, queries, view, b.attn_out)  # [R, Q]
+        self._backend.multiply(wo)  # [R, D]
+        all_rows = self._residual
+        return Residual(all_rows.rows, all_rows.indices[:queries], all_rows.weights[:queries])
+
+    def _matmuls(
+        self, layer: LayerWeights, h: Rows, n: int, queries: int
+    ) -> tuple[MatmulGroup, MatmulGroup]:
+        b = self._buffers
+        q = Matmul(layer.wq, h, n - queries, queries, b.q.values)
+        k, v = Matmul(layer.wk, h, 0, n, b.k.values), Matmul(layer.wv, h, 0, n, b.v.values)
+        o = Matmul(layer.wo, b.attn_out, 0, queries, b.attn_proj.values)
+        return MatmulGroup([q, k, v]), MatmulGroup([o], quantize_inputs=True)

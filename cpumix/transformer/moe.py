@@ -1,0 +1,88 @@
+"""The sparse mixture of experts: each token goes through the experts that the router picks for it.
+
+A model without a router has one expert, which every token goes through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+
+from cpumix.config import ModelConfig
+from cpumix.experts import Expert, ExpertPager
+from cpumix.kernels.backend import Backend
+from cpumix.kernels.operands import Matmul, MatmulGroup, Residual
+from cpumix.kernels.rows import Rows
+
+from .buffers import Buffers
+from .matmul_cache import MatmulCache
+from .weights import LayerWeights
+
+
+class MoE:
+    """sum over the top-k experts e of weight_e * w2_e(silu(w1_e h) * w3_e h)."""
+
+    def __init__(
+        self, config: ModelConfig, backend: Backend, buffers: Buffers, pager: ExpertPager
+    ) -> None:
+        self._config, self._backend, self._buffers, self._pager = config, backend, buffers, pager
+        self._groups = MatmulCache()
+
+    def __call__(
+        self, layer: LayerWeights, h: Rows, n: int, meanwhile: Callable[[], None]
+    ) -> Residual:
+        """Return what the experts add to n rows of h [R, D].
+
+        `meanwhile` is called when the layer's reads have begun: what it asks for comes after them.
+        """
+        b = self._buffers
+        if layer.router is not None:
+            experts = self._config.num_local_experts
+            self._backend.route(h, layer.router, experts, n, b.topk_ids, b.topk_weights)
+        self._backend.sort_by_expert(
+            b.topk_ids, n, b.expert_offsets, b.sorted_tokens, b.inverse_order
+        )
+        offsets = b.expert_offsets.tolist()
+        used = [e for e, (first, end) in enumerate(pairwise(offsets)) if first < end]
+        if n > 1:
+            self._gather(layer.index, used, h, n)
+        with self._pager.lease(layer.index, used, b.topk_ids[:n]) as parts:
+            meanwhile()
+            for ready in parts:
+                key = (layer.index, *((e, offsets[e]) for e in ready.experts)) if n == 1 else None
+                rows = h if n == 1 else b.expert_in, b.expert_hidden, b.expert_out, n == 1
+                make = partial(expert_matmuls, ready.experts, offsets, *rows)
+                gate_up, down = self._groups.get(key, make)
+                ready.wait_for_gate_up()
+                self._backend.multiply(gate_up)  # expert_hidden [R * A, I]
+                ready.wait_for_down()
+                self._backend.multiply(down)  # expert_out [R * A, D]
+        return Residual(b.expert_out, b.inverse_order[:n], b.topk_weights[:n])
+
+    def _gather(self, layer: int, used: Sequence[int], h: Rows, n: int) -> None:
+        """Copy the rows of h in the order of the sorted pairs, in the forms that experts read."""
+        b = self._buffers
+        pairs = b.sorted_tokens[: n * self._config.num_experts_per_tok]
+        for codes in {self._pager.view(layer, e).w1.takes_codes for e in used}:
+            b.expert_in.gather(h, pairs, codes)
+
+
+def expert_matmuls(
+    experts: Mapping[int, Expert],
+    offsets: Sequence[int],
+    x: Rows,
+    hidden: Rows,
+    out: Rows,
+    shared: bool = False,
+) -> tuple[MatmulGroup, MatmulGroup]:
+    """Return silu(w1 x) * w3 x, to `hidden`, and w2 times that, to `out`, of some experts.
+
+    Expert e has the rows offsets[e] to offsets[e + 1] - 1 of all three; if `shared`, x is one row.
+    """
+    gate_up, down = [], []
+    for e, (w1, w3, w2) in experts.items():
+        first, count = offsets[e], offsets[e + 1] - offsets[e]
+        gate_up.append(Matmul(w1, x, 0 if shared else first, count, hidden.values[first:], w3))
+        down.append(Matmul(w2, hidden, first, count, out.values[first:]))
+    return MatmulGroup(gate_up), MatmulGroup(down, quantize_inputs=True)

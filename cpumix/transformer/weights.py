@@ -1,0 +1,87 @@
+"""The weights of the dense part, as the forward pass names them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import ModelConfig, Role, tensor_name
+from cpumix.experts import as_matrix
+from cpumix.kernels.operands import Matrix
+from cpumix.quant.tiles import BLOCK
+from cpumix.store.reader import ModelFile
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """The dense part of one layer: D hidden size, Q query columns, K key columns, E experts."""
+
+    index: int
+    is_last: bool
+    attn_norm: Floats  # (D,)
+    wq: Matrix  # (Q, D)
+    wk: Matrix  # (K, D)
+    wv: Matrix  # (K, D)
+    wo: Matrix  # (D, Q)
+    ffn_norm: Floats  # (D,)
+    router: Floats | None  # (D, E), experts as columns; None of a model without experts
+
+
+class Weights:
+    """Matrices are views of the file; norms and routers are copies.
+
+    These are made by the first pass, when the dense part is in memory: loading reads nothing.
+    """
+
+    def __init__(self, file: ModelFile) -> None:
+        self._file, self._config = file, file.config
+        self.embedding = self._matrix(Role.EMBEDDING)  # (V, D)
+        tied = self._config.tie_word_embeddings
+        self.output = self.embedding if tied else self._matrix(Role.OUTPUT)  # (V, D)
+
+    @cached_property
+    def layers(self) -> list[LayerWeights]:
+        """All layers, first to last."""
+        return [self._layer(i) for i in range(self._config.num_hidden_layers)]
+
+    @cached_property
+    def output_norm(self) -> Floats:
+        """The gain of the last norm (D,)."""
+        return self._vector(Role.OUTPUT_NORM)
+
+    def _layer(self, index: int) -> LayerWeights:
+        return LayerWeights(
+            index=index,
+            is_last=index + 1 == self._config.num_hidden_layers,
+            attn_norm=self._vector(Role.ATTN_NORM, index),
+            wq=self._matrix(Role.WQ, index),
+            wk=self._matrix(Role.WK, index),
+            wv=self._matrix(Role.WV, index),
+            wo=self._matrix(Role.WO, index),
+            ffn_norm=self._vector(Role.FFN_NORM, index),
+            router=self._router(index, self._config) if self._config.is_moe else None,
+        )
+
+    def _matrix(self, role: Role, layer: int | None = None) -> Matrix:
+        tensor = self._file.tensors[name := tensor_name(role, layer)]
+        return as_matrix(self._file.data(name), tensor.format, *tensor.shape)
+
+    def _vector(self, role: Role, layer: int | None = None) -> Floats:
+        """Copy a float32 vector, zero-padded to whole blocks, as the norm kernel reads it."""
+        data = self._file.data(tensor_name(role, layer)).view(np.float32)
+        out = np.zeros(-(-len(data) // BLOCK) * BLOCK, np.float32)
+        out[: len(data)] = data
+        return out
+
+    def _router(self, layer: int, config: ModelConfig) -> Floats:
+        """Copy a router, transposed, with columns for a multiple of 16 experts."""
+        data = self._file.data(tensor_name(Role.ROUTER, layer)).view(np.float32)
+        experts = config.num_local_experts
+        out = np.zeros((config.hidden_size, -(-experts // 16) * 16), np.float32)
+        out[:, :experts] = data.reshape(experts, -1).T
+        return out
