@@ -54,7 +54,7 @@ class Model:
                 self.config, self.file.formats, context, kv, ram, machine_info()
             )
             self._pager = make_pager(self.file, budget)
-            self._backend = backend.create(_thread_count(threads))
+            self._backend = backend.create(jit.find_threads(threads, machine_info().physical_cores))
             self._cache = KVCache(self.config, context, PREFILL_CHUNK, kv)
             self._transformer = Transformer(self.file, self._backend, self._cache, self._pager)
             self._position = 0  # of the next token
@@ -309,14 +309,3 @@ def _layers_done(
 ) -> Callable[[int], None]:
     """Return what reports that `count` tokens of n, from the `first` on, are through a layer."""
     return lambda done: progress(layers * first + done * count, layers * n)
-
-
-def _thread_count(asked: int | None) -> int:
-    most = jit.most_threads()
-    if asked is None:
-        return min(machine_info().physical_cores, most)
-    if not 1 <= asked <= most:
-        raise ConfigError(
-            f"threads: expected 1 to {most}, the processors of this machine, found {asked}."
-        )
-    return asked

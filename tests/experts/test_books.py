@@ -57,17 +57,17 @@ def test_short_prompt_scores_like_its_tokens_one_by_one():
         apart.use(0, row[None])
     for policy in (together, apart):
         policy.use(0, one(3, 4))
-    np.testing.assert_allclose(together._policy, apart._policy, rtol=1e-9)
+    np.testing.assert_allclose(together._scores, apart._scores, rtol=1e-9)
 
 
 def test_long_prompt_takes_half_of_what_was_known_and_no_more():
     policy = EvictionPolicy(1, 4)
     for _ in range(1000):
         policy.use(0, one(0))
-    before = policy._policy[0, 0]
+    before = policy._scores[0, 0]
     policy.use(0, np.full((512, 1), 1, np.int32))
-    assert policy._policy[0, 0] == pytest.approx(before / 2)
-    assert policy._policy[0, 1] == pytest.approx(before / 2)
+    assert policy._scores[0, 0] == pytest.approx(before / 2)
+    assert policy._scores[0, 1] == pytest.approx(before / 2)
 
 
 # what is in memory

@@ -20,6 +20,7 @@ from paged_models import (
 )
 
 import cpumix
+from cpumix.experts.lease import Lease
 from cpumix.experts import madvise
 from cpumix.model import Model
 
@@ -196,11 +197,14 @@ def test_whole_model_in_memory_asks_the_books_no_more(model):
     model.advance([5])
     assert pager._whole
     lease = pager.lease(0, [0, 1], np.array([[0, 1]], np.int32))
-    assert type(lease).__name__ == "WholeLease"
+    assert not isinstance(lease, Lease)
+    with lease as parts:
+        assert [list(ready.experts) for ready in parts] == [[0, 1]]
 
 
 def test_pages_that_the_system_took_are_read_again(model, expected, monkeypatch):
-    from cpumix.experts import pager as module
+    from cpumix.experts.lease import Lease
+from cpumix.experts import pager as module
 
     pager = page(model, None)
     write(model, 100)

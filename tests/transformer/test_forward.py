@@ -12,8 +12,8 @@ from tiny_models import CONFIGS, write_model
 
 import cpumix
 from cpumix.quant import FLOAT32, FORMATS
-from cpumix.transformer.batch import Batch
 from cpumix.store.reader import ModelFile
+from cpumix.transformer.batch import Batch
 
 TOKENS = 100  # more than any window, and than a block of the cache
 # Largest relative RMS of a token's logits against float64, bfloat16 weights and a float32 cache: as

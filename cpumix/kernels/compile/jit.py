@@ -26,6 +26,7 @@ import llvmlite.binding as llvm
 import numba
 
 from cpumix.cache_dir import CACHE_VARIABLE, cache_roots, is_trusted
+from cpumix.errors import ConfigError
 
 from .code_cache import CodeCache
 from .isa import VARIABLE, active, arm_features, host_features
@@ -160,6 +161,21 @@ def row_kernel(function: F) -> F:
 def most_threads() -> int:
     """Return how many threads numba was started with: the most there can be."""
     return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def find_threads(asked: int | None, cores: int) -> int:
+    """Return how many threads to run on: as many as asked for, else one for each core.
+
+    Raises ConfigError for a number that numba was not started with.
+    """
+    most = most_threads()
+    if asked is None:
+        return min(cores, most)
+    if not 1 <= asked <= most:
+        raise ConfigError(
+            f"threads: expected 1 to {most}, the processors of this machine, found {asked}."
+        )
+    return asked
 
 
 def set_threads(count: int) -> int:
