@@ -20,8 +20,8 @@ from paged_models import (
 )
 
 import cpumix
-from cpumix.experts.lease import Lease
 from cpumix.experts import madvise
+from cpumix.experts.lease import Lease
 from cpumix.model import Model
 
 TOKENS = 24
@@ -203,8 +203,7 @@ def test_whole_model_in_memory_asks_the_books_no_more(model):
 
 
 def test_pages_that_the_system_took_are_read_again(model, expected, monkeypatch):
-    from cpumix.experts.lease import Lease
-from cpumix.experts import pager as module
+    from cpumix.experts import pager as module
 
     pager = page(model, None)
     write(model, 100)
