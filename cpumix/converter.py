@@ -26,7 +26,7 @@ from cpumix.memory.planner import choose_precision, default_context
 from cpumix.quant import FLOAT32
 from cpumix.quant.bf16 import to_float32
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
-from cpumix.tokenizer import Tokenizer
+from cpumix.tokenizer import Tokenizer, prepare_files
 from cpumix.units import parse_size
 
 Progress = Callable[[int, int], None]
@@ -49,6 +49,8 @@ class ConvertReport:
     source_bytes: int
     seconds: float
     tensors: int
+    notes: tuple[str, ...]
+    """Sentences on side files that were damaged, and left out."""
 
 
 class Slice(NamedTuple):
@@ -84,7 +86,8 @@ def convert(
     checkpoint = open_checkpoint(Path(source), ignore_fields)
     for folder, times in lora:
         checkpoint = merge_adapter(checkpoint, Path(folder), times)
-    Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now, not at the first run
+    tokenizer = Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now
+    files = prepare_files(checkpoint.files)
     if precision == "auto":
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
         context = default_context(checkpoint.config)
@@ -92,14 +95,20 @@ def convert(
     _refuse_own_shard(checkpoint, Path(target))
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name
-    metadata = build_metadata(checkpoint.config, precision, checkpoint.files, name)
+    metadata = build_metadata(checkpoint.config, precision, files, name)
     with ModelWriter(Path(target), metadata, entries, force=force) as writer:
         _write_tensors(writer, list(_slices(checkpoint, entries)), progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began
     return ConvertReport(
-        Path(target), precision, size, checkpoint.source_bytes, seconds, len(entries)
+        Path(target),
+        precision,
+        size,
+        checkpoint.source_bytes,
+        seconds,
+        len(entries),
+        tokenizer.notes,
     )
 
 

@@ -23,6 +23,7 @@ from cpumix.memory.planner import CEILING, choose_precision, make_plan
 from cpumix.quant import FLOAT32, FORMATS
 from cpumix.quant.precision import PRECISIONS
 from cpumix.store import ModelFile, TensorEntry
+from cpumix.tokenizer import Tokenizer
 
 # Sizes that are no multiples of a tile's 16 rows or 32 columns.
 MOE = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
@@ -217,3 +218,36 @@ def test_field_that_the_user_has_ignored(tmp_path):
         main, ["fit", "--no-probe", words[1], "--ram", "8G", "--ignore-field", "logit_scale"]
     )
     assert planned.exit_code == 0
+
+
+def test_damaged_side_files_are_named_and_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    write(folder)
+    whole = convert(folder)
+    (folder / "generation_config.json").write_text("{")
+    (folder / "special_tokens_map.json").write_text("[]")
+    target = folder.with_name("model.bin")
+    arguments = ["convert", str(folder), str(target), "--precision", "int4", "--force"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0
+    for name in ("generation_config.json", "special_tokens_map.json"):
+        (note,) = [line for line in result.stderr.splitlines() if name in line]
+        assert note.startswith(f"Note: {name}: expected ")
+        assert note.endswith(". Went on without it.")
+    assert target.read_bytes() == whole
+
+
+def test_tekken_becomes_a_file_that_is_quick_to_read(tmp_path: Path) -> None:
+    folder = tmp_path / "source"
+    config = MOE | {"vocab_size": 1100}
+    write(folder, config)
+    (folder / "tokenizer.model").unlink()
+    source = Path(__file__).parent / "data/tokenizer/tekken.json"
+    (folder / "tekken.json").write_bytes(source.read_bytes())
+    target = folder.with_name("model.bin")
+    report = cpumix.convert(folder, target, "int4")
+    assert not report.notes
+    with ModelFile(target) as file:
+        assert sorted(file.files) == ["tokenizer.json", "tokenizer_config.json"]
+        tokenizer = Tokenizer.from_files(file.files)
+    assert tokenizer.encode_chat([{"role": "user", "content": "hi"}])[:2] == [1, 3]

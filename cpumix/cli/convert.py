@@ -51,6 +51,8 @@ def command(
             ignore_fields=ignore_field,
             progress=progress,
         )
+    for note in report.notes:
+        click.echo(f"Note: {note}", err=True)
     if as_json:
         click.echo(json.dumps(asdict(report), default=str))
     click.echo(

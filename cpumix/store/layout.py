@@ -45,7 +45,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec, tensor_name
-from cpumix.errors import ConvertError
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.precision import Precision, find_precision
@@ -129,8 +128,7 @@ def build_metadata(
 ) -> dict[str, Any]:
     """Return a model's metadata, without what `encode_header` derives from the tensors.
 
-    `files` maps names such as "tokenizer.model" to contents; `name` is for people. Raises
-    ConvertError when the chat template in `files` cannot be read.
+    `files` maps names such as "tokenizer.model" to contents; `name` is for people.
     """
     numbers: dict[str, Any] = {
         "context_length": config.max_position_embeddings,
@@ -180,17 +178,21 @@ def _resolve(config: ModelConfig, precision: str | Precision) -> Precision:
 
 def _chat_template(files: Mapping[str, bytes]) -> str | None:
     """Return the default chat template, for programs that look for it under GGUF's key."""
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode("utf-8", "replace")
     try:
-        if "chat_template.jinja" in files:
-            return files["chat_template.jinja"].decode("utf-8")
         settings = json.loads(files.get("tokenizer_config.json", b"{}"))
-    except ValueError as e:
-        raise ConvertError(f"chat template: expected UTF-8 and valid JSON, found {e}") from e
+    except (ValueError, RecursionError):
+        return None
     found = settings.get("chat_template") if isinstance(settings, dict) else None
     if isinstance(found, list):  # several named templates: [{"name": "default", "template": "..."}]
-        named = {t.get("name"): t.get("template") for t in found if isinstance(t, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else None
+        named = [
+            t.get("template") for t in found if isinstance(t, dict) if t.get("name") == "default"
+        ]
+        found = named[-1] if named else None
+    if isinstance(found, dict):
+        found = found.get("default")
+    return found.encode("utf-8", "replace").decode() if isinstance(found, str) else None
 
 
 def encode_header(

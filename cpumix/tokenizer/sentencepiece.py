@@ -7,7 +7,7 @@ import re
 from cpumix.errors import ConfigError
 
 from .settings import TokenizerSettings
-from .stream import EACH_BYTE, SPACE
+from .stream import EACH_BYTE
 
 # Protobuf messages merge when concatenated: this is normalizer_spec.add_dummy_prefix = false.
 _NO_PREFIX = b"\x1a\x02\x18\x00"
@@ -54,7 +54,7 @@ class SentencePieceVocabulary:
         }
         longest_first = sorted(self._words, key=len, reverse=True)
         self._word = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
-        self._legacy = settings.legacy
+        self._spaces = settings.spaces
         self.hides_first_space: bool = self._model.encode("a") != self._unprefixed.encode("a")
         bos, eos = self._model.bos_id(), self._model.eos_id()  # -1: the model has none
         self.bos_id: int | None = bos if bos >= 0 else None
@@ -88,11 +88,9 @@ class SentencePieceVocabulary:
             if part in self._words:
                 ids.append(self._words[part])
             elif part:
-                # Llama's first tokenizers put a space before each text that follows a control
-                # token; those with "legacy": false only before the first text.
-                legacy = self._legacy and not part.startswith((" ", SPACE))
-                inside = after_control or ids
-                ids += (self._unprefixed if inside and not legacy else self._model).encode(part)
+                first = not after_control and not ids
+                spaced = first or self._spaces.before(part)
+                ids += (self._model if spaced else self._unprefixed).encode(part)
         return ids
 
     def piece(self, token: int) -> str | bytes:

@@ -6,15 +6,19 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple
 
+from .mistral import TEKKEN, find_model, template_of, template_of_tekken
 from .side_files import SideFiles, Unreadable, token_id
+from .stream import SPACE
 
 # Fine-tunes forget to declare turn marks special: <|im_start|>, or the same with wide bars.
 _TURN_MARK = re.compile("<[|\uff5c].+[|\uff5c]>")
 # Where the list begins in tokenizer.json, which is large: in a text the quotes would be escaped.
 _ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 _FIRST_ONLY = re.compile(r'"prepend_scheme"\s*:\s*"first"')
+_MISTRAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 _MORE_TEMPLATES = (
     "additional_chat_templates/"  # where transformers 5 saves those beside the default
 )
@@ -29,6 +33,19 @@ class AddedToken(NamedTuple):
     strips_right: bool = False  # and after it
 
 
+class Spaces(Enum):
+    """Where sentencepiece puts a space of its own: before the first text, and before others."""
+
+    FIRST = "only there: transformers with legacy false"
+    LEGACY = "and before each text after a control token, unless it begins with a space"
+    ALWAYS = "and before each text after a control token: Mistral's own library"
+
+    def before(self, text: str) -> bool:
+        """Tell whether a text that follows a control token gets a space."""
+        has_one = text.startswith((" ", SPACE))
+        return self is Spaces.ALWAYS or (self is Spaces.LEGACY and not has_one)
+
+
 @dataclass(frozen=True)
 class TokenizerSettings:
     """The side files of a tokenizer, read and checked; all of them are optional."""
@@ -36,7 +53,7 @@ class TokenizerSettings:
     added: dict[int, AddedToken]
     names: dict[str, str]  # "bos_token": "<s>" and so on, as templates refer to them
     add_bos: bool | None  # None: not said
-    legacy: bool  # sentencepiece: each text after a control token gets a space in front
+    spaces: Spaces
     eos_ids: tuple[int, ...]  # from generation_config.json
     templates: dict[str, str]  # by name; what stands alone is "default"
     notes: tuple[str, ...]  # on files that could not be read
@@ -45,7 +62,8 @@ class TokenizerSettings:
     def from_files(cls, source: Mapping[str, bytes]) -> TokenizerSettings:
         """Read the side files; `notes` names those, or those parts, that cannot be read."""
         files = SideFiles(source)
-        config = files.object("special_tokens_map.json") | files.object("tokenizer_config.json")
+        config = dict(_MISTRAL_NAMES if has_own_format(source) else {})
+        config |= files.object("special_tokens_map.json") | files.object("tokenizer_config.json")
         generation = files.object("generation_config.json")
         eos = generation.get("eos_token_id")
         several = eos if isinstance(eos, list) else [] if eos is None else [eos]
@@ -54,11 +72,12 @@ class TokenizerSettings:
             added=_read_added(files, config),
             names={k: _text(v) for k, v in config.items() if k.endswith("_token") and _text(v)},
             add_bos=None if said is None else bool(said),
-            legacy=_is_legacy(files, config),
+            spaces=_find_spaces(files, config),
             eos_ids=files.attempt(
                 "generation_config.json", lambda: tuple(map(token_id, several)), ()
             ),
-            templates=_find_templates(files, config.get("chat_template")),
+            templates=_find_templates(files, config.get("chat_template"))
+            or _mistral_template(source),
             notes=tuple(files.notes),
         )
 
@@ -116,10 +135,13 @@ def _added_token(entry: object) -> AddedToken:
     )
 
 
-def _is_legacy(files: SideFiles, config: dict[str, Any]) -> bool:
+def _find_spaces(files: SideFiles, config: dict[str, Any]) -> Spaces:
+    if "tokenizer.model" not in files:
+        return Spaces.ALWAYS  # a tokenizer.model.v3 or the like
     if "legacy" in config:
-        return config["legacy"] is not False
-    return not _has_model(files) or _FIRST_ONLY.search(files.text("tokenizer.json")) is None
+        return Spaces.FIRST if config["legacy"] is False else Spaces.LEGACY
+    found = _FIRST_ONLY.search(files.text("tokenizer.json"))
+    return Spaces.LEGACY if found is None else Spaces.FIRST
 
 
 def _has_model(files: SideFiles) -> bool:
@@ -143,6 +165,21 @@ def _find_templates(files: SideFiles, configured: object) -> dict[str, str]:
         for name, template in found.items()
         if isinstance(template, str) and template.strip()
     }
+
+
+def _mistral_template(source: Mapping[str, bytes]) -> dict[str, str]:
+    """Return the template that the name or the inside of Mistral's own file stands for."""
+    model = find_model(source)
+    if model is not None:
+        template = template_of(model)
+    else:
+        template = template_of_tekken(source[TEKKEN]) if has_own_format(source) else None
+    return {} if template is None else {"default": template}
+
+
+def has_own_format(source: Mapping[str, bytes]) -> bool:
+    """Whether the vocabulary is a tekken.json of Mistral."""
+    return TEKKEN in source and not {"tokenizer.model", "tokenizer.json"} & source.keys()
 
 
 def _dict(value: object) -> dict[str, Any]:

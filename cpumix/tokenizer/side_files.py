@@ -42,6 +42,14 @@ class SideFiles:
         """Return the object in a JSON file, an empty one if there is none to read."""
         return self.attempt(name, lambda: self._object(name), {})
 
+    def is_object(self, name: str) -> bool:
+        """Tell whether a file holds a JSON object."""
+        try:
+            self._object(name)
+        except Unreadable:
+            return False
+        return True
+
     def attempt(self, name: str, read: Callable[[], _T], otherwise: _T) -> _T:
         """Return what `read` returns; if that is Unreadable, note it and return `otherwise`."""
         try:

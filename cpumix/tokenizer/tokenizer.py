@@ -9,6 +9,7 @@ from typing import Any
 
 from cpumix.errors import ConfigError, escaped, quoted
 
+from . import mistral
 from .chat_template import ChatTemplate
 from .control_marks import Segment
 from .sentencepiece import SentencePieceVocabulary
@@ -59,19 +60,24 @@ class Tokenizer:
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
         """Build the tokenizer from a checkpoint's files, by name.
 
-        The vocabulary is `tokenizer.model` (sentencepiece) or else `tokenizer.json`. Also read,
-        where present: tokenizer_config.json, generation_config.json, special_tokens_map.json,
+        The vocabulary is `tokenizer.model` (sentencepiece; Mistral also names it
+        `tokenizer.model.v3` and the like), or else `tokenizer.json`, or else `tekken.json`. Also
+        read, where present: tokenizer_config.json, generation_config.json, special_tokens_map.json,
         added_tokens.json, chat_template.jinja, chat_template.json, and the added tokens of a
         tokenizer.json beside a tokenizer.model. Raises ConfigError when the vocabulary is missing
         or damaged; what is wrong with the other files is said in `notes`.
         """
         settings = TokenizerSettings.from_files(files)
-        if "tokenizer.model" in files:
-            return cls(SentencePieceVocabulary(files["tokenizer.model"], settings), settings)
+        model = "tokenizer.model" if "tokenizer.model" in files else mistral.find_model(files)
+        if model is not None:
+            return cls(SentencePieceVocabulary(files[model], settings), settings)
         if "tokenizer.json" in files:
             return cls(JsonVocabulary(files["tokenizer.json"], settings), settings)
+        if mistral.TEKKEN in files:
+            source = mistral.tekken_to_json(files[mistral.TEKKEN])
+            return cls(JsonVocabulary(source, settings), settings)
         raise ConfigError(
-            "tokenizer: expected tokenizer.model or tokenizer.json, found neither. "
+            "tokenizer: expected tokenizer.model, tokenizer.json or tekken.json, found none. "
             "Copy one beside the weights and convert again."
         )
 
@@ -118,7 +124,8 @@ class Tokenizer:
         continue_final_message
             Leave the last message open, so that the model goes on with it.
         chat_template
-            The name of one of the model's templates, or a template.
+            The name of one of the model's templates or of Mistral's ("mistral-v1" for Mixtral
+            8x7B, "mistral-v3" and so on), or a template.
         variables
             What else the template reads, such as {"enable_thinking": False}.
 
@@ -190,8 +197,9 @@ class Tokenizer:
     def _template(self, named: str | None, with_tools: bool) -> ChatTemplate:
         """Return the template of a name, a template that is given itself, or the one to take."""
         found = self._templates
-        if named is not None and "{" in named:
-            return ChatTemplate(named, self._vocabulary.control, self._names)
+        given = named if named is None or "{" in named else mistral.chat_templates().get(named)
+        if given is not None and named not in found:
+            return ChatTemplate(given, self._vocabulary.control, self._names)
         if not found:
             raise ConfigError(
                 "chat template: expected one among the tokenizer's files, found none. Use --raw."

@@ -8,6 +8,7 @@ from typing import Any
 
 from cpumix.errors import ConfigError, escaped
 
+from .byte_level import BYTES
 from .settings import TokenizerSettings
 from .stream import EACH_BYTE, SPACE
 
@@ -105,7 +106,7 @@ class JsonVocabulary:
             return b""  # unlike in sentencepiece, a character may go on after a control token
         if self._byte_level:
             try:
-                return bytes(map(_BYTES.__getitem__, text))
+                return bytes(map(BYTES.__getitem__, text))
             except KeyError:
                 return str(text).encode()  # an added token with characters of its own
         byte = _BYTE_TOKEN.fullmatch(text)
@@ -118,18 +119,3 @@ def _decoder_kinds(decoder: dict[str, Any]) -> list[str]:
     """Return the types of a serialized decoder and of the decoders in it."""
     inner = [kind for part in decoder.get("decoders", []) for kind in _decoder_kinds(part)]
     return inner or ([decoder["type"]] if decoder else [])
-
-
-def _byte_characters() -> dict[str, int]:
-    """Return the byte behind each character of a byte-level token.
-
-    Source: GPT-2's encoder.py: printable Latin-1 stands for itself, the rest for 256 and up.
-    """
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + n): byte for n, byte in enumerate(hidden)
-    }
-
-
-_BYTES = _byte_characters()

@@ -252,7 +252,7 @@ def test_field_that_is_ignored(tmp_path: Path) -> None:
 def test_missing_tokenizer_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "tokenizer.model").unlink()
-    refused(tmp_path, "tokenizer missing: expected tokenizer.model or tokenizer.json, found neith")
+    refused(tmp_path, "tokenizer missing: expected tokenizer.model, tokenizer.json or tekken")
 
 
 def test_tokenizer_that_is_a_pointer_is_refused(tmp_path: Path) -> None:

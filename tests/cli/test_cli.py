@@ -278,6 +278,7 @@ class FakeReport:
     source_bytes: int = 44 * 2**20
     seconds: float = 1.25
     tensors: int = 90
+    notes: tuple[str, ...] = ()
 
 
 @pytest.fixture

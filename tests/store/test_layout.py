@@ -8,7 +8,6 @@ import pytest
 from model_files import CONFIG, write
 
 from cpumix.config import Role, TensorSpec
-from cpumix.errors import ConvertError
 from cpumix.store import ModelFile, TensorEntry, build_entries, build_metadata
 
 
@@ -70,6 +69,9 @@ def test_metadata_has_the_keys_of_gguf(tmp_path: Path) -> None:
             "d",
         ),
         ({"chat_template": [{"name": "tool", "template": "t"}]}, None),
+        ({"chat_template": [{"name": [], "template": "t"}, 7]}, None),
+        ({"chat_template": {"default": "d", "tool": "t"}}, "d"),
+        ({"chat_template": "half \ud800"}, "half ?"),
         ({"chat_template": None}, None),
     ],
 )
@@ -80,10 +82,16 @@ def test_chat_template_comes_from_the_settings(settings: Any, expected: str | No
 
 
 @pytest.mark.parametrize(
-    "files",
-    [{"chat_template.jinja": b"\xff"}, {"tokenizer_config.json": b"{"}],
-    ids=["text", "json"],
+    ("files", "expected"),
+    [
+        ({"chat_template.jinja": b"a\xff"}, "a\ufffd"),
+        ({"tokenizer_config.json": b"{"}, None),
+        ({"tokenizer_config.json": b"[" * 10**5}, None),
+    ],
+    ids=["text", "json", "deep"],
 )
-def test_unreadable_chat_template_is_refused(files: dict[str, bytes]) -> None:
-    with pytest.raises(ConvertError, match=r"chat template: expected UTF-8 and valid JSON, found"):
-        build_metadata(CONFIG, "int8", files, "tiny")
+def test_damaged_chat_template_is_no_reason_to_stop(
+    files: dict[str, bytes], expected: str | None
+) -> None:
+    metadata = build_metadata(CONFIG, "int8", files, "tiny")
+    assert metadata.get("tokenizer.chat_template") == expected

@@ -287,7 +287,7 @@ def test_text_like_the_mark_of_a_continued_text_is_harmless() -> None:
 
 
 def test_vocabulary_missing() -> None:
-    with pytest.raises(ConfigError, match=r"expected tokenizer\.model or tokenizer\.json"):
+    with pytest.raises(ConfigError, match=r"found none\. Copy one beside the weights and convert"):
         Tokenizer.from_files({"tokenizer_config.json": b"{}"})
 
 

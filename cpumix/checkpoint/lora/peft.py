@@ -38,7 +38,7 @@ from ..files import read_json
 from ..matrix import Matrix, widen
 from ..namings.huggingface import namings
 from ..namings.places import Place, Stacked
-from ..sources.side_files import TOKENIZERS, read_present
+from ..sources.side_files import has_tokenizer, read_present
 from ..stored import StoredTensor
 from ..views import Transposed
 from .adapter import (
@@ -232,6 +232,6 @@ def _matches(pattern: str, module: str) -> bool:
 def _side_files(folder: Path, resized: bool) -> dict[str, bytes]:
     """Return the side files that matter: all with a new vocabulary, else a chat template."""
     files = read_present(folder)
-    if resized and any(name in files for name in TOKENIZERS):
+    if resized and has_tokenizer(files):
         return files
     return {name: data for name, data in files.items() if name.startswith("chat_template")}

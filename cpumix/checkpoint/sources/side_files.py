@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from cpumix.config import ModelConfig
@@ -10,38 +12,51 @@ from cpumix.errors import ConvertError
 
 from ..files import read_file, read_json
 
-TOKENIZERS = ("tokenizer.model", "tokenizer.json")
-_NAMES = (
-    *TOKENIZERS,
+# By pattern; a number as in tokenizer.model.v3 says how Mistral's models write conversations.
+_TOKENIZERS = ("tokenizer.model", "tokenizer.model.v*", "tokenizer.json", "tekken.json")
+_OTHERS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "generation_config.json",
 )
 
 
 def read_present(folder: Path) -> dict[str, bytes]:
-    """Return those side files that a folder has."""
-    return {name: read_file(folder / name) for name in _NAMES if (folder / name).exists()}
+    """Return those side files that a folder has, by their paths in it."""
+    paths = [path for pattern in (*_TOKENIZERS, *_OTHERS) for path in sorted(folder.glob(pattern))]
+    return {path.relative_to(folder).as_posix(): read_file(path) for path in paths}
+
+
+def has_tokenizer(files: Iterable[str]) -> bool:
+    """Tell whether there is a tokenizer among files with these names."""
+    return any(fnmatchcase(name, pattern) for name in files for pattern in _TOKENIZERS)
 
 
 def read_side_files(folder: Path) -> dict[str, bytes]:
     """Return a folder's side files by name. Raises ConvertError without a tokenizer."""
     files = read_present(folder)
-    if not any(name in files for name in TOKENIZERS):
+    if not has_tokenizer(files):
         raise ConvertError(
-            f"tokenizer missing: expected {' or '.join(TOKENIZERS)}, found neither. "
-            f'Download it to "{folder}".'
+            "tokenizer missing: expected tokenizer.model, tokenizer.json or tekken.json, found "
+            f'none. Download it to "{folder}".'
         )
     return files
 
 
 def read_eos_token_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
-    """Return what ends a text: what generation_config.json says, else what `config` says."""
+    """Return what ends a text: what generation_config.json says, else what `config` says.
+
+    A damaged generation_config.json says nothing: the tokenizer, which reads it too, notes that.
+    """
     path = folder / "generation_config.json"
-    found = read_json(path).get("eos_token_id") if path.exists() else None
+    try:
+        found = read_json(path).get("eos_token_id") if path.exists() else None
+    except ConvertError:
+        found = None
     if found is None:
         return config.eos_token_ids
     return token_ids(found, "eos_token_id", f'"{path}"', config.vocab_size)

@@ -208,7 +208,7 @@ FILTERS = _table(
     (nothing, "abs attr count d default first last length random"),
     (linear, "capitalize e escape filesizeformat float forceescape lower safe string trim"),
     (linear, "truncate upper"),
-    (slow, "title urlencode wordcount"),
+    (slow, "from_json title urlencode wordcount"),
     (counted, "items list map reject rejectattr reverse select selectattr"),
     (sorting, "dictsort groupby max min sort unique"),
     (quadratic, "int pprint striptags urlize wordwrap xmlattr"),

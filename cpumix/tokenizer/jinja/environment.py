@@ -79,13 +79,14 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             optimized=False,  # constants are computed in the run, not before it
         )
         self.meter = meter
-        filters: dict[str, Callable[..., Any]] = self.filters | {"tojson": tojson}
+        own = {"tojson": tojson, "from_json": from_json}
+        filters: dict[str, Callable[..., Any]] = self.filters | own
         self.filters = {k: self._count(filters[k], FILTERS[k]) for k in FILTERS}
         self.filters |= {WEIGH: self._weigh, SLICE: self._slice, TICK: self._tick}
         tests: Any = self.tests  # Jinja calls them mere functions
         self.tests = {k: self._count(tests[k], TESTS[k]) for k in TESTS}
         self.globals.clear()
-        own: dict[str, Callable[..., Any]] = {
+        functions: dict[str, Callable[..., Any]] = {
             "range": safe_range,
             "dict": Dict(),
             "namespace": PrivateNamespace,
@@ -93,9 +94,9 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             "joiner": Joiner,
             "raise_exception": raise_exception,
         }
-        self.globals.update(own, strftime_now=strftime_now)
+        self.globals.update(functions, strftime_now=strftime_now)
         self._costs: dict[Any, Cost] = {
-            **dict.fromkeys(own.values(), linear),
+            **dict.fromkeys(functions.values(), linear),
             Dict.fromkeys: linear,
             strftime_now: named,
             Cycler.next: nothing,
@@ -185,6 +186,14 @@ def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
     return (
         _NOT_ASCII.sub(lambda letter: json.dumps(letter[0])[1:-1], text) if ensure_ascii else text
     )
+
+
+def from_json(value: Any) -> Any:
+    """Return the value of a text in JSON, and anything else as it is; only our templates use it."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _check_public(name: object) -> None:
