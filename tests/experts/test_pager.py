@@ -91,9 +91,8 @@ def test_guesses_are_read_and_used(model, expected, monkeypatch):
     def prefetch_and_wait(*arguments, **options):  # until the reader threads have had their turn
         prefetch(*arguments, **options)
         with pager._changed:
-            assert pager._changed.wait_for(
-                lambda: not pager._prefetch_queue or pager._prefetched, 600
-            )
+            while pager._prefetch_queue and not pager._prefetched:
+                pager._changed.wait(0.001)
 
     monkeypatch.setattr(pager, "prefetch", prefetch_and_wait)
     assert write(model, 100) == expected[100]
