@@ -1,7 +1,7 @@
 """Run Mixtral on a machine with no GPU: one mapped file, kernels at the speed of memory.
 
-The public names are `load`, `convert` and `plan`. Each loads its module when it is first used, so
-that `import cpumix` and `cpumix --help` stay instant.
+The public names are `load`, `convert`, `export` and `plan`. Each loads its module when it is first
+used, so that `import cpumix` and `cpumix --help` stay instant.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cpumix.converter import convert as convert
+    from cpumix.exporter import export as export
     from cpumix.memory.planner import plan as plan
     from cpumix.model import load as load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "load", "plan"]
+__all__ = ["__version__", "convert", "export", "load", "plan"]
 
-_HOMES = {"convert": "cpumix.converter", "load": "cpumix.model", "plan": "cpumix.memory.planner"}
+_HOMES = {
+    "convert": "cpumix.converter",
+    "export": "cpumix.exporter",
+    "load": "cpumix.model",
+    "plan": "cpumix.memory.planner",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "engine",
     "model",
     "converter",
+    "exporter",
     "fit",
     "measure",
     "__init__",  # the public names, which the command line and other programs use

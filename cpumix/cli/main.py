@@ -17,6 +17,7 @@ from cpumix.errors import CpumixError
 COMMANDS = {
     "bench": "cpumix.cli.bench",
     "convert": "cpumix.cli.convert",
+    "export": "cpumix.cli.export",
     "fit": "cpumix.cli.fit",
     "inspect": "cpumix.cli.inspect",
     "perplexity": "cpumix.cli.perplexity",

@@ -1,0 +1,97 @@
+"""Reorders tiles into the blocks of ggml's types, number for number.
+
+| format | type   | why nothing is lost                                                      |
+| ------ | ------ | ------------------------------------------------------------------------ |
+| f32    | F32    | the same                                                                 |
+| bf16   | BF16   | the same                                                                 |
+| q8     | Q8_0   | codes of both are whole numbers around 0, the float16 scale stays        |
+| q4     | IQ4_NL | the code book is IQ4_NL's, the float16 scale stays                       |
+
+ggml's blocks have 32 columns; a matrix with a rest goes as F32, which holds every product of a code
+and a scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.quant import FLOAT32, FORMATS, bf16, q4, q8
+from cpumix.quant.tiles import BLOCK, GROUPS, ROWS, deinterleave
+
+Bytes = NDArray[np.uint8]
+
+
+class ExportType(NamedTuple):
+    """A tensor type of ggml, and the function that makes its rows."""
+
+    name: str
+    code: int
+    file_type: int
+    """What general.file_type calls a file of it."""
+    block_bytes: int
+    """Of 32 columns."""
+    rows: Callable[[Bytes, int, int], Bytes]
+    """Tiles (tiles, blocks, tile_bytes), n, k -> (n, bytes of a row)."""
+
+
+def find_type(format_name: str, columns: int) -> ExportType:
+    """Return the type that a matrix of `columns` in a format of cpumix's takes."""
+    return TYPES[format_name] if columns % BLOCK == 0 else _widened(format_name)
+
+
+def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
+    count, blocks, _ = tiles.shape
+    codes = deinterleave(tiles[..., : q8.CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4))
+    return _with_scales(tiles[..., q8.CODE_BYTES :], codes - np.uint8(q8.ZERO), n)
+
+
+def _iq4_nl(tiles: Bytes, n: int, k: int) -> Bytes:
+    count, blocks, _ = tiles.shape
+    nibbles = tiles[..., : q4.CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
+    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(count, blocks, GROUPS, ROWS, 4)
+    codes = deinterleave(groups)
+    half = BLOCK // 2
+    pairs: Bytes = codes[..., :half] | codes[..., half:] << np.uint8(4)
+    return _with_scales(tiles[..., q4.CODE_BYTES :], pairs, n)
+
+
+def _with_scales(scales: Bytes, codes: Bytes, n: int) -> Bytes:
+    """Return each block's float16 scale before its codes; codes (tiles, 16, blocks, bytes)."""
+    count, _, blocks, _ = codes.shape
+    halves = np.ascontiguousarray(scales).view("<u2").transpose(0, 2, 1)
+    halves = np.ascontiguousarray(halves).view(np.uint8).reshape(count, ROWS, blocks, 2)
+    return np.concatenate([halves, codes], axis=-1).reshape(count * ROWS, -1)[:n]
+
+
+def _bfloat16(tiles: Bytes, n: int, k: int) -> Bytes:
+    wide = np.ascontiguousarray(bf16.dequantize(tiles, n, k))
+    return (wide.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+
+
+def _float32(data: Bytes, n: int, k: int) -> Bytes:
+    return data.reshape(n, 4 * k)
+
+
+def _widened(format_name: str) -> ExportType:
+    """Return F32 for a matrix in tiles."""
+    if format_name == FLOAT32:
+        return TYPES[FLOAT32]
+    dequantize = FORMATS[format_name].dequantize
+
+    def rows(tiles: Bytes, n: int, k: int) -> Bytes:
+        return np.ascontiguousarray(dequantize(tiles, n, k), "<f4").view(np.uint8)
+
+    return TYPES[FLOAT32]._replace(rows=rows)
+
+
+# Codes: enum ggml_type; file types: enum llama_ftype of llama.cpp.
+TYPES = {
+    FLOAT32: ExportType("F32", 0, 0, 4 * BLOCK, _float32),
+    "bf16": ExportType("BF16", 30, 32, 2 * BLOCK, _bfloat16),
+    "q8": ExportType("Q8_0", 8, 7, 34, _q8_0),
+    "q4": ExportType("IQ4_NL", 20, 25, 18, _iq4_nl),
+}
