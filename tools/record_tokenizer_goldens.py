@@ -217,7 +217,7 @@ def record_sentencepiece(model: bytes) -> dict[str, Any]:
 
 def record_chat(tokenizer: Any, template: str, messages: list[dict[str, str]]) -> dict[str, Any]:
     """Record a conversation's ids."""
-    source = (DATA / template).read_text(encoding="utf-8")
+    source = (DATA / "templates" / template).read_text(encoding="utf-8")
     answer = tokenizer.apply_chat_template(
         messages, chat_template=source, add_generation_prompt=True, return_dict=True
     )

@@ -17,7 +17,7 @@ from cpumix.tokenizer import Tokenizer
 
 GOLDENS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))
 PRE = json.loads((TOKENIZERS / "gguf-pre.json").read_text(encoding="utf-8"))
-CHATML = (TOKENIZERS / "chatml.jinja").read_text()
+CHATML = (TOKENIZERS / "templates/chatml.jinja").read_text()
 
 
 def load(metadata: dict[str, Any]) -> Tokenizer:

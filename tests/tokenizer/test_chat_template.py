@@ -29,7 +29,7 @@ CONTROLS = ["<s>", "</s>", "<|im_end|>", "</think>"]
 def load(name: str, template: str, **config: object) -> Tokenizer:
     """Build a tokenizer of the test data with a chat template, given as a file name or itself."""
     if template.endswith(".jinja"):
-        template = (DATA / template).read_text(encoding="utf-8")
+        template = (DATA / "templates" / template).read_text(encoding="utf-8")
     if name == "mixtral.model":
         config["added_tokens_decoder"] = {n: {"content": x} for n, x in enumerate(MARKS, 32000)}
     if name == "byte-level.json":
@@ -57,7 +57,9 @@ def test_mistral_v1_gives_the_known_ids() -> None:
 
 
 def test_mistral_v1_without_legacy_as_published_with_spaces() -> None:
-    template = (DATA / "mistral-v1.jinja").read_text(encoding="utf-8").replace("'[I", "' [I")
+    template = (
+        (DATA / "templates/mistral-v1.jinja").read_text(encoding="utf-8").replace("'[I", "' [I")
+    )
     for legacy in (True, False):
         ids = load("mixtral.model", template, legacy=legacy).encode_chat(TURNS)
         assert ids == [int(token) for token in V1_IDS.split()]
