@@ -26,6 +26,7 @@ from ..matrix import Held, Matrix
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
 
+BAND = 256  # columns, a multiple of the 32 that any number of bits has in whole words
 _FORMATS = (None, "gptq", "gptq_v2")
 
 
@@ -35,9 +36,9 @@ class _Loaded(NamedTuple):
     words: NDArray[np.int32]
     """(columns * bits / 32, rows)."""
     zeros: NDArray[np.float32]
-    """(rows, groups)."""
+    """(groups, rows)."""
     scales: NDArray[np.float32]
-    """(rows, groups)."""
+    """(groups, rows)."""
     groups: NDArray[np.int64]
     """(columns,): the group of each column."""
 
@@ -53,10 +54,15 @@ class GptqMatrix(Quantized):
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop."""
-        loaded = self._held.get(last=stop == self.shape[0])
-        rows = unpack(loaded.words[:, start:stop].T, self.bits).astype(np.float32)
-        rows -= loaded.zeros[start:stop].take(loaded.groups, axis=1)
-        rows *= loaded.scales[start:stop].take(loaded.groups, axis=1)
+        loaded, columns = self._held.get(last=stop == self.shape[0]), self.shape[1]
+        rows = np.empty((stop - start, columns), np.float32)
+        for first in range(0, columns, BAND):  # few enough that a band stays in the cache
+            band = slice(first, min(first + BAND, columns))
+            words = loaded.words[first * self.bits // 32 : band.stop * self.bits // 32, start:stop]
+            weights = unpack(words.T, self.bits).T.astype(np.float32, order="C")
+            weights -= loaded.zeros[loaded.groups[band], start:stop]
+            weights *= loaded.scales[loaded.groups[band], start:stop]
+            rows[:, band] = weights.T
         return rows
 
     @cached_property
@@ -81,8 +87,8 @@ class GptqMatrix(Quantized):
         expect(self.name, self.parts, bool(inside), f"groups 0 to {len(scales) - 1} in g_idx")
         return _Loaded(
             self.parts["qweight"].read(),
-            np.ascontiguousarray(zeros.T).astype(np.float32),
-            np.ascontiguousarray(scales.T),
+            zeros.astype(np.float32),
+            scales,
             groups,
         )
 

@@ -65,11 +65,22 @@ class HqqMatrix(Quantized):
         """Return rows start..stop."""
         scales, zeros = self._held.get(last=stop == self.shape[0])
         first, last = start * self.shape[1], stop * self.shape[1]
-        flat = self._codes(first, last).astype(np.float32)
-        at = np.arange(first, last)
-        group = at // self.group if self.axis == 1 else at % len(scales)
-        flat -= zeros[group]
-        flat *= scales[group]
+        if self.axis == 1:  # whole groups, of which the first and the last may be wanted in part
+            begin, end = first // self.group, -(-last // self.group)
+            flat = self._codes(begin * self.group, end * self.group).astype(np.float32)
+            groups = flat.reshape(-1, self.group)
+            groups -= zeros[begin:end, None]
+            groups *= scales[begin:end, None]
+            flat = flat[first - begin * self.group :][: last - first]
+        else:  # one number of each group after the other
+            flat = self._codes(first, last).astype(np.float32)
+            at = first
+            while at < last:
+                group = at % len(scales)
+                piece = flat[at - first :][: len(scales) - group]
+                piece -= zeros[group : group + len(piece)]
+                piece *= scales[group : group + len(piece)]
+                at += len(piece)
         return flat.reshape(stop - start, self.shape[1])
 
     @cached_property

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cpumix.errors import ConvertError, quoted
 
-from ..stored import NUMPY_DTYPES, StoredTensor
+from ..stored import StoredTensor
 from .plain import FLOAT8_VALUES
 
 Parts = Mapping[str, StoredTensor]
@@ -101,7 +101,7 @@ def read_floats(part: StoredTensor) -> NDArray[np.float32]:
 def unpack(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Return the codes of `bits` bits in the last dimension, as a little-endian stream of bits.
 
-    Eight codes are in `bits` bytes, so the bytes of a row must be a multiple of that.
+    Of 3, 5 and 6 bits, which cross the borders of words, each row has a multiple of 32 codes.
     """
     octets = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
@@ -113,17 +113,12 @@ def unpack(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
             np.right_shift(octets, i * bits, out=codes[..., i])
         codes &= (1 << bits) - 1
     else:
-        groups = octets.reshape(*rows, count // bits, bits).astype(np.uint64)
-        stream = groups[..., 0]
-        for i in range(1, bits):
-            stream |= groups[..., i] << np.uint64(8 * i)
-        codes = np.empty((*stream.shape, 8), np.uint8)
-        mask = np.uint64((1 << bits) - 1)
-        for i in range(8):
-            codes[..., i] = stream >> np.uint64(i * bits) & mask
+        numbers = octets.view(np.uint32).reshape(*rows, count // (4 * bits), bits)
+        codes = np.empty((*numbers.shape[:-1], 32), np.uint8)
+        for i in range(32):
+            word, shift = divmod(i * bits, 32)
+            code = numbers[..., word] >> np.uint32(shift)
+            if shift + bits > 32:
+                code |= numbers[..., word + 1] << np.uint32(32 - shift)
+            np.bitwise_and(code, (1 << bits) - 1, out=codes[..., i], casting="unsafe")
     return codes.reshape(*rows, count * 8 // bits)
-
-
-def word_bits(part: StoredTensor) -> int:
-    """Return the bits of one number of a packed part; 0 if it does not hold whole numbers."""
-    return NUMPY_DTYPES[part.dtype].itemsize * 8 if part.dtype in ("I32", "U32", "U8", "I8") else 0
