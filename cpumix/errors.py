@@ -43,4 +43,6 @@ def escaped(text: object, most: int = 80) -> str:
     if len(shown) > most:
         head = (most - 3) * 2 // 3
         shown = f"{shown[:head]}...{shown[head + 3 - most :]}"
+    if shown.isprintable():
+        return shown
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)

@@ -34,7 +34,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cpumix.errors import FormatError
+from cpumix.errors import FormatError, quoted
 
 MAGIC = b"GGUF"
 VERSION = 3
@@ -181,10 +181,10 @@ def parse_header(stream: BinaryIO, size: int, where: str) -> Header:
         key = at.string("a metadata key")
         if not key or key in metadata:
             raise at.damaged(
-                f'metadata key "{key}": expected a new name, found it '
+                f"metadata key {quoted(key)}: expected a new name, found it "
                 + ("twice" if key else "empty")
             )
-        metadata[key] = at.value(at.number("<I", f'type of "{key}"'), f'"{key}"')
+        metadata[key] = at.value(at.number("<I", f"type of {quoted(key)}"), quoted(key))
 
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
@@ -193,11 +193,11 @@ def parse_header(stream: BinaryIO, size: int, where: str) -> Header:
     for _ in range(n_tensors):
         tensor = at.tensor_info()
         if tensor.name in tensors:
-            raise at.damaged(f'tensor "{tensor.name}": expected a new name, found it twice')
+            raise at.damaged(f"tensor {quoted(tensor.name)}: expected a new name, found it twice")
         if tensor.offset % alignment:
             raise at.damaged(
-                f'tensor "{tensor.name}": expected an offset that is a multiple of {alignment} '
-                f"bytes, found {tensor.offset}"
+                f"tensor {quoted(tensor.name)}: expected an offset that is a multiple of "
+                f"{alignment} bytes, found {tensor.offset}"
             )
         tensors[tensor.name] = tensor
     return Header(metadata, tuple(tensors.values()), at.position, alignment)
@@ -302,12 +302,12 @@ class _Cursor:
 
     def tensor_info(self) -> TensorInfo:
         name = self.string("a tensor name")
-        n = self.number("<I", f'the number of dimensions of "{name}"')
+        n = self.number("<I", f"the number of dimensions of {quoted(name)}")
         if not 1 <= n <= 4:
-            raise self.damaged(f'tensor "{name}": expected 1 to 4 dimensions, found {n}')
+            raise self.damaged(f"tensor {quoted(name)}: expected 1 to 4 dimensions, found {n}")
         *dims, kind, offset = struct.unpack(
-            f"<{n}QIQ", self.take(8 * n + 12, f'the place of "{name}"')
+            f"<{n}QIQ", self.take(8 * n + 12, f"the place of {quoted(name)}")
         )
         if 0 in dims:
-            raise self.damaged(f'tensor "{name}": expected dimensions above 0, found {dims}')
+            raise self.damaged(f"tensor {quoted(name)}: expected dimensions above 0, found {dims}")
         return TensorInfo(name, tuple(reversed(dims)), kind, offset)
