@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
 
 
 def best_first(logits: NDArray[np.float32], count: int = 0) -> NDArray[np.intp]:

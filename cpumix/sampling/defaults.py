@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
 from .params import ALL, SamplingParams
 
 NAMES = {  # theirs: ours

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ..tokenizer import Tokenizer
+from cpumix.tokenizer import Tokenizer
+
 from .candidates import Candidates, Filter
 from .params import SamplingParams
 from .state import SequenceState

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
 from .candidates import Candidates, Filter
 from .params import SamplingParams
 from .state import SequenceState

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import ConfigError
+from cpumix.errors import ConfigError
+
+from .grammar import KINDS, Grammar
 
 ALL = -1  # a window over the whole text
 
@@ -101,10 +104,16 @@ class SamplingParams:
     stop: tuple[str, ...] = ()  # texts that end the answer and are cut off
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    json_schema: str | None = None  # what the text has to be; at most one of these three
+    regex: str | None = None
+    grammar: str | None = None  # Lark or GBNF
     logprobs: int | None = None  # so many likeliest tokens are reported beside each drawn one
 
     def __post_init__(self) -> None:
-        """Check every value; lists become tuples."""
+        """Check every value; lists become tuples, a schema becomes text."""
+        if isinstance(self.json_schema, Mapping | bool):
+            object.__setattr__(self, "json_schema", json.dumps(self.json_schema))
+        _check_grammars({name: getattr(self, name) for name in KINDS})
         for name in ("dry_sequence_breakers", "stop"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         object.__setattr__(self, "stop_token_ids", _tokens(self.stop_token_ids))
@@ -118,9 +127,26 @@ class SamplingParams:
                 raise ConfigError(f"{entry.name}: expected {allowed.words}, found {value!r}.")
 
     @property
+    def constraint(self) -> Grammar | None:
+        """What the text has to be, if anything."""
+        given = ((name, getattr(self, name)) for name in KINDS)
+        return next((Grammar(name, text) for name, text in given if text is not None), None)
+
+    @property
     def greedy(self) -> bool:
         """Whether the likeliest token is taken, and nothing drawn."""
         return self.temperature == 0 and (self.dynatemp_range == 0 or self.mirostat != 0)
+
+
+def _check_grammars(given: Mapping[str, object]) -> None:
+    texts = {name: text for name, text in given.items() if text is not None}
+    if len(texts) > 1:
+        raise ConfigError(
+            f"{' and '.join(texts)}: expected one of them, found {len(texts)}. Choose one."
+        )
+    for name, text in texts.items():
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"{name}: expected its text, found {text!r}.")
 
 
 def _texts(name: str, texts: object) -> tuple[str, ...]:

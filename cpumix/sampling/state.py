@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..tokenizer import Tokenizer
+from cpumix.tokenizer import Tokenizer
+
 from .history import History
 
 
