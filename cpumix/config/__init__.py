@@ -15,9 +15,10 @@ from .rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
-from .tensors import EXPERT_PARTS, NORMS, Role, TensorSpec, tensor_name
+from .tensors import BIASES, EXPERT_PARTS, NORMS, Role, TensorSpec, tensor_name
 
 __all__ = [
+    "BIASES",
     "EXPERT_PARTS",
     "FAMILIES",
     "NORMS",

@@ -14,7 +14,7 @@ from cpumix.errors import ConfigError, quoted
 
 from .families import FAMILIES, Family
 from .huggingface_rope import ROPE, read_rope
-from .values import is_token_id, shown, whole
+from .values import flag, is_token_id, shown, whole
 
 # Our fields that a family need not have.
 _ABSENT: dict[str, Any] = {
@@ -25,8 +25,8 @@ _ABSENT: dict[str, Any] = {
 # Our fields for which null means absent; for those of the others that may be null it means none.
 _NULL_IS_ABSENT = frozenset(
     """
-    max_position_embeddings num_experts_per_tok num_local_experts rms_norm_eps rope_theta
-    tie_word_embeddings
+    attention_bias max_position_embeddings norm_topk_prob num_experts_per_tok num_local_experts
+    rms_norm_eps rope_theta tie_word_embeddings
     """.split()
 )
 # Fields that would change the result, and the values that cpumix runs. Null counts as absent.
@@ -39,6 +39,8 @@ ONLY: dict[str, tuple[Any, ...]] = {
     "rope_interleaved": (False,),
     "is_encoder_decoder": (False,),
     "add_cross_attention": (False,),
+    "use_sliding_window": (False,),
+    "decoder_sparse_step": (1,),
     "pruned_heads": ({},),
 }
 # Training, bookkeeping, ways to compute the same, and defaults of generation, which belong to
@@ -53,9 +55,9 @@ _HARMLESS = frozenset(
     epsilon_cutoff eta_cutoff experts_implementation exponential_decay_length_penalty
     finetuning_task flash_attn forced_bos_token_id forced_eos_token_id fused_linear_cross_entropy
     hidden_dropout id2label initializer_range is_decoder is_llama_config label2id length_penalty
-    license max_length max_new_tokens max_sequence_length mergekit_version min_length
-    model_max_length model_type name name_or_path no_repeat_ngram_size num_beam_groups num_beams
-    num_labels num_return_sequences original_max_position_embeddings output_attentions
+    license max_length max_new_tokens max_sequence_length max_window_layers mergekit_version
+    min_length model_max_length model_type name name_or_path no_repeat_ngram_size num_beam_groups
+    num_beams num_labels num_return_sequences original_max_position_embeddings output_attentions
     output_hidden_states output_router_logits output_scores pad_token_id prefix problem_type
     remove_invalid_values repetition_penalty resid_pdrop return_dict return_dict_in_generate
     router_aux_loss_coef router_jitter_noise router_z_loss_coef sep_token_id suppress_tokens
@@ -73,6 +75,7 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     Raises ConfigError for an architecture or field that cpumix does not run.
     """
     family = FAMILIES[_architecture(config, where)]
+    config = {name: value for name, value in config.items() if name not in family.idle}
     for alias, name in family.aliases.items():
         if config.get(alias) is not None:
             config = {**config, name: config[alias]}
@@ -97,6 +100,8 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not is_token_id(made["bos_token_id"], whole(made["vocab_size"], "vocab_size", where)):
         made["bos_token_id"] = None  # the tokenizer knows what begins a text
     made["eos_token_ids"] = made.pop("eos_token_id")
+    if flag(made.pop("attention_bias", False), "attention_bias", where):
+        made |= {"qkv_bias": True, "output_bias": True}
     return {"architecture": family.architecture, **made}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from cpumix.errors import ConfigError, quoted
@@ -16,6 +16,8 @@ from .rope_scaling import DynamicScaling, LinearScaling, RopeScaling, YarnScalin
 from .tensors import EXPERT_PARTS, Role, TensorSpec
 from .values import LARGEST, flag, positive, shown, token_id, token_ids, whole
 
+QK_NORMS = (None, "head", "row")
+_SINCE_0_2 = {"since": "0.2.0"}  # the version that first knew a field
 REQUIRES = "requires"  # a version of cpumix, in a config with fields that older ones do not know
 _MOST = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
 
@@ -45,6 +47,14 @@ class ModelConfig:
     tie_word_embeddings: bool
     bos_token_id: int | None
     eos_token_ids: tuple[int, ...]
+    qkv_bias: bool = field(default=False, metadata=_SINCE_0_2)
+    """Whether a bias is added to queries, keys and values."""
+    output_bias: bool = field(default=False, metadata=_SINCE_0_2)
+    """Whether a bias is added to what attention adds to the stream."""
+    qk_norm: str | None = field(default=None, metadata=_SINCE_0_2)
+    """What of queries and keys is normed before rotation: each "head", or a token's whole "row"."""
+    norm_topk_prob: bool = field(default=True, metadata=_SINCE_0_2)
+    """Whether the weights of a token's experts sum up to one, or to their share of all experts'."""
 
     @property
     def is_moe(self) -> bool:
@@ -96,7 +106,18 @@ class ModelConfig:
             yield TensorSpec.of(Role.WQ, (self.q_size, hidden), layer)
             yield TensorSpec.of(Role.WK, (self.kv_size, hidden), layer)
             yield TensorSpec.of(Role.WV, (self.kv_size, hidden), layer)
+            if self.qkv_bias:
+                yield TensorSpec.of(Role.BQ, (self.q_size,), layer)
+                yield TensorSpec.of(Role.BK, (self.kv_size,), layer)
+                yield TensorSpec.of(Role.BV, (self.kv_size,), layer)
+            if self.qk_norm is not None:
+                by_head = self.qk_norm == "head"
+                q, k = (self.head_dim,) * 2 if by_head else (self.q_size, self.kv_size)
+                yield TensorSpec.of(Role.Q_NORM, (q,), layer)
+                yield TensorSpec.of(Role.K_NORM, (k,), layer)
             yield TensorSpec.of(Role.WO, (hidden, self.q_size), layer)
+            if self.output_bias:
+                yield TensorSpec.of(Role.BO, (hidden,), layer)
             yield TensorSpec.of(Role.FFN_NORM, (hidden,), layer)
             if self.is_moe:
                 yield TensorSpec.of(Role.ROUTER, (self.num_local_experts, hidden), layer)
@@ -118,13 +139,13 @@ class ModelConfig:
         read all that they can run, and refuse the rest by the name of a field.
         """
         values, needed = {}, []
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.default is MISSING:
-                values[field.name] = value
-            elif value != field.default:
-                values[field.name] = value
-                needed.append(field.metadata["since"])
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.default is MISSING:
+                values[one.name] = value
+            elif value != one.default:
+                values[one.name] = value
+                needed.append(one.metadata["since"])
         if self.rope_scaling is not None:
             values["rope_scaling"] = stored = rope_scaling.to_dict(self.rope_scaling)
             if "kind" in stored:
@@ -149,7 +170,7 @@ class ModelConfig:
                 "Convert the checkpoint again."
             )
         version = values.pop(REQUIRES, None)
-        known = {field.name: field for field in fields(cls)}
+        known = {one.name: one for one in fields(cls)}
         if unknown := values.keys() - known.keys():
             raise ConfigError(
                 f"{where}: {quoted(min(unknown))}: a field that this version of cpumix does not "
@@ -176,8 +197,8 @@ class ModelConfig:
     def _checked(cls, values: Mapping[str, Any], where: str) -> ModelConfig:
         """Return a config of plain JSON values. Raises ConfigError for a wrong one."""
         made = dict(values)
-        for field in fields(cls):
-            name, kind = field.name, str(field.type)
+        for one in fields(cls):
+            name, kind = one.name, str(one.type)
             value = made.get(name)
             if name not in made or name == "bos_token_id" or (value is None and "None" in kind):
                 continue
@@ -204,6 +225,11 @@ class ModelConfig:
             raise ConfigError(
                 f"{where}: architecture: expected one of {', '.join(FAMILIES)}, "
                 f"found {shown(self.architecture)}. Update cpumix, or convert another model."
+            )
+        if self.qk_norm not in QK_NORMS:
+            raise ConfigError(
+                f'{where}: qk_norm: expected "head", "row" or null, found {shown(self.qk_norm)}. '
+                "Update cpumix, or convert the checkpoint again."
             )
         if self.num_experts_per_tok > self.num_local_experts:
             raise ConfigError(

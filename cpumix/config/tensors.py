@@ -19,6 +19,12 @@ class Role(Enum):
     WK = "attn_k.weight"
     WV = "attn_v.weight"
     WO = "attn_output.weight"
+    BQ = "attn_q.bias"
+    BK = "attn_k.bias"
+    BV = "attn_v.bias"
+    BO = "attn_output.bias"
+    Q_NORM = "attn_q_norm.weight"
+    K_NORM = "attn_k_norm.weight"
     FFN_NORM = "ffn_norm.weight"
     ROUTER = "router.weight"
     OUTPUT_NORM = "output_norm.weight"
@@ -31,7 +37,8 @@ class Role(Enum):
 
 
 EXPERT_PARTS = (Role.W1, Role.W3, Role.W2)  # in the order of the model file
-NORMS = (Role.ATTN_NORM, Role.FFN_NORM, Role.OUTPUT_NORM)
+NORMS = (Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM, Role.OUTPUT_NORM)
+BIASES = (Role.BQ, Role.BK, Role.BV, Role.BO)
 
 
 def tensor_name(role: Role, layer: int | None = None, expert: int | None = None) -> str:
@@ -50,7 +57,7 @@ class TensorSpec:
 
     name: str
     shape: tuple[int, ...]
-    """(rows, columns), (rows,) of a norm, (3, intermediate, hidden) of a whole expert."""
+    """(rows, columns), (rows,) of a norm or bias, (3, intermediate, hidden) of a whole expert."""
     role: Role
     layer: int | None = None
     """None outside the layers: embedding, last norm and head."""

@@ -65,6 +65,7 @@ class Backend(ABC):
         n: int,
         topk_ids: ExpertIds,
         topk_weights: Floats,
+        norm_topk: bool = True,
     ) -> None:
         """Choose each row's experts and their weights; see `route.route`."""
 

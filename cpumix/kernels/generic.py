@@ -139,6 +139,7 @@ def route(
     rows: int,
     topk_ids: NDArray[np.int32],
     topk_weights: NDArray[np.float32],
+    norm_topk: bool,
 ) -> None:
     """Score every expert for every row and keep the best; see `route.route`."""
     for row in prange(rows):
@@ -146,7 +147,7 @@ def route(
         for i in range(router.shape[0]):
             for e in range(experts):
                 logits[e] += x[row, i] * router[i, e]
-        topk_experts(logits, experts, topk_ids[row], topk_weights[row])
+        topk_experts(logits, experts, topk_ids[row], topk_weights[row], norm_topk)
 
 
 @parallel_kernel

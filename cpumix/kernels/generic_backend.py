@@ -100,8 +100,9 @@ class GenericBackend(Backend):
         n: int,
         topk_ids: ExpertIds,
         topk_weights: Floats,
+        norm_topk: bool = True,
     ) -> None:
-        generic.route(x.values, router, experts, n, topk_ids, topk_weights)
+        generic.route(x.values, router, experts, n, topk_ids, topk_weights, norm_topk)
 
 
 def as_numbers(cache: NDArray[Any]) -> NDArray[Any]:

@@ -19,8 +19,11 @@ def route(
     rows: int,
     topk_ids: NDArray[np.int32],
     topk_weights: NDArray[np.float32],
+    norm_topk: bool,
 ) -> None:
     """Compute each row's router logits; keep the top-k experts and their softmax weights.
+
+    With `norm_topk` the weights sum up to one; else they are those among all experts.
 
     Shapes: x (>= rows, >= k) f32 | router (k, width) f32, one expert a column, width a multiple of
             16 | topk_ids (>= rows, top_k) i32, topk_weights f32: best first, of equal logits the
@@ -34,4 +37,4 @@ def route(
             for i in range(router.shape[0]):
                 total = fma(broadcast_f32(p + 4 * i), load_f32(w + i * router.strides[0]), total)
             store_f32(address(logits) + 4 * lane, total)
-        topk_experts(logits, experts, topk_ids[row], topk_weights[row])
+        topk_experts(logits, experts, topk_ids[row], topk_weights[row], norm_topk)

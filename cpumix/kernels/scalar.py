@@ -26,11 +26,12 @@ def topk_experts(
     experts: int,
     topk_ids: NDArray[np.int32],
     topk_weights: NDArray[np.float32],
+    norm_topk: bool,
 ) -> None:
-    """Pick the top-k of `logits` and give them softmax weights among themselves.
+    """Pick the top-k of `logits` and give them their softmax weights.
 
-    Softmax over the top k equals softmax over all, renormalised. Equal scores go to the lower
-    index.
+    With `norm_topk` among themselves, which equals softmax over all, renormalised; else among all.
+    Equal scores go to the lower index.
     """
     top_k = topk_ids.shape[0]
     for slot in range(top_k):
@@ -46,6 +47,10 @@ def topk_experts(
     for slot in range(top_k):
         topk_weights[slot] = np.exp(logits[topk_ids[slot]] - logits[topk_ids[0]])
         total += topk_weights[slot]
+    if not norm_topk:
+        total = np.float32(0)
+        for e in range(experts):
+            total += np.exp(logits[e] - logits[topk_ids[0]])
     for slot in range(top_k):
         topk_weights[slot] /= total
 

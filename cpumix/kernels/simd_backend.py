@@ -54,5 +54,6 @@ class SimdBackend(Backend):
         n: int,
         topk_ids: ExpertIds,
         topk_weights: Floats,
+        norm_topk: bool = True,
     ) -> None:
-        route.route(x.values, router, experts, n, topk_ids, topk_weights)
+        route.route(x.values, router, experts, n, topk_ids, topk_weights, norm_topk)

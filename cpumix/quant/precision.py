@@ -14,13 +14,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cpumix.config import NORMS, Role, TensorSpec
+from cpumix.config import BIASES, NORMS, Role, TensorSpec
 from cpumix.errors import ConfigError
 
 from . import FLOAT32
 from .sensitivity import most_sensitive
 
-UNQUANTIZED = (*NORMS, Role.ROUTER)
+UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER)
 RAISED = "q8"  # format of the experts in a mix's raised layers
 
 _MIX = re.compile(r"mix-([1-9][0-9]{0,3})")

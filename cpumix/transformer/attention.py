@@ -15,6 +15,7 @@ from cpumix.kv.cache import KVCache
 from .batch import Batch
 from .buffers import Buffers
 from .matmul_cache import MatmulCache
+from .projections import Floats, add_bias, norm
 from .rope import cos_sin, frequencies
 from .weights import LayerWeights
 
@@ -25,6 +26,7 @@ class Attention:
     def __init__(
         self, config: ModelConfig, backend: Backend, buffers: Buffers, cache: KVCache
     ) -> None:
+        self._config = config
         self._backend, self._buffers, self._cache = backend, buffers, cache
         self._group = config.num_attention_heads // config.num_key_value_heads
         self._scale = config.head_dim**-0.5
@@ -45,14 +47,27 @@ class Attention:
         key = layer.index if n == 1 else None
         qkv, wo = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
         self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
+        self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
         cache = *self._cache.layer(layer.index), batch.position, self._cache.window
         view = KVView(*cache, self._scale, self._group)
         self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)
         view = view._replace(position=batch.position + n - queries)
         self._backend.attention(b.q, queries, view, b.attn_out)  # [R, Q]
         self._backend.multiply(wo)  # [R, D]
+        if layer.output_bias is not None:
+            add_bias(b.attn_proj.values[:queries], layer.output_bias)
         all_rows = self._residual
         return Residual(all_rows.rows, all_rows.indices[:queries], all_rows.weights[:queries])
+
+    def _finish(self, layer: LayerWeights, q: Floats, k: Floats, v: Floats) -> None:
+        """Add the biases of q, k and v, and norm q and k, in a model that has them."""
+        if layer.qkv_bias is not None:
+            for x, bias in zip((q, k, v), layer.qkv_bias, strict=True):
+                add_bias(x, bias)
+        if layer.qk_norm is not None:
+            columns = self._config.q_size, self._config.kv_size
+            for x, width, gain in zip((q, k), columns, layer.qk_norm, strict=True):
+                norm(x, width, gain, self._config.rms_norm_eps)
 
     def _matmuls(
         self, layer: LayerWeights, h: Rows, n: int, queries: int

@@ -38,8 +38,8 @@ class MoE:
         """
         b = self._buffers
         if layer.router is not None:
-            experts = self._config.num_local_experts
-            self._backend.route(h, layer.router, experts, n, b.topk_ids, b.topk_weights)
+            experts, norm_topk = self._config.num_local_experts, self._config.norm_topk_prob
+            self._backend.route(h, layer.router, experts, n, b.topk_ids, b.topk_weights, norm_topk)
         self._backend.sort_by_expert(
             b.topk_ids, n, b.expert_offsets, b.sorted_tokens, b.inverse_order
         )

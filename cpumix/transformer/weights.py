@@ -30,6 +30,10 @@ class LayerWeights:
     wo: Matrix  # (D, Q)
     ffn_norm: Floats  # (D,)
     router: Floats | None  # (D, E), experts as columns; None of a model without experts
+    # What only some families have:
+    qkv_bias: tuple[Floats, ...] | None  # (Q,), (K,), (K,)
+    output_bias: Floats | None  # (D,)
+    qk_norm: tuple[Floats, ...] | None  # of a head (head_dim,) each, or of all: (Q,), (K,)
 
 
 class Weights:
@@ -55,6 +59,7 @@ class Weights:
         return self._vector(Role.OUTPUT_NORM)
 
     def _layer(self, index: int) -> LayerWeights:
+        c = self._config
         return LayerWeights(
             index=index,
             is_last=index + 1 == self._config.num_hidden_layers,
@@ -65,6 +70,9 @@ class Weights:
             wo=self._matrix(Role.WO, index),
             ffn_norm=self._vector(Role.FFN_NORM, index),
             router=self._router(index, self._config) if self._config.is_moe else None,
+            qkv_bias=self._rows(index, Role.BQ, Role.BK, Role.BV) if c.qkv_bias else None,
+            output_bias=self._rows(index, Role.BO)[0] if c.output_bias else None,
+            qk_norm=self._rows(index, Role.Q_NORM, Role.K_NORM) if c.qk_norm else None,
         )
 
     def _matrix(self, role: Role, layer: int | None = None) -> Matrix:
@@ -77,6 +85,11 @@ class Weights:
         out = np.zeros(-(-len(data) // BLOCK) * BLOCK, np.float32)
         out[: len(data)] = data
         return out
+
+    def _rows(self, layer: int, *roles: Role) -> tuple[Floats, ...]:
+        """Copy float32 vectors of one layer."""
+        found = (self._file.data(tensor_name(role, layer)) for role in roles)
+        return tuple(data.view(np.float32).copy() for data in found)
 
     def _router(self, layer: int, config: ModelConfig) -> Floats:
         """Copy a router, transposed, with columns for a multiple of 16 experts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -17,8 +18,8 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-# What an empty config.json means in transformers 5.23: models/mixtral, mistral and llama,
-# configuration_*.py, and default_theta of configuration_utils.py. head_dim and Llama's
+# What an empty config.json means in transformers 5.23: models/*/configuration_*.py, and
+# default_theta of configuration_utils.py. head_dim and Llama's
 # num_key_value_heads follow from the heads there.
 SHARED: dict[str, Any] = {
     "vocab_size": 32000,
@@ -64,6 +65,74 @@ DEFAULTS = {
         "rms_norm_eps": 1e-6,
         "rope_theta": 1e4,
         "sliding_window": None,
+    },
+    "Qwen2ForCausalLM": SHARED
+    | {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "bos_token_id": None,
+        "eos_token_ids": (),
+        "qkv_bias": True,
+    },
+    "Qwen3ForCausalLM": SHARED
+    | {
+        "vocab_size": 151936,
+        "intermediate_size": 22016,
+        "num_key_value_heads": 32,
+        "num_local_experts": 1,
+        "num_experts_per_tok": 1,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "bos_token_id": None,
+        "eos_token_ids": (),
+        "qk_norm": "head",
+    },
+    "Qwen3MoeForCausalLM": SHARED
+    | {
+        "vocab_size": 151936,
+        "hidden_size": 2048,
+        "intermediate_size": 768,
+        "num_hidden_layers": 24,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_local_experts": 128,
+        "num_experts_per_tok": 8,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "bos_token_id": None,
+        "eos_token_ids": (),
+        "qk_norm": "head",
+        "norm_topk_prob": False,
+    },
+    "OlmoeForCausalLM": SHARED
+    | {
+        "vocab_size": 50304,
+        "hidden_size": 2048,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "num_local_experts": 64,
+        "num_experts_per_tok": 8,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e4,
+        "sliding_window": None,
+        "bos_token_id": None,
+        "eos_token_ids": (50279,),
+        "qk_norm": "row",
+        "norm_topk_prob": False,
     },
 }
 
@@ -221,3 +290,37 @@ def test_tensors_are_in_file_order():
 
 def test_mixtral_8x7b_has_its_46_7_billion_parameters():
     assert sum(prod(spec.shape) for spec in read().tensors()) == 46_702_792_704
+
+
+def test_a_bias_of_attention_is_that_of_every_projection():
+    config = read("Llama", attention_bias=True)
+    assert (config.qkv_bias, config.output_bias) == (True, True)
+    roles = {spec.role for spec in config.tensors()}
+    assert roles >= {Role.BQ, Role.BK, Role.BV, Role.BO}
+    assert Role.BO not in {spec.role for spec in read("Qwen2").tensors()}
+
+
+def test_norms_of_queries_and_keys_are_of_a_head_or_of_all():
+    for name, q, k in (("Qwen3", 128, 128), ("Olmoe", 2048, 1024)):
+        shapes = {spec.role: spec.shape for spec in read(name, num_key_value_heads=8).tensors()}
+        assert (shapes[Role.Q_NORM], shapes[Role.K_NORM]) == ((q,), (k,))
+
+
+def test_qwen_has_a_window_only_if_it_uses_one():
+    plain = read("Qwen2")
+    assert read("Qwen2", sliding_window=4096, max_window_layers=21) == plain
+    assert read("Qwen2", sliding_window=8, layer_types=["full_attention"] * 32) == plain
+
+
+def test_experts_of_qwen_have_a_size_of_their_own():
+    config = read("Qwen3Moe", intermediate_size=6144, moe_intermediate_size=512, num_experts=16)
+    assert (config.intermediate_size, config.num_local_experts) == (512, 16)
+    assert read("Qwen3Moe", intermediate_size=6144) == read("Qwen3Moe")
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Qwen3", "Qwen3Moe", "Olmoe"])
+def test_a_field_that_came_later_names_the_version_that_knows_it(name):
+    stored = json.loads(read(name).to_json())
+    assert stored["requires"] == "0.2.0"
+    assert ModelConfig.from_json(json.dumps(stored)) == read(name)
+    assert "requires" not in json.loads(read().to_json())

@@ -40,6 +40,10 @@ EXPECTED = {
     "upstage/Llama-2-70b-instruct-v2": (69.0, 8192),
     "NousResearch/Yarn-Llama-2-13b-64k": (13.0, 65536),
     "01-ai/Yi-34B": (34.4, 4096),
+    "Qwen/Qwen2.5-Coder-7B": (7.62, 32768),
+    "Qwen/Qwen3-8B": (8.19, 40960),
+    "Qwen/Qwen3-30B-A3B": (30.5, 40960),
+    "allenai/OLMoE-1B-7B-0924": (6.92, 4096),
 }
 
 

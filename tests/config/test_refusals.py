@@ -37,6 +37,10 @@ REFUSALS: list[tuple[dict[str, Any], str]] = [
     ({"model_type": []}, "model_type: expected the one of MixtralForCausalLM, found []."),
     ({"hidden_act": "gelu"}, 'hidden_act: cpumix runs only "silu", found "gelu".'),
     ({"attention_bias": True}, "attention_bias: cpumix runs only false, found true."),
+    ({"use_sliding_window": True}, "use_sliding_window: cpumix runs only false, found true."),
+    ({"decoder_sparse_step": 2}, "decoder_sparse_step: cpumix runs only 1, found 2. If you know"),
+    ({"mlp_only_layers": [0]}, '"mlp_only_layers": a field unknown to cpumix that may change'),
+    ({"clip_qkv": 8.0}, '"clip_qkv": a field unknown to cpumix that may change the result, found'),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: cpumix runs only 1, found 0.5."),
     ({"pruned_heads": {"1": [2]}}, 'pruned_heads: cpumix runs only {}, found {"1": [2]}.'),
     (
@@ -196,6 +200,10 @@ HOSTILE_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"num_local_experts": 2**31 - 1}, "num_local_experts: expected 1000 at most"),
     ({"rope_theta": 10**400}, "rope_theta: expected a positive number"),
     ({"eos_token_ids": [[1]]}, "eos_token_id: expected a token id"),
+    ({"qk_norm": "column"}, 'qk_norm: expected "head", "row" or null, found "column". Update'),
+    ({"qk_norm": []}, 'qk_norm: expected "head", "row" or null, found [].'),
+    ({"qkv_bias": 1}, "qkv_bias: expected true or false, found 1."),
+    ({"norm_topk_prob": None}, "norm_topk_prob: expected true or false, found null."),
 ]
 
 

@@ -113,6 +113,24 @@ def test_route_chooses_best_first_and_lower_of_equals(e, experts, top_k):
     assert ties
 
 
+def test_route_weighs_among_all_experts_if_asked(e):
+    n, k, experts, top_k = 9, 33, 20, 3
+    x, router = rows_of(hard("random", n, k, seed=1)), np.zeros((k, 32), np.float32)
+    router[:, :experts] = hard("random", k, experts, seed=2) / np.float32(k**0.5)
+    normed, topk_ids = np.zeros((n, top_k), np.float32), np.zeros((n, top_k), np.int32)
+    e.route(x, router, experts, n, topk_ids, normed)
+    share = np.zeros((n, top_k), np.float32)
+    e.route(x, router, experts, n, topk_ids, share, False)
+    logits = x.values[:n, :k].astype(np.float64) @ router[:, :experts]
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.take_along_axis(weights, topk_ids.astype(np.int64), -1)
+    bound = 2 * SLACK * (k + 1) * U * (np.abs(x.values[:n, :k]) @ np.abs(router)).max()
+    assert np.abs(share / expected - 1).max() <= 2 * bound + (experts + 4) * U
+    assert (share.sum(-1) < 0.9).all()
+    assert np.abs(normed / (expected / expected.sum(-1, keepdims=True)) - 1).max() <= 2 * bound
+
+
 def test_route_scores_add_in_float32(e):
     k = 33 if WITHOUT_JIT else 4096
     x, router = rows_of(hard("random", 9, k, seed=1)), np.zeros((k, 16), np.float32)

@@ -58,6 +58,33 @@ DENSE = {key: value for key, value in MIXTRAL.items() if "expert" not in key}
 MISTRAL = DENSE | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
 LLAMA = DENSE | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 del LLAMA["sliding_window"]  # Llama's config has no such field
+QWEN2 = LLAMA | {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "rms_norm_eps": 1e-6,
+    "use_sliding_window": False,
+    "sliding_window": 64,
+    "max_window_layers": 2,
+}
+QWEN3 = QWEN2 | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "head_dim": 24}
+QWEN3_MOE = QWEN3 | {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "model_type": "qwen3_moe",
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 96,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+OLMOE = LLAMA | {
+    "architectures": ["OlmoeForCausalLM"],
+    "model_type": "olmoe",
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "norm_topk_prob": False,
+    "clip_qkv": None,
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 8.0,
@@ -199,6 +226,12 @@ CASES = [
         },
         prompt_tokens=3000,
     ),
+    Case("llama-bias", 6, LLAMA | {"attention_bias": True}),
+    Case("qwen2", 6, QWEN2),
+    Case("qwen3", 1, QWEN3),
+    Case("qwen3-moe", 1, QWEN3_MOE),
+    Case("olmoe", 1, OLMOE),
+    Case("olmoe-fused", 2, OLMOE, fused=True),
     Case(
         "fused-v5",
         2,

@@ -23,6 +23,7 @@ Bits = NDArray[np.uint16]  # bfloat16 values as bits
 # RMS comes out with. Scores, routing and logits are sharper than in a fresh model on purpose.
 GAINS = {"attn_q": 1.5, "attn_k": 1.5, "router": 3.0, "output": 4.0}
 NORM_SPREAD = 0.25  # standard deviation of a norm's weights around one
+BIAS_SPREAD = 0.5  # standard deviation of a bias's around zero
 
 HF_NAMES = {
     "attn_norm": "input_layernorm",
@@ -30,6 +31,8 @@ HF_NAMES = {
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
     "w1": "gate_proj",
     "w3": "up_proj",
@@ -39,13 +42,12 @@ HF_NAMES = {
 
 def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor of a Hugging Face config, by canonical name."""
-    hidden, inner, vocab = (
-        config[key] for key in ("hidden_size", "intermediate_size", "vocab_size")
-    )
+    hidden, vocab, kind = config["hidden_size"], config["vocab_size"], config.get("model_type")
+    inner = config.get("moe_intermediate_size", config["intermediate_size"])
     head_dim = config.get("head_dim") or hidden // config["num_attention_heads"]
     q_size = config["num_attention_heads"] * head_dim
     kv_size = config["num_key_value_heads"] * head_dim
-    experts = config.get("num_local_experts", 1)
+    experts = config.get("num_local_experts", config.get("num_experts", 1))
     result: dict[str, tuple[int, ...]] = {"token_embd.weight": (vocab, hidden)}
     for layer in range(config["num_hidden_layers"]):
         block = f"blk.{layer}."
@@ -54,8 +56,16 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         result[block + "attn_k.weight"] = (kv_size, hidden)
         result[block + "attn_v.weight"] = (kv_size, hidden)
         result[block + "attn_output.weight"] = (hidden, q_size)
+        if kind == "qwen2" or config.get("attention_bias"):
+            result[block + "attn_q.bias"] = (q_size,)
+            result[block + "attn_k.bias"] = result[block + "attn_v.bias"] = (kv_size,)
+        if config.get("attention_bias"):
+            result[block + "attn_output.bias"] = (hidden,)
+        if kind in ("qwen3", "qwen3_moe", "olmoe"):
+            q, k = (q_size, kv_size) if kind == "olmoe" else (head_dim, head_dim)
+            result[block + "attn_q_norm.weight"], result[block + "attn_k_norm.weight"] = (q,), (k,)
         result[block + "ffn_norm.weight"] = (hidden,)
-        if "num_local_experts" in config:
+        if "num_local_experts" in config or "num_experts" in config:
             result[block + "router.weight"] = (experts, hidden)
         for e in range(experts):
             result[block + f"expert.{e}.w1"] = (inner, hidden)
@@ -93,6 +103,8 @@ def make_weights(config: Mapping[str, Any], seed: int) -> dict[str, Bits]:
         values = noise(f"{seed} {name}", int(np.prod(shape))).reshape(shape)
         if tied and name == "output_norm.weight":
             pass  # around zero: with a tied head, around one would repeat the last token for ever
+        elif name.endswith(".bias"):
+            values = BIAS_SPREAD * values
         elif len(shape) == 1:
             values = 1 + NORM_SPREAD * values
         elif name == "token_embd.weight":
@@ -104,7 +116,9 @@ def make_weights(config: Mapping[str, Any], seed: int) -> dict[str, Bits]:
     return weights
 
 
-def huggingface_names(weights: Mapping[str, Bits], fused: bool) -> dict[str, Bits]:
+def huggingface_names(
+    weights: Mapping[str, Bits], fused: bool, is_mixtral: bool = True
+) -> dict[str, Bits]:
     """Rename canonical tensors as a checkpoint has them: v4 names, or v5 with fused experts."""
     result = {}
     is_moe = "blk.0.router.weight" in weights
@@ -115,11 +129,14 @@ def huggingface_names(weights: Mapping[str, Bits], fused: bool) -> dict[str, Bit
             top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
             result[top.get(parts[0], "lm_head") + ".weight"] = value
         elif parts[2] == "router":
-            result[prefix + ("mlp" if fused else "block_sparse_moe") + ".gate.weight"] = value
+            room = "mlp" if fused or not is_mixtral else "block_sparse_moe"
+            result[f"{prefix}{room}.gate.weight"] = value
         elif parts[2] != "expert":
-            result[f"{prefix}{HF_NAMES[parts[2]]}.weight"] = value
+            result[f"{prefix}{HF_NAMES[parts[2]]}.{parts[3]}"] = value
         elif not is_moe:
             result[f"{prefix}mlp.{HF_NAMES[parts[4]]}.weight"] = value
+        elif not is_mixtral and not fused:
+            result[f"{prefix}mlp.experts.{parts[3]}.{HF_NAMES[parts[4]]}.weight"] = value
         elif not fused:
             result[f"{prefix}block_sparse_moe.experts.{parts[3]}.{parts[4]}.weight"] = value
         elif parts[3:] == ["0", "w1"]:  # the first of the layer's experts brings all of them
@@ -162,6 +179,8 @@ def write_checkpoint(
     if tokenizer is not None:
         (folder / "tokenizer.model").write_bytes(tokenizer)
     write_safetensors(
-        folder / "model.safetensors", huggingface_names(weights, fused=fused), dtype=dtype
+        folder / "model.safetensors",
+        huggingface_names(weights, fused=fused, is_mixtral=config["model_type"] == "mixtral"),
+        dtype=dtype,
     )
     return folder

@@ -8,7 +8,11 @@ from .family import Family, TensorNames
 from .llama import LLAMA
 from .mistral import MISTRAL
 from .mixtral import MIXTRAL
+from .olmoe import OLMOE
+from .qwen2 import QWEN2
+from .qwen3 import QWEN3, QWEN3_MOE
 
-FAMILIES = {family.architecture: family for family in (MIXTRAL, MISTRAL, LLAMA)}
+_ALL = (MIXTRAL, MISTRAL, LLAMA, QWEN2, QWEN3, QWEN3_MOE, OLMOE)
+FAMILIES = {family.architecture: family for family in _ALL}
 
 __all__ = ["FAMILIES", "Family", "TensorNames"]

@@ -41,6 +41,8 @@ class Family:
     """Well-known ones: their config.json as far as it matters for memory."""
     aliases: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     """Other names that its config.json may have for a field."""
+    idle: frozenset[str] = frozenset()
+    """Fields that its config.json may have and that change nothing there."""
     traits: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Fields of `ModelConfig` that are the same in every model of the family."""
     gguf: str = "llama"

@@ -29,6 +29,12 @@ ATTENTION_NAMES = {
     Role.WK: "model.layers.{layer}.self_attn.k_proj.weight",
     Role.WV: "model.layers.{layer}.self_attn.v_proj.weight",
     Role.WO: "model.layers.{layer}.self_attn.o_proj.weight",
+    Role.BQ: "model.layers.{layer}.self_attn.q_proj.bias",
+    Role.BK: "model.layers.{layer}.self_attn.k_proj.bias",
+    Role.BV: "model.layers.{layer}.self_attn.v_proj.bias",
+    Role.BO: "model.layers.{layer}.self_attn.o_proj.bias",
+    Role.Q_NORM: "model.layers.{layer}.self_attn.q_norm.weight",
+    Role.K_NORM: "model.layers.{layer}.self_attn.k_norm.weight",
     Role.FFN_NORM: "model.layers.{layer}.post_attention_layernorm.weight",
     Role.OUTPUT_NORM: "model.norm.weight",
     Role.OUTPUT: "lm_head.weight",
@@ -67,4 +73,6 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
-LLAMA = Family("LlamaForCausalLM", "llama", FIELDS, (DENSE_NAMES,), MODELS)
+LLAMA = Family(
+    "LlamaForCausalLM", "llama", FIELDS | {"attention_bias": False}, (DENSE_NAMES,), MODELS
+)
