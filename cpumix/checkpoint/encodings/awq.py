@@ -86,7 +86,7 @@ def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> di
         groups = scales.shape[0] if scales.shape else 0
         fits = (
             qweight.dtype == qzeros.dtype == "I32"
-            and groups > 0
+            and min(groups, columns, words) > 0
             and columns % groups == 0
             and qzeros.shape == (groups, words)
             and scales.shape == (groups, 8 * words)

@@ -186,14 +186,14 @@ def _checked(matrix: ScaledMatrix, scale: StoredTensor) -> Matrix:
     rows, columns = matrix.shape if len(matrix.shape) == 2 else (0, 0)
     spread = scale.shape if len(scale.shape) == 2 else (prod(scale.shape), 1)
     zero, groups = (matrix.parts.get(p) for p in ("weight_zero_point", "weight_g_idx"))
-    counts = [spread]
-    if isinstance(matrix, PackedMatrix):
-        counts.append((-(-rows * matrix.bits // 32), spread[1]))
+    zero_fits = zero is None or (zero.dtype == "I8" and prod(zero.shape) == prod(spread))
+    if zero is not None and isinstance(matrix, PackedMatrix) and zero.dtype == "I32":
+        zero_fits = zero.shape == (-(-rows * matrix.bits // 32), spread[1]) and spread[0] == rows
     fits = (
         are_floats(scale)
         and 0 < spread[0] <= rows
         and 0 < spread[1] <= columns
-        and (zero is None or (zero.dtype in ("I8", "I32") and zero.shape in (*counts, scale.shape)))
+        and zero_fits
         and (groups is None or (groups.shape == (columns,) and groups.dtype in ("I32", "I64")))
     )
     expect(matrix.name, matrix.parts, fits, "scales, zeros and groups of the matrix's shape")

@@ -127,6 +127,7 @@ def _matrix(module: str, parts: dict[str, StoredTensor]) -> Matrix:
     known = (
         packing is not None
         and packing.bits == bits
+        and type(axis) is int
         and axis in (0, 1)
         and len(shape) == 2
         and all(type(n) is int and 0 < n < 1 << 31 for n in (*shape, group))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -110,10 +111,12 @@ def _matrix(module: str, parts: dict[str, StoredTensor], settings: Mapping[str, 
         "a known mode, bits and group size of MLX",
     )
     weight, scales = parts["weight"], parts["scales"]
-    *rows, groups = scales.shape
+    *rows, groups = scales.shape or (0,)
     shape = (*rows, groups * group)
     fits = (
-        weight.dtype == "U32"
+        len(shape) > 1
+        and prod(shape) > 0
+        and weight.dtype == "U32"
         and weight.strides is scales.strides is None
         and weight.shape == (*rows, shape[-1] * bits // 32)
     )
