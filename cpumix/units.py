@@ -43,6 +43,14 @@ def format_size(size: int) -> str:
     return f"{size} bytes"
 
 
+def format_count(count: int) -> str:
+    """Write how many there are of many things: "46.7 billion", "135 million", "1,234"."""
+    for factor, unit in ((1e9, "billion"), (1e6, "million")):
+        if count >= factor * 0.9995:
+            return f"{count / factor:.3g} {unit}"
+    return f"{count:,}"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a time the way one says it: "12 ms", "3.4 s", "2 min 05 s", "1 h 02 min"."""
     if seconds < 0.9995:

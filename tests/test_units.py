@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cpumix.errors import ConfigError
-from cpumix.units import format_seconds, format_size, parse_size
+from cpumix.units import format_count, format_seconds, format_size, parse_size
 
 GIB = 2**30
 
@@ -80,3 +80,18 @@ def test_format_size(size, text):
 )
 def test_format_seconds(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (1234, "1,234"),
+        (999_499, "999,499"),
+        (999_500, "1 million"),
+        (134_515_008, "135 million"),
+        (46_702_792_704, "46.7 billion"),
+    ],
+)
+def test_format_count(count, text):
+    assert format_count(count) == text

@@ -41,6 +41,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "model",
     "converter",
     "exporter",
+    "inspector",
     "fit",
     "measure",
     "__init__",  # the public names, which the command line and other programs use

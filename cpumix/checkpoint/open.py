@@ -31,15 +31,23 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return find_source(path).read_config(path, ignored)
 
 
-def find_source(path: Path) -> Source:
-    """Return the kind of source that `path` is. Raises ConvertError if it is none."""
+def find_source_name(path: Path) -> str | None:
+    """Return the name in `SOURCES` of what `path` is, or None; ConvertError if unreadable."""
     try:
-        exists, is_folder = path.exists(), path.is_dir()
-        found = next((source for source in SOURCES.values() if source.claims(path)), None)
+        return next((name for name, source in SOURCES.items() if source.claims(path)), None)
     except OSError as e:
         raise unreadable(path, e) from e
-    if found is not None:
-        return found
+
+
+def find_source(path: Path) -> Source:
+    """Return the kind of source that `path` is. Raises ConvertError if it is none."""
+    name = find_source_name(path)
+    if name is not None:
+        return SOURCES[name]
+    try:
+        exists, is_folder = path.exists(), path.is_dir()
+    except OSError as e:
+        raise unreadable(path, e) from e
     if not exists:
         raise ConvertError(
             f'checkpoint: expected a folder, found nothing at "{path}". Check the path.'

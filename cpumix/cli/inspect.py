@@ -1,53 +1,55 @@
-"""`cpumix inspect`: say what is in a model file."""
+"""`cpumix inspect`: say what is in a model file or checkpoint."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cpumix.units import format_size
+from cpumix.units import format_count, format_size
 
 from . import options
 
+if TYPE_CHECKING:
+    from cpumix.inspector import Facts
+
 
 @click.command(epilog="Example: cpumix inspect mixtral.bin")
-@options.model
+@options.source
 @options.as_json
-def command(model: Path, as_json: bool) -> None:
-    """Show what a model file holds.
+def command(source: Path, as_json: bool) -> None:
+    """Show what a model file or a checkpoint holds.
 
-    Only the header is read, so a file of any size answers at once.
+    SOURCE is a model file, or a checkpoint in any form that `cpumix convert` takes. Only headers
+    are read, so one of any size answers at once.
     """
-    from cpumix.store.reader import ModelFile
+    from cpumix.inspector import inspect
 
-    with ModelFile(model) as file:
-        config = json.loads(file.config.to_json())
-        counts = Counter(tensor.format for tensor in file.tensors.values())
-        sizes = {
-            name: sum(t.nbytes for t in file.tensors.values() if t.format == name)
-            for name in counts
-        }
-        side_files = {name: len(data) for name, data in file.files.items()}
-        precision, file_bytes = file.precision, file.mapped_bytes
+    facts = inspect(source)
     if as_json:
-        facts = {
-            "path": str(model),
-            "precision": precision,
-            "file_bytes": file_bytes,
-            "formats": {n: {"tensors": counts[n], "bytes": size} for n, size in sizes.items()},
-            "files": side_files,
-            "config": config,
-        }
-        click.echo(json.dumps(facts))
-        return
-    click.echo(f"{model}: {precision}, {format_size(file_bytes)}")
-    for name, size in sizes.items():
-        click.echo(f"  {format_size(size):>10}  {counts[name]} tensors in {name}")
-    for name, size in side_files.items():
-        click.echo(f"  {format_size(size):>10}  {name}")
+        click.echo(json.dumps(facts.to_json()))
+    else:
+        click.echo("\n".join(_lines(facts)))
+
+
+def _lines(facts: Facts) -> list[str]:
+    config = json.loads(facts.config.to_json())
+    lines = [
+        f"{facts.path}: {facts.precision or facts.source}, {format_size(facts.nbytes)}",
+        f"{facts.config.architecture}: {format_count(facts.weights)} weights, "
+        f"{format_count(facts.active_weights)} for each token",
+    ]
+    for group, kinds in facts.groups.items():
+        for name, amount in kinds.items():
+            size = format_size(amount.bytes)
+            lines.append(f"  {size:>10}  {group}: {amount.tensors} tensors in {name}")
+    for name, nbytes in facts.files.items():
+        lines.append(f"  {format_size(nbytes):>10}  {name}")
+    templates = ", ".join(facts.templates) or "none"
+    lines.append(f"  chat templates: {templates}")
+    for name, nbytes in facts.memory.items():
+        lines.append(f"  {format_size(nbytes):>10}  memory to run at {name}")
     width = max(map(len, config))
-    for name, value in config.items():
-        click.echo(f"  {name:<{width}}  {value}")
+    return lines + [f"  {name:<{width}}  {value}" for name, value in config.items()]

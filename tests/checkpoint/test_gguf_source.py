@@ -185,6 +185,14 @@ def test_split_model_is_read_from_any_of_its_parts(tmp_path: Path) -> None:
         check(path, weights)
 
 
+def test_folder_with_one_model_is_read(tmp_path: Path) -> None:
+    _, weights = split(tmp_path)
+    (tmp_path / "config.json").write_text("{}")  # as many repositories of GGUF files have one
+    check(tmp_path, weights)
+    make(tmp_path / "other.gguf")
+    refused(tmp_path, "expected a folder with one GGUF model, found 2, such as .m-00001-of-00003")
+
+
 def test_split_model_with_a_part_missing_or_wrong(tmp_path: Path) -> None:
     paths, _ = split(tmp_path)
     third = paths[2].read_bytes()

@@ -285,7 +285,7 @@ def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["model.pt", "adapter_model.safetensors.old.pth", "model.gguf"],
+    ["model.pt", "adapter_model.safetensors.old.pth"],
 )
 def test_weights_of_other_formats_are_refused(tmp_path: Path, name: str) -> None:
     write_checkpoint(tmp_path)

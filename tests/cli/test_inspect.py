@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
+from checkpoints import LLAMA, MIXTRAL, write_checkpoint
 from click.testing import CliRunner
+from make_checkpoint import synthetic_tokenizer
 from model_files import CONFIG, FILES, write
 
+import cpumix
 from cpumix.cli.main import main
 
 
@@ -28,6 +33,8 @@ def test_inspect_prints_what_is_there(model):
     assert any("6 tensors in q4" in line for line in rest)  # 2 layers of 3 experts
     assert any("256 bytes  tokenizer.model" in line for line in rest)
     assert any(line.split() == ["hidden_size", "40"] for line in rest)
+    assert any(line.startswith("  chat templates: ") for line in rest)
+    assert any("memory to run at int4" in line for line in rest)
 
 
 def test_inspect_prints_json(model):
@@ -38,6 +45,54 @@ def test_inspect_prints_json(model):
     assert facts["formats"]["q4"]["tensors"] == 6
     assert facts["files"] == {name: len(data) for name, data in FILES.items()}
     assert facts["config"] == json.loads(CONFIG.to_json())
+
+
+def test_inspect_of_checkpoints(tmp_path):
+    """The same facts from a folder, from a GGUF file, and from the model file made of them."""
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(synthetic_tokenizer(300))
+    sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96}
+    folder = tmp_path / "hf"
+    write_checkpoint(folder, MIXTRAL | sizes, tokenizer=tokenizer)
+    cpumix.convert(folder, tmp_path / "m.bin", "int4")
+    cpumix.export(tmp_path / "m.bin", tmp_path / "m.gguf")
+    found = {
+        name: json.loads(invoke("inspect", tmp_path / name, "--json").stdout)
+        for name in ("hf", "m.bin", "m.gguf")
+    }
+    assert [f["source"] for f in found.values()] == ["Hugging Face", "model file", "GGUF"]
+    assert len({json.dumps(f["parameters"]) for f in found.values()}) == 1
+    total, active = found["hf"]["parameters"].values()
+    assert total - active == 2 * 2 * 3 * 64 * 96  # 2 layers, 2 of 4 experts idle
+    assert found["hf"]["groups"]["experts"].keys() == {"BF16"}
+    assert found["m.gguf"]["groups"]["experts"] == {
+        "IQ4_NL": {"tensors": 24, "weights": 24 * 64 * 96, "bytes": 24 * 64 * 96 * 18 // 32}
+    }
+    assert found["m.gguf"]["groups"]["routers"]["F32"]["tensors"] == 2
+    assert found["hf"]["memory"]["bytes"].keys() == {"bf16", "int8", "int4"}
+    assert found["m.bin"]["memory"]["bytes"].keys() == {"int4"}
+    text = invoke("inspect", tmp_path / "m.gguf").stdout
+    assert text.startswith(f"{tmp_path / 'm.gguf'}: GGUF, ")
+    assert "MixtralForCausalLM: 211,264 weights" in text
+    assert "experts: 24 tensors in IQ4_NL" in text
+
+
+def test_inspect_of_a_dense_model(tmp_path):
+    tokenizer = tmp_path / "tokenizer.model"
+    tokenizer.write_bytes(synthetic_tokenizer(300))
+    write_checkpoint(tmp_path / "hf", LLAMA | {"vocab_size": 300}, tokenizer=tokenizer)
+    facts = json.loads(invoke("inspect", tmp_path / "hf", "--json").stdout)
+    assert facts["groups"]["feed-forward"]["BF16"]["tensors"] == 6
+    assert facts["parameters"]["total"] == facts["parameters"]["active"]
+
+
+def test_inspect_imports_no_compiler(model):
+    code = (
+        "import sys; from cpumix.cli.main import main\n"
+        f"main(['inspect', {str(model)!r}], standalone_mode=False)\n"
+        "assert not {'numba', 'llvmlite', 'jinja2', 'tokenizers'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_verify_of_a_good_file(model):

@@ -40,6 +40,12 @@ def is_gguf(path: Path) -> bool:
         return file.read(4) == gguf.MAGIC
 
 
+def part_number(path: Path) -> int | None:
+    """Return which part of a split model a file's name says that it is, from 1; None of a whole."""
+    match = _PART.fullmatch(path.name)
+    return int(match[2]) if match else None
+
+
 def read_gguf(path: Path) -> GgufModel:
     """Return what the headers of a file, and of the other parts of its model, say.
 

@@ -30,6 +30,6 @@ class Source(NamedTuple):
 
 SOURCES: dict[str, Source] = {
     "Mistral": Source(mistral.claims, mistral.read_config, mistral.read),
-    "Hugging Face": Source(huggingface.claims, huggingface.read_config, huggingface.read),
     "GGUF": Source(gguf.claims, gguf.read_config, gguf.read),
+    "Hugging Face": Source(huggingface.claims, huggingface.read_config, huggingface.read),
 }

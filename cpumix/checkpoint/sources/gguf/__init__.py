@@ -9,13 +9,14 @@ from pathlib import Path
 
 from cpumix.config import ModelConfig
 from cpumix.config.values import token_ids
-from cpumix.errors import ConvertError
+from cpumix.errors import ConvertError, quoted
 from cpumix.store.layout import is_model_file
 
-from ...containers.gguf import GgufModel, is_gguf, read_gguf
+from ...containers.gguf import GgufModel, is_gguf, part_number, read_gguf
 from ...encodings import assemble
 from ...namings import gguf as namings
 from ...tensor import Contents
+from .. import huggingface
 from .config import ROPE_FACTORS, config_of
 from .tokenizer import tokenizer_files
 
@@ -23,8 +24,10 @@ __all__ = ["claims", "read", "read_config"]
 
 
 def claims(path: Path) -> bool:
-    """Whether this is a GGUF file."""
-    return is_gguf(path)
+    """Whether this is a GGUF file, or a folder with some and with no weights of other kinds."""
+    if not path.is_dir():
+        return is_gguf(path)
+    return bool(_models_in(path)) and not any(k.exists(path) for k in huggingface.SHARDS)
 
 
 def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
@@ -47,7 +50,21 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     )
 
 
+def _models_in(folder: Path) -> list[Path]:
+    """Return the models in a folder: files of their own, and the first parts of split ones."""
+    found = [path for path in sorted(folder.glob("*.gguf")) if not path.name.startswith("._")]
+    return [path for path in found if part_number(path) in (None, 1)]
+
+
 def _read_model(path: Path) -> GgufModel:
+    if path.is_dir():
+        models = _models_in(path)
+        if len(models) > 1:
+            raise ConvertError(
+                f'"{path}": expected a folder with one GGUF model, found {len(models)}, such as '
+                f"{quoted(models[0].name)} and {quoted(models[1].name)}. Name one of the files."
+            )
+        path = models[0]
     with open(path, "rb") as file:
         if is_model_file(file.read(64)):
             raise ConvertError(

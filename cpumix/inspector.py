@@ -1,0 +1,172 @@
+"""Says what is in a model file or checkpoint, from headers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint.open import find_source_name
+from .config import NORMS, ModelConfig, Role, TensorSpec
+from .memory.planner import default_context, make_plan
+from .quant.precision import PRECISIONS
+from .store import ModelFile
+from .store.layout import is_model_file
+from .tokenizer.settings import TokenizerSettings
+
+MODEL_FILE = "model file"
+_GROUPS = {
+    Role.EMBEDDING: "embedding",
+    Role.OUTPUT: "output",
+    Role.ROUTER: "routers",
+    **dict.fromkeys(NORMS, "norms"),
+}
+
+
+@dataclass
+class Amount:
+    """How much of something there is."""
+
+    tensors: int = 0
+    weights: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a model file or checkpoint holds."""
+
+    path: Path
+    source: str
+    """"model file", or a name in `checkpoint.sources.SOURCES`."""
+    precision: str | None
+    """Of a model file."""
+    config: ModelConfig
+    nbytes: int
+    """Of a model file, or of a checkpoint's weights."""
+    groups: dict[str, dict[str, Amount]]
+    """By what tensors are for, and by format or encoding."""
+    files: dict[str, int]
+    """Bytes of the tokenizer's files, by name."""
+    templates: list[str]
+    """Names of the chat templates."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Bytes that a run takes at the default context, by precision."""
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return sum(a.weights for group in self.groups.values() for a in group.values())
+
+    @property
+    def active_weights(self) -> int:
+        """How many one token is multiplied with, or looked up."""
+        config = self.config
+        inner = sum(amount.weights for amount in self.groups[_inner(config)].values())
+        return self.weights - inner + inner * config.num_experts_per_tok // config.num_local_experts
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as JSON has it."""
+        formats: dict[str, Amount] = {}
+        for group in self.groups.values():
+            for name, amount in group.items():
+                whole = formats.setdefault(name, Amount())
+                whole.tensors += amount.tensors
+                whole.weights += amount.weights
+                whole.bytes += amount.bytes
+        return {
+            "path": str(self.path),
+            "source": self.source,
+            "precision": self.precision,
+            "file_bytes": self.nbytes,
+            "parameters": {"total": self.weights, "active": self.active_weights},
+            "formats": {name: vars(amount) for name, amount in formats.items()},
+            "groups": {
+                group: {name: vars(amount) for name, amount in kinds.items()}
+                for group, kinds in self.groups.items()
+            },
+            "files": self.files,
+            "chat_templates": self.templates,
+            "memory": {"context": default_context(self.config), "bytes": self.memory},
+            "config": json.loads(self.config.to_json()),
+        }
+
+
+def inspect(path: Path) -> Facts:
+    """Return what lies at a path: a model file, or a checkpoint in any form that `convert` takes.
+
+    Reads headers and small files, never weights. Raises FormatError, ConvertError or ConfigError
+    for what is damaged or none of these.
+    """
+    if not path.is_dir() and not _is_foreign(path):
+        return _of_model_file(path)
+    return _of_checkpoint(path, open_checkpoint(path))
+
+
+def _inner(config: ModelConfig) -> str:
+    """Name the group of w1, w3 and w2."""
+    return "experts" if config.is_moe else "feed-forward"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file is a checkpoint."""
+    if find_source_name(path) is None:
+        return False
+    with open(path, "rb") as file:
+        return not is_model_file(file.read(64))
+
+
+def _of_model_file(path: Path) -> Facts:
+    with ModelFile(path) as file:
+        config = file.config
+        amounts = ((t.spec, t.format, t.nbytes) for t in file.tensors.values())
+        plan = make_plan(config, file.formats, default_context(config), 1)
+        return Facts(
+            path,
+            MODEL_FILE,
+            file.precision,
+            config,
+            file.mapped_bytes,
+            _group(config, amounts),
+            {name: len(data) for name, data in file.files.items()},
+            list(TokenizerSettings.from_files(file.files).templates),
+            {file.precision: plan.total_bytes},
+        )
+
+
+def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Facts:
+    config = checkpoint.config
+    tensors = checkpoint.tensors
+    context = default_context(config)
+    parts = [(s, tensors[s.name].encoding, tensors[s.name].nbytes) for s in config.tensors()]
+    return Facts(
+        path,
+        find_source_name(path) or "",
+        None,
+        config,
+        checkpoint.source_bytes,
+        _group(config, parts),
+        {name: len(data) for name, data in checkpoint.files.items()},
+        list(TokenizerSettings.from_files(checkpoint.files).templates),
+        {name: make_plan(config, name, context, 1).total_bytes for name in PRECISIONS},
+    )
+
+
+def _group(
+    config: ModelConfig, tensors: Iterable[tuple[TensorSpec, str, int]]
+) -> dict[str, dict[str, Amount]]:
+    """Add tensors up by what they are for and how they are stored."""
+    inner = _inner(config)
+    names = (inner, "attention", "embedding", "output", "routers", "norms")
+    groups: Mapping[str, dict[str, Amount]] = {name: {} for name in names}
+    for spec, kind, nbytes in tensors:
+        group = inner if spec.expert is not None else _GROUPS.get(spec.role, "attention")
+        amount = groups[group].setdefault(kind, Amount())
+        amount.tensors += 1
+        amount.weights += prod(spec.shape)
+        amount.bytes += nbytes
+    return {name: kinds for name, kinds in groups.items() if kinds}
