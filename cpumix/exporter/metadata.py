@@ -28,6 +28,11 @@ def model_metadata(config: ModelConfig, name: str, file_type: int) -> dict[str, 
             f"export: cpumix writes GGUF files of {', '.join(_FAMILIES)}, found "
             f"{config.architecture}. Convert its Hugging Face checkpoint with llama.cpp."
         )
+    if config.qkv_bias or config.output_bias:
+        raise ConvertError(
+            "export: expected attention without biases, as llama.cpp's Mixtral and Llama have it, "
+            "found some. Convert its Hugging Face checkpoint with llama.cpp."
+        )
     metadata: dict[str, Any] = {
         "general.architecture": "llama",
         "general.type": "model",

@@ -174,6 +174,9 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     config = ModelConfig.from_huggingface(LLAMA | SIZES, "config.json")
     with pytest.raises(ConvertError, match=r"export: cpumix writes GGUF files of .* found Odd"):
         model_metadata(replace(config, architecture="Odd"), "x", 0)
+    for traits in ({"qkv_bias": True}, {"output_bias": True}):
+        with pytest.raises(ConvertError, match="export: expected attention without biases, as ll"):
+            model_metadata(replace(config, **traits), "x", 0)
 
 
 def test_damaged_model_and_existing_target_are_refused(tmp_path: Path) -> None:
