@@ -26,6 +26,12 @@ def match(contents: Contents) -> Checkpoint:
     tied = _settle_head(contents.config, naming, matrices)
     config = replace(contents.config, tie_word_embeddings=tied)
     specs = list(config.tensors())
+    for spec in specs:
+        if spec.role not in naming:
+            raise ConvertError(
+                f'tensor "{spec.name}": expected weights under the names of transformers for a '
+                f'{config.architecture}, found others in "{contents.path}". Get that form of it.'
+            )
     sources = dict.fromkeys(naming[spec.role].source(spec) for spec in specs)
     for source, matrix in matrices.items():
         if source not in sources and not _is_idle(source, matrix, naming, config.is_moe):

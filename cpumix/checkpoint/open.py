@@ -54,10 +54,15 @@ def find_source(path: Path) -> Source:
         )
     if not is_folder:
         raise ConvertError(
-            "checkpoint: expected a folder with config.json and *.safetensors, "
-            f'found a file at "{path}". Name the folder around it.'
+            "checkpoint: expected a folder with config.json and weights, or a GGUF file, "
+            f'found another file at "{path}". Name the folder around it.'
+        )
+    if (path / "adapter_config.json").exists():
+        raise ConvertError(
+            f'checkpoint: expected a whole model, found an adapter in "{path}". Convert the model '
+            "that it was trained on, with --lora and this folder."
         )
     raise ConvertError(
-        "checkpoint: expected config.json beside the weights, "
-        f'found none in "{path}". Name the folder of a Hugging Face checkpoint.'
+        "checkpoint: expected config.json, params.json or a GGUF file with the weights, "
+        f'found none in "{path}". Name the folder of a checkpoint.'
     )

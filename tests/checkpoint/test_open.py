@@ -209,7 +209,7 @@ def test_file_instead_of_folder_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     refused(
         tmp_path / "model.safetensors",
-        r"expected a folder with config.json and \*.safetensors, found a file at .* Name the fol",
+        "expected a folder with config.json and weights, or a GGUF file, found another file at",
     )
 
 
@@ -218,7 +218,9 @@ def test_impossible_path_is_refused(tmp_path: Path) -> None:
 
 
 def test_folder_without_config_is_refused(tmp_path: Path) -> None:
-    refused(tmp_path, "expected config.json beside the weights, found none in")
+    refused(tmp_path, "json or a GGUF file with the weights, found none in .* Name the folder of")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    refused(tmp_path, "expected a whole model, found an adapter in .*, with --lora and this folder")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +282,7 @@ def test_impossible_eos_of_generation_config_is_refused(tmp_path: Path) -> None:
 def test_folder_without_weights_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    refused(tmp_path, r'weights: expected \*.safetensors, found none in ".*". Download them there')
+    refused(tmp_path, r"weights: expected \*.safetensors or pytorch_model\*.bin, found none in ")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +294,7 @@ def test_weights_of_other_formats_are_refused(tmp_path: Path, name: str) -> None
     (tmp_path / "model.safetensors").rename(tmp_path / name)
     refused(
         tmp_path,
-        rf"expected \*.safetensors with Hugging Face's names, found only others, such as \"{name}",
+        rf'or pytorch_model\*.bin, found only others, such as "{name}" in ".*". Download them ther',
     )
 
 

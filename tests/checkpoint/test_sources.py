@@ -208,6 +208,16 @@ def test_files_of_pytorch(tmp_path: Path, form: str) -> None:
         open_checkpoint(tmp_path)
 
 
+def test_family_that_mistral_does_not_name(tmp_path: Path) -> None:
+    write(tmp_path, "safetensors")
+    (tmp_path / "params.json").unlink()
+    qwen = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}
+    config = {n: v for n, v in MIXTRAL.items() if "expert" not in n} | qwen
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConvertError, match="expected weights under the names of transformers for"):
+        open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

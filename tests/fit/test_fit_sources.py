@@ -144,7 +144,7 @@ def test_foreign_gguf_that_cannot_be_planned(tmp_path, change, sentence):
 
 
 def test_empty_folder_and_nothing_at_all(tmp_path):
-    with pytest.raises(ConvertError, match=r"expected config.json beside the weights, found none"):
+    with pytest.raises(ConvertError, match="GGUF file with the weights, found none"):
         open_source(str(tmp_path))
     sentence = "source: expected a checkpoint folder, a model file, .* found no such thing"
     with pytest.raises(ConfigError, match=sentence):

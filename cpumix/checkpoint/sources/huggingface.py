@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpumix.config import ModelConfig, without_fields
-from cpumix.errors import ConfigError, ConvertError
+from cpumix.errors import ConfigError, ConvertError, quoted
 
 from ..encodings import assemble
 from ..files import read_json
@@ -84,13 +84,10 @@ def _read_config(path: Path, ignored: Collection[str]) -> tuple[ModelConfig, Qua
 
 
 def _weights_missing(folder: Path) -> ConvertError:
-    kinds = ("*.bin", "*.pth", "*.pt", "consolidated*", "*.gguf")
+    kinds = ("*.pth", "*.pt", "*.npz", "*.h5", "*.msgpack", "*.onnx")
     others = sorted(path.name for kind in kinds for path in folder.glob(kind))
-    if others:
-        return ConvertError(
-            f"weights: expected *.safetensors with Hugging Face's names, found only others, "
-            f'such as "{others[0]}". Get the safetensors version for "{folder}".'
-        )
+    found = f"only others, such as {quoted(others[0])}" if others else "none"
     return ConvertError(
-        f'weights: expected *.safetensors, found none in "{folder}". Download them there.'
+        f'weights: expected *.safetensors or pytorch_model*.bin, found {found} in "{folder}". '
+        "Download them there."
     )
