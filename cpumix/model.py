@@ -17,14 +17,16 @@ from cpumix.errors import ConfigError
 from cpumix.experts import Budget, Counters, ExpertPager, Trace
 from cpumix.kernels import backend
 from cpumix.kernels.compile import isa, jit
-from cpumix.kv.cache import KVCache, find_format
+from cpumix.kv.formats import count_blocks, find_format
+from cpumix.kv.pool import BlockPool
+from cpumix.kv.table import BlockTable
 from cpumix.machine import machine_info, peak_rss_bytes
 from cpumix.memory.limit import make_budget
 from cpumix.memory.planner import default_context
 from cpumix.sampling import Sampler, SamplingParams
 from cpumix.store.reader import ModelFile
 from cpumix.tokenizer import Tokenizer
-from cpumix.transformer.batch import Batch
+from cpumix.transformer.batch import Batch, Step
 from cpumix.transformer.forward import PREFILL_CHUNK, OnLayer, Transformer
 
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
@@ -41,6 +43,7 @@ class Model:
         threads: int | None = None,
         context: int | None = None,
         kv: str = "auto",
+        parallel: int = 1,
         make_pager: Callable[[ModelFile, Budget | None], ExpertPager] = ExpertPager,
     ) -> None:
         self.file = ModelFile(DEMO_MODEL if path is None else path)
@@ -51,12 +54,21 @@ class Model:
                 context = default_context(self.config)
             self.kv = kv = find_format(kv, self.file.formats)
             budget, self._note = make_budget(
-                self.config, self.file.formats, context, kv, ram, machine_info()
+                self.config, self.file.formats, context, kv, ram, machine_info(), parallel
             )
             self._pager = make_pager(self.file, budget)
             self._backend = backend.create(jit.find_threads(threads, machine_info().physical_cores))
-            self._cache = KVCache(self.config, context, PREFILL_CHUNK, kv)
-            self._transformer = Transformer(self.file, self._backend, self._cache, self._pager)
+            blocks = parallel * count_blocks(self.config, context, PREFILL_CHUNK)
+            self._pool, self.context = BlockPool(self.config, blocks, kv), context
+            self._table = BlockTable(self._pool, blocks // parallel)
+            self._transformer = Transformer(
+                self.file,
+                self._backend,
+                self._pool,
+                self._pager,
+                context,
+                min(PREFILL_CHUNK, context * parallel),
+            )
             self._position = 0  # of the next token
             self._sequence = 0  # counts the sequences
             self._closed = False
@@ -67,14 +79,9 @@ class Model:
             raise
 
     @property
-    def context(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._cache.context
-
-    @property
     def cache_bytes(self) -> int:
         """Bytes that the KV cache has in memory now."""
-        return self._cache.resident_bytes
+        return self._pool.resident_bytes
 
     @property
     def threads(self) -> int:
@@ -89,7 +96,7 @@ class Model:
     @property
     def prefill_chunk(self) -> int:
         """Tokens of a prompt that go through the model together, at most."""
-        return self._transformer.prefill_chunk
+        return self._transformer.rows
 
     @property
     def notes(self) -> list[str]:
@@ -222,12 +229,15 @@ class Model:
         self, ids: Sequence[int], num_logits: int = 1, on_layer: OnLayer | None = None
     ) -> None:
         """Run the next tokens of the sequence."""
-        self._transformer.forward(Batch(ids, self._position, num_logits), on_layer)
+        step = Step(ids, self._position, self._table, num_logits)
+        self._transformer.forward(Batch([step]), on_layer)
         self._position += len(ids)
 
     def _begin(self) -> int:
         """Begin a new sequence and return its number; iterators of earlier ones must stop."""
         self._position = 0
+        self._table.close()
+        self._table = BlockTable(self._pool, self._pool.available)
         self._sequence += 1
         return self._sequence
 
@@ -240,8 +250,8 @@ class Model:
         stats.threads, stats.isa = self._backend.threads, isa.active().name
 
     def _batches(self, n: int) -> Iterator[tuple[int, int]]:
-        for first in range(0, n, self._transformer.prefill_chunk):
-            yield first, min(self._transformer.prefill_chunk, n - first)
+        for first in range(0, n, self._transformer.rows):
+            yield first, min(self._transformer.rows, n - first)
 
     def _check_request(self, ids: Sequence[int], max_tokens: int) -> None:
         self._check_ids(ids)

@@ -38,7 +38,7 @@ from .attention_block import (
 )
 from .compile.jit import kernel, parallel_kernel, prange
 from .kv_store import slot_of
-from .operands import KVView
+from .operands import ITEM_QUERIES, KVView
 from .rows import LINE
 from .simd.lanes import div, reduce_add, reduce_max
 from .simd.vectors import (
@@ -52,8 +52,6 @@ from .simd.vectors import (
     write_f32,
 )
 
-QUERIES = 8  # of a work item
-
 
 class Item(NamedTuple):
     """Neighbouring queries of one sequence, with all query heads that share a key-value head."""
@@ -65,6 +63,8 @@ class Item(NamedTuple):
     queries: int
     position: int
     """Position of the first query."""
+    table: int
+    """Where the sequence's block table begins in `kv.tables`."""
 
 
 class Scratch(NamedTuple):
@@ -147,7 +147,8 @@ def attention_item(
     value_head = address(values) + item.head * values.strides[0]
     scales_head = address(scales) + item.head * scales.strides[0]
     for block in range(first_block * KV_BLOCK, last + 1, KV_BLOCK):
-        slot, next_slot = slot_of(kv, block), slot_of(kv, block + KV_BLOCK)
+        slot = slot_of(kv, item.table, block)
+        next_slot = slot_of(kv, item.table, min(block + KV_BLOCK, last))
         tile = key_head + slot // 16 * keys.strides[1]
         next_tile = key_head + next_slot // 16 * keys.strides[1]
         first = value_head + slot * values.strides[1]
@@ -189,19 +190,14 @@ def attention(
     counter: NDArray[np.int64],
     scratch: NDArray[np.uint8],
 ) -> None:
-    """Attention of rows at `kv.position`, `kv.position` + 1, ... to all positions up to their own.
+    """Attention of each query of `kv.items` to its sequence's positions up to its own.
 
-    Shapes: q (m, >= heads * head_dim) f32, after RoPE | kv.keys (kv_heads, capacity / 16, head_dim,
-            16), kv.values (kv_heads, capacity, width) f32, or f16 as u16, or i8 with kv.scales
-            (kv_heads, 2, capacity) f16 as u16: the keys', then the values'; width = head_dim
-            rounded up to 32; capacity a multiple of 64; for the slot of a position see `slot_of`
-            | out (>= m, >= heads * head_dim) f32 | counter (1,) i64, 0 | scratch (threads, ..) u8.
-    A row at position p sees positions p - window + 1 .. p.
+    Shapes: q (m, >= heads * head_dim) f32, after RoPE | out (>= m, >= heads * head_dim) f32
+            | counter (1,) i64, 0 | scratch (threads, ..) u8.
     """
-    m, head_dim = q.shape[0], kv.keys.shape[2]
-    chunks = -(-m // QUERIES)
+    head_dim, chunks = kv.keys.shape[2], kv.items.shape[0]
     items = chunks * kv.keys.shape[0]
-    rows = QUERIES * kv.group + QUERY_ROWS
+    rows = ITEM_QUERIES * kv.group + QUERY_ROWS
     for worker in prange(scratch.shape[0]):
         rows_q = np.empty((rows, head_dim), np.float32)
         scores = (address(scratch) + worker * scratch.strides[0] + 63) // 64 * 64
@@ -212,12 +208,12 @@ def attention(
             number = fetch_add(address(counter), 1)
             if number >= items:
                 break
-            head, query = number // chunks, number % chunks * QUERIES
-            item = Item(head, query, min(QUERIES, m - query), kv.position + query)
+            row, position, queries, table = kv.items[number % chunks]
+            item = Item(number // chunks, row, queries, position, table)
             attention_item(q, kv, item, out, mine)
 
 
 def scratch_bytes(group: int, width: int) -> int:
     """Bytes of scratch memory that one thread needs."""
-    rows = QUERIES * group + QUERY_ROWS
+    rows = ITEM_QUERIES * group + QUERY_ROWS
     return 64 + (4 * KV_BLOCK + STATE + 4 * width) * rows + 4 * max(32 * width, 32 * KV_BLOCK)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import bf16
+from cpumix.quant.kv import KV_BLOCK
 from cpumix.quant.kv import quantize as quantize_heads
 
 from . import generic
@@ -68,7 +69,7 @@ class GenericBackend(Backend):
         cos, sin = rope
         generic.rope_rows(k.values, kv_heads, cos, sin, n)
         generic.rope_rows(q.values, kv_heads * kv.group, cos[n - rows :], sin[n - rows :], rows)
-        slots = np.arange(kv.position, kv.position + n) % kv.values.shape[1]
+        slots = kv.slots
         shape = n, kv_heads, head_dim
         keys: NDArray[Any]
         values: NDArray[Any]
@@ -87,10 +88,14 @@ class GenericBackend(Backend):
             scales = kv.scales.view(np.float16).astype(np.float32)
             keys *= scales[:, 0].reshape(len(keys), -1, 1, 16)
             values *= scales[:, 1, :, None]
-        generic.attention(
-            q.values[:n], keys, values, kv.position, kv.window, kv.scale, kv.group,
-            out.values,
-        )  # fmt: skip
+        for row, position, queries, table in kv.items.tolist():
+            blocks = kv.tables[table : table + (position + queries - 1) // KV_BLOCK + 1]
+            tiles = (4 * blocks[:, None] + np.arange(4)).ravel()
+            slots = (KV_BLOCK * blocks[:, None] + np.arange(KV_BLOCK)).ravel()
+            generic.attention(
+                q.values[row : row + queries], keys[:, tiles], values[:, slots],
+                position, kv.window, kv.scale, kv.group, out.values[row:],
+            )  # fmt: skip
 
     def route(  # noqa: D102
         self,

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.kv import KV_BLOCK
+
 from .compile.jit import kernel, prange, row_kernel
 from .operands import KVView
 from .scalar import rope_row
@@ -17,9 +19,9 @@ from .simd.vectors import Address, address, read_f16, read_f32, write_as
 
 
 @kernel
-def slot_of(kv: KVView, position: int) -> Any:
-    """Return the slot that holds a position; slots of one block of 64 lie side by side."""
-    return position % kv.values.shape[1]
+def slot_of(kv: KVView, table: int, position: int) -> Any:
+    """Return the slot of a position of the sequence whose block table begins at `table`."""
+    return KV_BLOCK * np.int64(kv.tables[table + position // KV_BLOCK]) + position % KV_BLOCK
 
 
 @kernel
@@ -63,18 +65,18 @@ def store_kv(
     queries: int,
     kv: KVView,
 ) -> None:
-    """Apply RoPE, then write the keys and values of `rows` positions from `kv.position` on.
+    """Apply RoPE, then write keys and values to the slots of `rows` rows.
 
-    Shapes: q (>= queries, >= kv_heads * group * head_dim) f32: those of the last positions | k, v
-            (>= rows, >= kv_heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32 | kv as in
-            `attention.attention`, rounded as in `quant.kv`.
+    Shapes: q (>= queries, >= kv_heads * group * head_dim) f32: those of the last rows | k, v
+            (>= rows, >= kv_heads * head_dim) f32 | cos, sin (rows, head_dim / 2) f32 | keys and
+            values are rounded as in `quant.kv`.
     """
     keys, values, scales, head_dim = kv.keys, kv.values, kv.scales, kv.keys.shape[2]
     for row in prange(rows):
         rope_row(k[row], keys.shape[0], cos[row], sin[row])
         if row >= rows - queries:
             rope_row(q[row - (rows - queries)], keys.shape[0] * kv.group, cos[row], sin[row])
-        slot = slot_of(kv, kv.position + row)
+        slot = kv.slots[row]
         for head in range(keys.shape[0]):
             first = 4 * head_dim * head
             scale = address(scales) + head * scales.strides[0] + 2 * slot

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from .rows import Rows, address_of
 
+ITEM_QUERIES = 8  # neighbouring queries that attention takes together
+
 
 @dataclass(eq=False)
 class Matrix:
@@ -77,17 +79,35 @@ class ResidualArrays(NamedTuple):
     weights: NDArray[np.float32]
 
 
-class KVView(NamedTuple):
-    """A layer's keys and values, as queries at `position`, `position` + 1, ... see them.
+class Placement(NamedTuple):
+    """Where the rows of a batch lie in the KV cache, the same in every layer."""
 
-    Layouts as in `attention.attention`. Kernels take it as it is.
+    slots: NDArray[np.int64]
+    """(T,): the slot of each row's key and value."""
+    tables: NDArray[np.int32]
+    """Block tables of the batch's sequences, one after the other: blocks of KV_BLOCK slots."""
+    items: NDArray[np.int64]
+    """(items, 4): neighbouring queries of one sequence: the first one's row and position, how many
+    there are (at most ITEM_QUERIES), and where in `tables` their sequence's table begins."""
+
+
+class KVView(NamedTuple):
+    """A layer's keys and values, as a batch sees them. Kernels take it as it is.
+
+    Shapes: keys (kv_heads, capacity / 16, head_dim, 16), values (kv_heads, capacity, width) f32, or
+    f16 as u16, or i8 with scales (kv_heads, 2, capacity) f16 as u16: the keys', then the values';
+    width = head_dim rounded up to 32; capacity a multiple of KV_BLOCK | slots, tables, items as in
+    `Placement`. (It is flat because numba's parallel loops take no tuples in tuples.)
     """
 
     keys: NDArray[Any]
     values: NDArray[Any]
     scales: NDArray[np.uint16]
-    position: int
+    slots: NDArray[np.int64]
+    tables: NDArray[np.int32]
+    items: NDArray[np.int64]
     window: int
+    """A query at position p sees positions p - window + 1 .. p."""
     scale: float
     group: int
     """Query heads that share one key-value head."""

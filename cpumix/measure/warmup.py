@@ -25,12 +25,15 @@ from cpumix.kernels.compile import jit
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import KVView
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import KVCache, find_format
+from cpumix.kv.formats import count_blocks, find_format
+from cpumix.kv.pool import BlockPool
+from cpumix.kv.table import BlockTable
 from cpumix.model import DEMO_MODEL, load
 from cpumix.quant import FORMATS
 from cpumix.quant.kv import KV_FORMATS
 from cpumix.quant.precision import PRECISIONS
 from cpumix.store import ModelFile
+from cpumix.transformer.batch import Batch, Step
 from cpumix.transformer.rope import cos_sin, frequencies
 
 from .random_model import write_random_model
@@ -104,13 +107,17 @@ def compile_attention(kv: str) -> None:
     with ModelFile(DEMO_MODEL) as demo:
         config = demo.config
     backend = create(1)
-    cache = KVCache(config, PROMPT_TOKENS, PROMPT_TOKENS, kv)
+    blocks = count_blocks(config, PROMPT_TOKENS, PROMPT_TOKENS)
+    pool = BlockPool(config, blocks, kv)
+    table = BlockTable(pool, blocks)
     group = config.num_attention_heads // config.num_key_value_heads
-    view = KVView(*cache.layer(0), 0, cache.window, config.head_dim**-0.5, group)
     q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
     k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
-    rope = cos_sin(frequencies(config, PROMPT_TOKENS), 0, PROMPT_TOKENS)
     for n in (1, PROMPT_TOKENS):
+        batch = Batch([Step(range(n), 0, table)])
+        rope = cos_sin(frequencies(config, PROMPT_TOKENS), batch.positions)
+        place = batch.place(is_last_layer=False)
+        view = KVView(*pool.layer(0), *place, pool.window, config.head_dim**-0.5, group)
         backend.store_kv(q, k, v, rope, n, n, view)
         backend.attention(q, n, view, out)
 

@@ -60,13 +60,14 @@ def make_budget(
     kv: str,
     ram: str | int | None,
     machine: MachineInfo,
+    parallel: int = 1,
 ) -> tuple[Budget | None, str | None]:
     """Return the pager's budget, None if all experts fit, and the note on the ceiling if any.
 
     Raises BudgetError when not even the experts of one token and layer fit, ConfigError for a
     `ram` or `context` that is none.
     """
-    plan = make_plan(config, precision, context, machine.limit_bytes, kv)
+    plan = make_plan(config, precision, context, machine.limit_bytes, kv, parallel)
     ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
     if plan.minimum_bytes > ceiling:
         most = largest_context_within(config, precision, ceiling, kv)
@@ -83,7 +84,7 @@ def make_budget(
 
 def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int) -> Budget:
     program = program_bytes(config)
-    rows = min(PREFILL_TOKENS, plan.context)
+    rows = min(PREFILL_TOKENS, plan.context * plan.parallel)
     return Budget(
         ceiling=ceiling,
         least=plan.layer_active_bytes,

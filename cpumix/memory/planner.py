@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.experts.budget import MARGIN
-from cpumix.kv import cache
+from cpumix.kv import formats
 from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.units import format_size, parse_size
 
@@ -35,6 +35,7 @@ class MemoryPlan:
 
     precision: str
     context: int
+    parallel: int  # sequences at once
     kv: str  # format of the KV cache
     ram_bytes: int
     weights: int  # how many there are
@@ -145,15 +146,18 @@ def make_plan(
     context: int,
     ram_bytes: int,
     kv: str = "auto",
+    parallel: int = 1,
 ) -> MemoryPlan:
-    """Plan a model at one precision.
+    """Plan a model at one precision, for `parallel` sequences of up to `context` tokens each.
 
-    `kv` is the format of the KV cache, see `cache.find_format`. Raises ConfigError when
-    `precision`, `kv` or `context` is not one that the model can have.
+    `kv` is the format of the KV cache, see `formats.find_format`. Raises ConfigError when
+    `precision`, `kv` or `context` is not one that the model can have, or `parallel` is below 1.
     """
+    if parallel < 1:
+        raise ConfigError(f"parallel: expected 1 sequence or more, found {parallel}.")
     layers = config.num_hidden_layers
     chosen = find_precision(precision, layers) if isinstance(precision, str) else precision
-    kv = cache.find_format(kv, chosen)
+    kv = formats.find_format(kv, chosen)
     if not 1 <= context <= config.context_limit:
         raise ConfigError(
             f"context: expected 1 to {config.context_limit} tokens, which is what the "
@@ -166,6 +170,7 @@ def make_plan(
     return MemoryPlan(
         precision=chosen.name,
         context=context,
+        parallel=parallel,
         kv=kv,
         ram_bytes=ram_bytes,
         weights=sizes.count,
@@ -175,8 +180,8 @@ def make_plan(
         layer_active_bytes=max(sizes.expert) * active,
         token_expert_bytes=token_experts,
         token_bytes=sizes.dense - sizes.embedding + token_experts,
-        kv_bytes=cache.nbytes(config, context, PREFILL_TOKENS, kv),
-        buffer_bytes=program_bytes(config) + buffer_bytes(config, context),
+        kv_bytes=formats.nbytes(config, context, PREFILL_TOKENS, kv, parallel),
+        buffer_bytes=program_bytes(config) + buffer_bytes(config, context * parallel),
     )
 
 

@@ -10,7 +10,7 @@ from cpumix.config import ModelConfig
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.operands import KVView, Matmul, MatmulGroup, Residual
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import KVCache
+from cpumix.kv.pool import BlockPool
 
 from .batch import Batch
 from .buffers import Buffers
@@ -19,18 +19,20 @@ from .projections import Floats, add_bias, norm
 from .rope import cos_sin, frequencies
 from .weights import LayerWeights
 
+KEPT_ROWS = 32  # batches of up to so many rows recur: sequences that write
+
 
 class Attention:
     """wo(softmax(q k^T / sqrt(head_dim)) v), for each query head with the key head it shares."""
 
     def __init__(
-        self, config: ModelConfig, backend: Backend, buffers: Buffers, cache: KVCache
+        self, config: ModelConfig, backend: Backend, buffers: Buffers, pool: BlockPool, context: int
     ) -> None:
         self._config = config
-        self._backend, self._buffers, self._cache = backend, buffers, cache
+        self._backend, self._buffers, self._pool = backend, buffers, pool
         self._group = config.num_attention_heads // config.num_key_value_heads
         self._scale = config.head_dim**-0.5
-        self._frequencies = frequencies(config, cache.context)
+        self._frequencies = frequencies(config, context)
         self._groups = MatmulCache()
         tokens = len(buffers.topk_ids)
         self._residual = Residual(
@@ -39,19 +41,18 @@ class Attention:
 
     def start(self, batch: Batch) -> None:
         """Compute what all layers share: the rotations of the batch's positions."""
-        self._rope = cos_sin(self._frequencies, batch.position, len(batch.ids))  # [T, head_dim / 2]
+        self._rope = cos_sin(self._frequencies, batch.positions)  # [T, head_dim / 2]
 
     def __call__(self, layer: LayerWeights, h: Rows, batch: Batch) -> Residual:
         """Store keys and values of T tokens; return what attention adds to the last R [R, D]."""
-        b, n, queries = self._buffers, len(batch.ids), batch.rows_through(layer.is_last)
-        key = layer.index if n == 1 else None
+        b, n, queries = self._buffers, len(batch), batch.rows_through(layer.is_last)
+        key = (layer.index, n, queries) if n <= KEPT_ROWS else None
         qkv, wo = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
         self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
         self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
-        cache = *self._cache.layer(layer.index), batch.position, self._cache.window
+        cache = *self._pool.layer(layer.index), *batch.place(layer.is_last), self._pool.window
         view = KVView(*cache, self._scale, self._group)
         self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)
-        view = view._replace(position=batch.position + n - queries)
         self._backend.attention(b.q, queries, view, b.attn_out)  # [R, Q]
         self._backend.multiply(wo)  # [R, D]
         if layer.output_bias is not None:

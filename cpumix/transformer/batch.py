@@ -1,21 +1,96 @@
-"""The tokens that go through the model together."""
+"""The tokens that go through the model together: rows of any mix of sequences.
+
+Rows whose logits are wanted come last, so that the last layer can leave the others out: of those it
+needs only keys and values. The tokens of one sequence so become up to two spans of rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 
-class Batch(NamedTuple):
-    """T neighbouring tokens of a sequence: one that it writes, or a chunk of its prompt."""
+from cpumix.kernels.operands import ITEM_QUERIES, Placement
+from cpumix.kv.table import BlockTable
+
+
+class Step(NamedTuple):
+    """What one sequence brings to a batch: its next tokens."""
 
     ids: Sequence[int]
     position: int
-    """Of the first token; the others follow it."""
+    """Of the first token."""
+    table: BlockTable
     num_logits: int = 1
-    """The last tokens, whose logits are wanted: of the others the last layer needs only keys and
-    values."""
+    """How many of the tokens, the last ones, want logits."""
+
+
+class Span(NamedTuple):
+    """Neighbouring tokens of one sequence in neighbouring rows of a batch."""
+
+    step: int
+    first: int
+    """Of the step's tokens."""
+    tokens: int
+
+
+class Batch:
+    """T tokens of one or more sequences."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            step.table.prepare(step.position, len(step.ids))
+        self._steps = steps
+        self.num_logits = sum(step.num_logits for step in steps)
+        """Their rows are the last ones, in the order of the steps."""
+        silent = [Span(i, 0, len(s.ids) - s.num_logits) for i, s in enumerate(steps)]
+        wanted = [Span(i, len(s.ids) - s.num_logits, s.num_logits) for i, s in enumerate(steps)]
+        self._spans = [span for span in (*silent, *wanted) if span.tokens]
+        self.ids = np.concatenate(
+            [np.asarray(s.ids, np.int64)[a : a + n] for s, a, n in self._of()]
+        )
+        self.positions = np.concatenate(
+            [np.arange(s.position + a, s.position + a + n) for s, a, n in self._of()]
+        )
+        self.slots = np.concatenate([s.table.slots(s.position + a, n) for s, a, n in self._of()])
+        self._tables = np.concatenate([np.array(s.table.blocks, np.int32) for s in steps])
+
+    def _of(self) -> Iterator[tuple[Step, int, int]]:
+        for span in self._spans:
+            yield self._steps[span.step], span.first, span.tokens
+
+    def __len__(self) -> int:
+        """Return T."""
+        return len(self.ids)
 
     def rows_through(self, is_last_layer: bool) -> int:
-        """Return R, how many of the tokens (the last ones) go through all of a layer."""
+        """Return R, how many rows (the last ones) go through all of a layer."""
         return self.num_logits if is_last_layer else len(self.ids)
+
+    def place(self, is_last_layer: bool) -> Placement:
+        """Return where the batch lies in the KV cache, with the queries of a layer."""
+        return self._wanted if is_last_layer else self._all
+
+    @cached_property
+    def _all(self) -> Placement:
+        return Placement(self.slots, self._tables, self._items(0))
+
+    @cached_property
+    def _wanted(self) -> Placement:
+        return Placement(self.slots, self._tables, self._items(len(self.ids) - self.num_logits))
+
+    def _items(self, skip: int) -> NDArray[np.int64]:
+        """Cut the spans behind the first `skip` rows into items of attention; see `Placement`."""
+        begins = np.cumsum([0, *(len(step.table.blocks) for step in self._steps)])
+        items, row = [], -skip
+        for span in self._spans:
+            if row >= 0:
+                position = self._steps[span.step].position + span.first
+                for i in range(0, span.tokens, ITEM_QUERIES):
+                    queries = min(ITEM_QUERIES, span.tokens - i)
+                    items.append((row + i, position + i, queries, begins[span.step]))
+            row += span.tokens
+        return np.array(items, np.int64).reshape(-1, 4)

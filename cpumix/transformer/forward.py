@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cpumix.experts import ExpertPager
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.operands import Matmul, MatmulGroup
-from cpumix.kv.cache import KVCache
+from cpumix.kv.pool import BlockPool
 from cpumix.memory.sizes import PREFILL_TOKENS
 from cpumix.quant import FORMATS
 from cpumix.store.reader import ModelFile
@@ -34,17 +34,24 @@ PREFILL_CHUNK = PREFILL_TOKENS
 
 
 class Transformer:
-    """The layers of one model file, over one key-value cache."""
+    """The layers of one model file, over one pool of keys and values."""
 
     def __init__(
-        self, file: ModelFile, backend: Backend, cache: KVCache, pager: ExpertPager
+        self,
+        file: ModelFile,
+        backend: Backend,
+        pool: BlockPool,
+        pager: ExpertPager,
+        context: int,
+        rows: int,
     ) -> None:
-        self.config, self.cache = file.config, cache
-        self.prefill_chunk = min(PREFILL_CHUNK, cache.context)
-        self._backend, self._pager, self._weights = backend, pager, Weights(file)
-        self._buffers = b = Buffers(self.config, self.prefill_chunk)
+        """Make room for batches of up to `rows` tokens, of sequences of up to `context`."""
+        self.config, self.rows = file.config, rows
+        self._backend, self._pager, self._pool = backend, pager, pool
+        self._weights = Weights(file)
+        self._buffers = b = Buffers(self.config, rows)
         self._stream = ResidualStream(backend, b.x, b.h, self.config.rms_norm_eps)
-        self._attention = Attention(self.config, backend, b, cache)
+        self._attention = Attention(self.config, backend, b, pool, context)
         self._moe = MoE(self.config, backend, b, pager)
         self._prefetch = Prefetch(self.config, backend, pager)
 
@@ -55,7 +62,9 @@ class Transformer:
         cannot be read any more.
         """
         x = self._stream
-        self._pager.begin(batch.position, batch.ids, self.cache.share_used(batch.position))
+        begun = int(batch.positions[0]), batch.ids.tolist(), self._pool.share_touched
+        self._pager.begin(*begun)
+        self._pool.touch(batch.slots)
         self._attention.start(batch)
         x.start(self._embed(batch))  # [T, D]
         for layer in self._layers(on_layer):
@@ -77,7 +86,7 @@ class Transformer:
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""
         table = self._weights.embedding
-        return FORMATS[table.format].rows(table.tiles, np.asarray(batch.ids, np.int64))
+        return FORMATS[table.format].rows(table.tiles, batch.ids)
 
     def _layers(self, on_layer: OnLayer | None) -> Iterator[LayerWeights]:
         """Yield all layers, and tell when each is done."""

@@ -94,9 +94,9 @@ def _yarn(turns: Floats, scaling: YarnScaling, theta: float) -> Floats:
     return blend
 
 
-def cos_sin(frequencies: Frequencies, first: int, count: int) -> tuple[Floats, Floats]:
-    """Return cos and sin (count, head_dim / 2) for positions first, first + 1, ..."""
-    angle = np.arange(first, first + count).astype(np.float32)[:, None] * frequencies.turns
+def cos_sin(frequencies: Frequencies, positions: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """Return cos and sin (T, head_dim / 2) for positions (T,)."""
+    angle = positions.astype(np.float32)[:, None] * frequencies.turns
     if frequencies.factor == 1:
         return np.cos(angle), np.sin(angle)
     factor = np.float32(frequencies.factor)

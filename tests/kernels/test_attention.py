@@ -6,12 +6,12 @@ from itertools import product
 
 import numpy as np
 import pytest
-from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config, store_kv
+from kv_sequences import KVSequence, store_kv
+from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config
 
 from cpumix.kernels import backend
-from cpumix.kernels.operands import KVView
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import UNLIMITED, KVCache
+from cpumix.kv.formats import UNLIMITED
 from cpumix.quant.kv import KV_FORMATS, dequantize, quantize
 
 POSITIONS = 20 if WITHOUT_JIT else 90  # more than a block of 64
@@ -42,15 +42,14 @@ class Conversation:
             head_dim=self.head_dim,
             sliding_window=window,
         )
-        cache = KVCache(shape, context or self.positions, max(batches), kv)
+        cache = KVSequence(shape, context or self.positions, max(batches), kv)
         found, first = [], 0
         for n in batches:
             now = slice(first, first + n)
             store_kv(e, cache, 0, self.k[now], self.v[now])
             q, out = Rows(n, self.q.shape[1]), Rows(n, self.q.shape[1])
             q.values[:n, : self.q.shape[1]] = self.q[now]
-            past = KVView(*cache.layer(0), cache.position, cache.window, self.scale, self.group)
-            e.attention(q, n, past, out)
+            e.attention(q, n, cache.view(0, n, self.scale, self.group), out)
             found.append(out.values[:n, : self.q.shape[1]])
             cache.advance(n)
             first += n
@@ -183,12 +182,12 @@ def test_nan_stays(e, kv):
 
 def test_nothing_beside_the_result_is_written(e):
     talk = Conversation(9, 40, 3)
-    cache = KVCache(config(num_key_value_heads=KV_HEADS, head_dim=40), 9, 9, "f16")
+    cache = KVSequence(config(num_key_value_heads=KV_HEADS, head_dim=40), 9, 9, "f16")
     store_kv(e, cache, 0, talk.k, talk.v)
     columns = talk.q.shape[1]
     q, out = Rows(9, columns), Rows(9, columns)
     q.values[:9, :columns] = talk.q
-    e.attention(q, 5, KVView(*cache.layer(0), 0, cache.window, talk.scale, 3), out)
+    e.attention(q, 5, cache.view(0, 5, talk.scale, 3), out)
     assert np.abs(out.values[:5, :columns]).min() > 0
     assert not out.values[5:].any()
     assert not out.values[:, columns:].any()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from naive import KINDS, config, hard, store_kv
+from kv_sequences import KVSequence, store_kv
+from naive import KINDS, config, hard
 
 from cpumix.kernels import backend
-from cpumix.kv.cache import KVCache
+from cpumix.kv.table import BlockTable
 from cpumix.quant.kv import KV_FORMATS, quantize
 
 HEADS, SIZE = 2, 40
@@ -28,7 +29,9 @@ def kept(x, kv) -> tuple[np.ndarray, np.ndarray | None]:
 @pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize("window", [None, 20])
 def test_positions_lie_where_attention_reads_them(e, kv, window):
-    cache = KVCache(config(**SHAPE, num_hidden_layers=2, sliding_window=window), POSITIONS, 7, kv)
+    cache = KVSequence(
+        config(**SHAPE, num_hidden_layers=2, sliding_window=window), POSITIONS, 7, kv
+    )
     k, v = (hard("random", POSITIONS, HEADS * SIZE + 5, seed) for seed in (1, 2))
     for first in range(0, POSITIONS, 7):
         now = slice(first, first + 7)
@@ -36,16 +39,17 @@ def test_positions_lie_where_attention_reads_them(e, kv, window):
             store_kv(e, cache, layer, k[now] * (1 + layer), v[now] * (1 + layer))
         cache.advance(len(k[now]))
     assert cache.position == POSITIONS
-    slots = cache.capacity if window else POSITIONS
+    capacity = cache.pool.layer(0)[1].shape[1]
+    seen = window or POSITIONS
     for layer in (0, 1):
-        keys, values, scales = cache.layer(layer)
-        assert keys.shape == (HEADS, cache.capacity // 16, SIZE, 16)
-        assert values.shape == (HEADS, cache.capacity, 64)
-        assert scales.shape == (HEADS, 2, cache.capacity if kv == "int8" else 0)
+        keys, values, scales = cache.pool.layer(layer)
+        assert keys.shape == (HEADS, capacity // 16, SIZE, 16)
+        assert values.shape == (HEADS, capacity, 64)
+        assert scales.shape == (HEADS, 2, capacity if kv == "int8" else 0)
         if kv == "f16":
             keys, values = keys.view(np.float16), values.view(np.float16)
-        for p in range(POSITIONS - slots, POSITIONS):
-            slot = p % cache.capacity
+        for p in range(POSITIONS - seen, POSITIONS):
+            (slot,) = cache.table.slots(p, 1)
             rows = (
                 x[p, : HEADS * SIZE].reshape(HEADS, SIZE) * np.float32(1 + layer) for x in (k, v)
             )
@@ -62,11 +66,11 @@ def test_positions_lie_where_attention_reads_them(e, kv, window):
 @pytest.mark.parametrize("kind", KINDS)
 def test_hard_numbers_are_rounded_as_defined(e, kind, kv):
     x = hard(kind, 20, HEADS * SIZE, 3)
-    cache = KVCache(config(**SHAPE), 20, 20, kv)
+    cache = KVSequence(config(**SHAPE), 20, 20, kv)
     with np.errstate(over="ignore", invalid="ignore"):
         store_kv(e, cache, 0, x[::-1].copy(), x)
         numbers, scale = kept(x.reshape(20, HEADS, SIZE), kv)
-    values, scales = cache.layer(0)[1:]
+    values, scales = cache.pool.layer(0)[1:]
     if kv == "f16":
         values = values.view(np.float16)
     np.testing.assert_array_equal(values[:, :20, :SIZE], numbers.transpose(1, 0, 2))
@@ -78,10 +82,10 @@ def test_hard_numbers_are_rounded_as_defined(e, kind, kv):
 def test_what_is_no_number_stays_none(e, bad):
     x = hard("random", 3, HEADS * SIZE, 4)
     x[1, 7] = bad
-    cache = KVCache(config(**SHAPE), 3, 3, "int8")
+    cache = KVSequence(config(**SHAPE), 3, 3, "int8")
     with np.errstate(invalid="ignore"):
         store_kv(e, cache, 0, x, x)
-    _, values, scales = cache.layer(0)
+    _, values, scales = cache.pool.layer(0)
     scale = scales.view(np.float16)[:, :, :3]
     assert not values[0, 1].any()
     assert not np.isfinite(scale[0, :, 1]).any()
@@ -89,11 +93,15 @@ def test_what_is_no_number_stays_none(e, bad):
     assert np.isfinite(scale[0][:, [0, 2]]).all()
 
 
-def test_cleared_cache_is_written_anew(e):
-    cache = KVCache(config(**SHAPE), 64, 8, "f32")
+def test_block_that_comes_back_is_written_anew(e):
+    """Attention weighs unused slots with 0: what an earlier sequence left there must be finite."""
+    cache = KVSequence(config(**SHAPE), 64, 8, "f32")
     k, v = (hard("random", 8, HEADS * SIZE, seed) for seed in (1, 2))
+    v[3] = np.nan
     store_kv(e, cache, 0, k, v)
-    cache.advance(8)
-    cache.clear()
+    cache.table.close()
+    cache.table = BlockTable(cache.pool, 1)
     store_kv(e, cache, 0, k[:1] * 2, v[:1] * 2)
-    assert (cache.layer(0)[1][:, 0, :SIZE].ravel() == v[0] * 2).all()
+    values = cache.pool.layer(0)[1]
+    assert (values[:, 0, :SIZE].ravel() == v[0] * 2).all()
+    assert not values[:, 1:].any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from kv_sequences import KVSequence
 from naive import (
     GENERIC,
     KINDS,
@@ -19,9 +20,8 @@ from naive import (
 )
 
 from cpumix.kernels import backend
-from cpumix.kernels.operands import KVView, Residual
+from cpumix.kernels.operands import Residual
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import KVCache
 from cpumix.quant import activations
 
 COLUMNS = (1, 16, 33, 40) if WITHOUT_JIT else (1, 16, 31, 32, 33, 40, 544, 4096)
@@ -155,9 +155,8 @@ def test_queries_and_keys_turn_with_their_positions(e, queries):
     angle = hard("random", n, size // 2, seed=2)
     cos, sin = np.cos(angle), np.sin(angle)
     shape = {"num_key_value_heads": kv_heads, "num_attention_heads": kv_heads * group}
-    cache = KVCache(config(**shape, head_dim=size), 64, 64, "f32")
-    past = KVView(*cache.layer(0), 0, 64, 1.0, group)
-    e.store_kv(q, k, v, (cos, sin), n, queries, past)
+    view = KVSequence(config(**shape, head_dim=size), 64, 64, "f32").view(0, n, 1.0, group)
+    e.store_kv(q, k, v, (cos, sin), n, queries, view)
     late = slice(n - queries, n)
     for x, was, heads, c, s in (
         (q, before[0], kv_heads * group, cos[late], sin[late]),
@@ -174,7 +173,7 @@ def test_queries_and_keys_turn_with_their_positions(e, queries):
         assert (x.values[rows:] == was[rows:]).all()
         assert (x.values[:, columns:] == was[:, columns:]).all()
     assert (v.values == before[2]).all()
-    kept = past.keys[:, 0, :, :n].transpose(2, 0, 1).reshape(n, -1)
+    kept = view.keys[:, 0, :, :n].transpose(2, 0, 1).reshape(n, -1)
     assert (kept == k.values[:n, : kv_heads * size]).all()
 
 

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.kernels.compile.isa import VARIABLE, active
-from cpumix.kernels.operands import KVView, Matmul, MatmulGroup, Matrix, Residual
+from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix, Residual
 from cpumix.kernels.rows import Rows
-from cpumix.kv.cache import KVCache
 from cpumix.quant import FORMATS, activations, tiles
 
 U = 2.0**-24  # the largest relative error of rounding to float32
@@ -124,16 +123,6 @@ def product(matrix: Matrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArr
     right = codes.reshape(-1, blocks, 32).transpose(1, 2, 0)
     terms = (left @ right) * row.scale.T[:, :, None] * scales.T[:, None, :]  # (B, m, 16 tiles)
     return terms.sum(0), SLACK * U * (blocks + 2) * np.abs(terms).sum(0) + blocks * TINY
-
-
-def store_kv(e, cache: KVCache, layer: int, k: np.ndarray, v: np.ndarray) -> None:
-    """Keep the keys and values (n, columns) of a cache's next n positions, not turned."""
-    rows = [Rows(len(x), x.shape[1]) for x in (k, k, v)]
-    for row, x in zip(rows, (k, k, v), strict=True):
-        row.values[: len(x), : x.shape[1]] = x
-    past = KVView(*cache.layer(layer), cache.position, cache.window, 1.0, 1)
-    turn = np.ones((len(k), past.keys.shape[2] // 2), np.float32)
-    e.store_kv(*rows, (turn, 0 * turn), len(k), len(k), past)
 
 
 def quantize(e, x: Rows, n: int) -> None:

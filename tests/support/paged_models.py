@@ -64,7 +64,9 @@ def page(
     room = None if experts is None else Room(int(experts * expert_bytes(model)))
     model._pager.close()
     model._pager = ExpertPager(model.file, room, predict=predict, platform=platform)
-    model._transformer = Transformer(model.file, model._backend, model._cache, model._pager)
+    model._transformer = Transformer(
+        model.file, model._backend, model._pool, model._pager, model.context, model.prefill_chunk
+    )
     return model._pager
 
 

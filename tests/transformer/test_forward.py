@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import reference
 from numpy.typing import NDArray
-from tiny_models import CONFIGS, write_model
+from tiny_models import CONFIGS
 
 import cpumix
 from cpumix.quant import FLOAT32, FORMATS
 from cpumix.store.reader import ModelFile
-from cpumix.transformer.batch import Batch
+from cpumix.transformer.batch import Batch, Step
 
 TOKENS = 100  # more than any window, and than a block of the cache
 # Largest relative RMS of a token's logits against float64, bfloat16 weights and a float32 cache: as
@@ -37,20 +35,6 @@ CODES_ERROR = {
 CACHE_TOLERANCE = {"f16": 3.2e-4, "int8": 6.6e-3}
 
 PRECISIONS = ("bf16", "int8", "int4")
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory: pytest.TempPathFactory):
-    """Return the model file of a name in CONFIGS and a precision."""
-    made: dict[tuple[str, str], Path] = {}
-
-    def find(name: str, precision: str) -> Path:
-        if (name, precision) not in made:
-            folder = tmp_path_factory.mktemp(f"{name}-{precision}")
-            made[name, precision] = write_model(folder, CONFIGS[name], precision)
-        return made[name, precision]
-
-    return find
 
 
 def prompt(name: str, count: int = TOKENS) -> list[int]:
@@ -139,7 +123,7 @@ def test_what_only_the_last_token_goes_through_is_right(model_file, name):
         transformer = model._transformer
         for wanted in (1, 2, 17, len(ids)):
             model.restart()
-            transformer.forward(Batch(ids, 0, wanted))
+            transformer.forward(Batch([Step(ids, 0, model._table, wanted)]))
             np.testing.assert_array_equal(transformer.logits(wanted), expected[-wanted:])
 
 

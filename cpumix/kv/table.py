@@ -1,0 +1,71 @@
+"""Which blocks hold the positions of one sequence."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.quant.kv import KV_BLOCK
+
+from .formats import UNLIMITED
+from .pool import BlockPool
+
+
+class BlockTable:
+    """Blocks by their place in the sequence: position p lies in `blocks[p // KV_BLOCK]`.
+
+    With a sliding window, blocks that no later token can see are given back while it goes on; their
+    places in the table stay, and are not looked at.
+    """
+
+    def __init__(self, pool: BlockPool, need: int, shared: list[int] | None = None) -> None:
+        """Reserve `need` blocks, behind `shared` ones, which other sequences filled.
+
+        The caller has seen that as many are `available`.
+        """
+        self._pool = pool
+        self.blocks = list(shared or ())
+        for block in self.blocks:
+            pool.hold(block)
+        self._reserved = need
+        pool.reserved += need
+        self._first = 0  # blocks before this one have been given back
+        if pool.window == UNLIMITED and need:
+            self._take(need)
+
+    def _take(self, count: int) -> None:
+        self._reserved -= count
+        self.blocks += self._pool.take(count, self.blocks[-1] if self.blocks else -1)
+
+    def prepare(self, position: int, count: int) -> None:
+        """Make the slots of `count` positions from `position` on ready to be written."""
+        self._give_back(position)
+        end = -(-(position + count) // KV_BLOCK)
+        if end > len(self.blocks):
+            self._take(end - len(self.blocks))
+        first = -(-position // KV_BLOCK)  # the first block that begins at or behind the position
+        for block in self.blocks[first:end]:
+            self._pool.clear(block)
+
+    def _give_back(self, position: int) -> None:
+        """Give back the blocks that a token at `position`, and later ones, cannot see."""
+        end = max(position - self._pool.window + 1, 0) // KV_BLOCK
+        for block in self.blocks[self._first : end]:
+            if self._pool.give_back(block):
+                self._reserved += 1
+                self._pool.reserved += 1
+        self._first = max(self._first, end)
+
+    def slots(self, position: int, count: int) -> NDArray[np.int64]:
+        """Return the slots of `count` positions from `position` on."""
+        positions = np.arange(position, position + count)
+        blocks = np.array(self.blocks)[positions // KV_BLOCK]
+        slots: NDArray[np.int64] = KV_BLOCK * blocks + positions % KV_BLOCK
+        return slots
+
+    def close(self) -> None:
+        """Give everything back."""
+        for block in self.blocks[self._first :]:
+            self._pool.give_back(block)
+        self._pool.reserved -= self._reserved
+        self._first, self._reserved = len(self.blocks), 0
