@@ -61,13 +61,9 @@ class Model:
             blocks = parallel * count_blocks(self.config, context, PREFILL_CHUNK)
             self._pool, self.context = BlockPool(self.config, blocks, kv), context
             self._table = BlockTable(self._pool, blocks // parallel)
+            rows = min(PREFILL_CHUNK, context * parallel)
             self._transformer = Transformer(
-                self.file,
-                self._backend,
-                self._pool,
-                self._pager,
-                context,
-                min(PREFILL_CHUNK, context * parallel),
+                self.file, self._backend, self._pool, self._pager, context, rows
             )
             self._position = 0  # of the next token
             self._sequence = 0  # counts the sequences
@@ -100,7 +96,7 @@ class Model:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know about memory: a line each, none when all is as expected."""
+        """What the user should know about memory, a line each."""
         return [note for note in (self._note, self._pager.region.note) if note]
 
     def trace(self, stream: IO[str]) -> None:

@@ -176,6 +176,14 @@ def test_context_that_the_model_does_not_have(mixtral, context):
         make_plan(mixtral, "int4", context, GIB)
 
 
+def test_sequences_count_with_their_context(mixtral):
+    one, eight = (make_plan(mixtral, "int4", 4096, 64 * GIB, parallel=n) for n in (1, 8))
+    assert eight.kv_bytes == 8 * one.kv_bytes
+    assert eight.buffer_bytes == one.buffer_bytes  # a chunk is as long as before
+    with pytest.raises(ConfigError, match="parallel: expected 1 sequence or more, found 0"):
+        make_plan(mixtral, "int4", 4096, 64 * GIB, parallel=0)
+
+
 def test_unknown_precision(mixtral):
     with pytest.raises(ConfigError, match=r'precision: expected one of .*, found "int5"'):
         make_plan(mixtral, "int5", 4096, GIB)
