@@ -42,6 +42,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "converter",
     "exporter",
     "inspector",
+    "verifier",
     "fit",
     "measure",
     "__init__",  # the public names, which the command line and other programs use

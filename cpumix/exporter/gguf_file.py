@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec
-from cpumix.quant import FLOAT32, FORMATS, nbytes, tile_counts
+from cpumix.config import Role
+from cpumix.quant import FLOAT32
 from cpumix.quant.tiles import BLOCK, ROWS
 from cpumix.store import ModelFile, gguf
+from cpumix.store.matrices import FileMatrix, matrices_of
 from cpumix.store.partial import PartialFile, check_target
 
 from .metadata import model_metadata, rope_factors
@@ -41,24 +42,13 @@ class ExportReport:
     """How many tensors have each type."""
 
 
-class _Piece(NamedTuple):
-    """A matrix or vector in a tensor of the model file."""
-
-    tensor: str
-    offset: int
-    """In bytes from the tensor's start."""
-    spec: TensorSpec
-
-
 class _Tensor(NamedTuple):
     """A tensor of the GGUF file: one piece, or those of all experts, one after the other."""
 
     name: str
     shape: tuple[int, ...]
     type: ExportType
-    format: str
-    """Of the pieces, in the model file."""
-    pieces: list[_Piece]
+    pieces: list[FileMatrix]
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +98,7 @@ def export(
             done = 0
             for t, place in zip(tensors, places[-len(tensors) :], strict=True):
                 at = start + place.offset
-                for data in _read(file, t, config.head_dim):
+                for data in _read(t, config.head_dim):
                     out.write(at, memoryview(data.reshape(-1).data))
                     at, done = at + data.nbytes, done + data.nbytes
                     if progress is not None:
@@ -126,59 +116,42 @@ def export(
 def _list_tensors(file: ModelFile) -> Iterator[_Tensor]:
     config = file.config
     for spec in config.dense_tensors():
-        kind = file.tensors[spec.name].format
+        (matrix,) = matrices_of(file, file.tensors[spec.name])
         name = spec.name if spec.role not in _NAMES else f"blk.{spec.layer}.{_NAMES[spec.role]}"
-        vector = len(spec.shape) == 1
-        type_ = TYPES[FLOAT32] if vector else find_type(kind, spec.shape[-1])
-        yield _Tensor(name, spec.shape, type_, kind, [_Piece(spec.name, 0, spec)])
+        is_vector = len(spec.shape) == 1
+        kind = TYPES[FLOAT32] if is_vector else find_type(matrix.format, matrix.columns)
+        yield _Tensor(name, spec.shape, kind, [matrix])
     for layer in range(config.num_hidden_layers):
-        for part, role in enumerate(EXPERT_PARTS):
-            pieces = [
-                _expert_piece(file, config, layer, e, part) for e in range(config.num_local_experts)
-            ]
-            kind, shape = file.tensors[pieces[0].tensor].format, pieces[0].spec.shape
-            stacked = config.is_moe
-            yield _Tensor(
-                f"blk.{layer}.{_NAMES[role]}{'_exps' if stacked else ''}.weight",
-                (len(pieces), *shape) if stacked else shape,
-                find_type(kind, shape[-1]),
-                kind,
-                pieces,
-            )
+        names = [file.expert_name(layer, expert) for expert in range(config.num_local_experts)]
+        for parts in zip(*(matrices_of(file, file.tensors[n]) for n in names), strict=True):
+            spec = parts[0].spec
+            end, shape = ("", spec.shape)
+            if config.is_moe:
+                end, shape = "_exps", (len(parts), *spec.shape)
+            name = f"blk.{layer}.{_NAMES[spec.role]}{end}.weight"
+            yield _Tensor(name, shape, find_type(parts[0].format, parts[0].columns), list(parts))
 
 
-def _expert_piece(
-    file: ModelFile, config: ModelConfig, layer: int, expert: int, part: int
-) -> _Piece:
-    tensor = file.expert_name(layer, expert)
-    kind = file.tensors[tensor].format
-    specs = list(config.expert_tensors(layer, expert))
-    return _Piece(tensor, sum(nbytes(kind, s.shape) for s in specs[:part]), specs[part])
-
-
-def _read(file: ModelFile, tensor: _Tensor, head_dim: int) -> Iterator[Bytes]:
+def _read(tensor: _Tensor, head_dim: int) -> Iterator[Bytes]:
     """Yield a tensor's rows as bytes in the type's blocks."""
     for piece in tensor.pieces:
-        for rows in _read_piece(file, tensor, piece):
+        for rows in _read_piece(tensor.type, piece):
             turned = piece.spec.role in (Role.WQ, Role.WK)
             yield np.ascontiguousarray(_to_pairs(rows, head_dim) if turned else rows)
 
 
-def _read_piece(file: ModelFile, tensor: _Tensor, piece: _Piece) -> Iterator[Bytes]:
+def _read_piece(kind: ExportType, piece: FileMatrix) -> Iterator[Bytes]:
     """Yield rows in the order of the model file: all those of q and k, whose order changes."""
-    data, shape = file.data(piece.tensor)[piece.offset :], piece.spec.shape
-    n, k = shape if len(shape) == 2 else (1, shape[0])
-    if tensor.format == FLOAT32:
-        yield tensor.type.rows(data[: 4 * n * k], n, k)
+    n, k = piece.rows, piece.columns
+    if piece.format == FLOAT32:
+        yield kind.rows(piece.data, n, k)
         return
-    tiles, blocks = tile_counts(n, k)
-    tile_bytes = FORMATS[tensor.format].tile_bytes
-    panels = data[: tiles * blocks * tile_bytes].reshape(tiles, blocks, tile_bytes)
+    tiles = piece.tiles
     whole = piece.spec.role in (Role.WQ, Role.WK)
-    step = tiles if whole else max(1, _SLICE_BYTES // (blocks * tile_bytes))
-    for first in range(0, tiles, step):
-        some = panels[first : first + step]
-        yield tensor.type.rows(some, min(len(some) * ROWS, n - first * ROWS), k)
+    step = len(tiles) if whole else max(1, _SLICE_BYTES // tiles[0].nbytes)
+    for first in range(0, len(tiles), step):
+        some = tiles[first : first + step]
+        yield kind.rows(some, min(len(some) * ROWS, n - first * ROWS), k)
 
 
 def _to_pairs(rows: Bytes, head_dim: int) -> Bytes:

@@ -225,10 +225,15 @@ class ModelFile:
             return None
         return resident_bytes(self._bytes.ctypes.data, self.mapped_bytes)
 
-    def verify(self, progress: Callable[[int, int], None] | None = None) -> None:
+    def verify(
+        self,
+        progress: Callable[[int, int], None] | None = None,
+        look: Callable[[MappedTensor], None] | None = None,
+    ) -> None:
         """Read every tensor and compare its checksum; FormatError names the first that differs.
 
-        `progress` gets the bytes done and the bytes in all.
+        `progress` gets the bytes done and the bytes in all. `look` is called with each tensor that
+        is as it was written, while its bytes are in memory.
         """
         done, total = 0, sum(t.nbytes for t in self.tensors.values())
         for name, expected in self._crcs.items():
@@ -241,6 +246,8 @@ class ModelFile:
                     progress(done, total)
             if crc != expected:
                 raise self._differs(f'checksum of "{name}"', f"{expected:08x}", f"{crc:08x}")
+            if look is not None:
+                look(self.tensors[name])
 
     def close(self) -> None:
         """Give the map back, now or when the last view of it is gone."""

@@ -16,7 +16,7 @@ from cpumix.exporter.vocabulary import tokenizer_metadata
 from cpumix.tokenizer import Tokenizer
 
 TEXTS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))["texts"]
-CHATML = (TOKENIZERS / "chatml.jinja").read_text()
+CHATML = (TOKENIZERS / "templates/chatml.jinja").read_text()
 ADDED = {
     "added_tokens_decoder": {
         "600": {"content": "<|im_end|>", "special": True},

@@ -1,0 +1,77 @@
+"""The matrices and vectors of a model file, also those inside experts, read some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import Role, TensorSpec
+from cpumix.quant import FLOAT32, FORMATS, nbytes, tile_counts
+from cpumix.quant.tiles import ROWS
+
+from .reader import MappedTensor, ModelFile
+
+_SCALES_BYTES = 2 * ROWS  # a float16 for each row, at the end of a tile
+_SCALED = ("q8", "q4")  # formats whose tiles end so
+
+
+@dataclass(frozen=True)
+class FileMatrix:
+    """One of a model's tensors in an open file: a view of its map, which reads nothing yet."""
+
+    spec: TensorSpec
+    """Of this matrix; w1, w3 and w2 are three."""
+    format: str
+    data: NDArray[np.uint8]
+
+    @property
+    def columns(self) -> int:
+        """Length of a row; a vector is one row."""
+        return self.spec.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.spec.shape[0] if len(self.spec.shape) == 2 else 1
+
+    @property
+    def tiles(self) -> NDArray[np.uint8]:
+        """All tiles (tiles, blocks, tile bytes); float32 has none."""
+        tiles, blocks = tile_counts(self.rows, self.columns)
+        return self.data.reshape(tiles, blocks, FORMATS[self.format].tile_bytes)
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return rows start..stop as float32; `start` is a multiple of 16."""
+        assert start % ROWS == 0, start
+        if self.format == FLOAT32:
+            values: NDArray[np.float32] = self.data.view("<f4").reshape(self.rows, -1)
+            return values[start:stop]
+        some = self.tiles[start // ROWS : -(-stop // ROWS)]
+        return FORMATS[self.format].dequantize(some, stop - start, self.columns)
+
+    def is_finite(self) -> bool:
+        """Whether every number is one: of scaled formats, every scale."""
+        if self.format in _SCALED:
+            scales = np.ascontiguousarray(self.tiles[..., -_SCALES_BYTES:]).view("<f2")
+            return bool(np.isfinite(scales).all())
+        if self.format == "bf16":
+            exponents = self.data.view("<u2") & np.uint16(0x7F80)
+            return bool((exponents != 0x7F80).all())
+        return bool(np.isfinite(self.read(0, self.rows)).all())
+
+
+def matrices_of(file: ModelFile, tensor: MappedTensor) -> Iterator[FileMatrix]:
+    """Yield what a tensor of the file holds: itself, or the three matrices of an expert."""
+    data, spec = file.data(tensor.name), tensor.spec
+    if spec.role is not Role.EXPERT:
+        yield FileMatrix(spec, tensor.format, data)
+        return
+    assert spec.layer is not None and spec.expert is not None
+    start = 0
+    for part in file.config.expert_tensors(spec.layer, spec.expert):
+        stop = start + nbytes(tensor.format, part.shape)
+        yield FileMatrix(part, tensor.format, data[start:stop])
+        start = stop
