@@ -28,7 +28,7 @@ class SentencePieceVocabulary:
                 raise RuntimeError("no bytes")  # sentencepiece takes them for an empty vocabulary
             self._model = SentencePieceProcessor(model_proto=model)
             self._unprefixed = SentencePieceProcessor(model_proto=model + _NO_PREFIX)
-        except RuntimeError as e:
+        except (RuntimeError, UnicodeDecodeError) as e:  # a sentence, or one that is not Unicode
             raise ConfigError(
                 f"tokenizer.model: expected a sentencepiece model, found {len(model)} bytes that "
                 "are not one. Copy the file from the checkpoint again."
