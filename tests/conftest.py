@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from background import backgrounds, end
 from make_checkpoint import synthetic_tokenizer
 from tiny_checkpoint import make_weights, write_checkpoint
 
@@ -20,6 +21,24 @@ def pytest_report_header() -> str:
     )
 
     return f"numba {version('numba')}, llvmlite {version('llvmlite')}, CPU level {active().name}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that wait for long runs in the background last."""
+    items.sort(key=lambda item: item.get_closest_marker("background") is not None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Begin the runs that the chosen tests wait for."""
+    if not session.config.option.collectonly:
+        waiting = (item for item in session.items if item.get_closest_marker("background"))
+        for background in backgrounds(dict.fromkeys(item.module for item in waiting)):
+            background.begin()
+
+
+def pytest_unconfigure() -> None:
+    """End the runs that nobody waited for."""
+    end()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from levels import SUPPORTED, at, run, start
+from background import Background
+from levels import SUPPORTED, at, run
 
 from cpumix.kernels.compile.isa import LEVELS, active
 
@@ -14,24 +15,26 @@ KERNEL_TESTS = sorted(str(path) for path in KERNELS.glob("test_*.py"))
 WITHOUT_JIT = "generic-without-jit"
 
 
-@pytest.fixture(scope="module")
-def runs():
-    """The kernel tests, in one process for each level: a process compiles for one only."""
-    environments = {name: at(name) for name in SUPPORTED if name != active().name}
-    environments[WITHOUT_JIT] = at("generic", NUMBA_DISABLE_JIT="1")
-    quiet = ["-q", "-p", "no:cacheprovider", "--no-header"]
-    return start(["-m", "pytest", *quiet, *KERNEL_TESTS], environments)
+# The kernel tests, in one process for each level: a process compiles for one only.
+RUNS = Background(
+    ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *KERNEL_TESTS],
+    {
+        **{name: at(name) for name in SUPPORTED if name != active().name},
+        WITHOUT_JIT: at("generic", NUMBA_DISABLE_JIT="1"),
+    },
+)
 
 
 @pytest.mark.slow
 @pytest.mark.isa
+@pytest.mark.background
 @pytest.mark.parametrize("level", [*(level.name for level in LEVELS), WITHOUT_JIT])
-def test_kernels_at_level(runs, level):
+def test_kernels_at_level(level):
     if level == active().name:
         pytest.skip("every other test runs at it")
-    if level not in runs:
+    if level not in RUNS:
         pytest.skip("this processor lacks it")
-    done = runs[level].result()
+    done = RUNS.result(level)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

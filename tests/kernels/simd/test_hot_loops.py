@@ -9,12 +9,12 @@ import json
 import re
 from collections import Counter
 from itertools import product
-from pathlib import Path
 
 import hot_loops
 import pytest
+from background import Background
 from hot_loops import LEVELS, ONLY, innermost_loops
-from levels import at, start
+from levels import at
 
 DOT = {
     "avx2": r"vpmaddubsw\s.*ymm",
@@ -61,20 +61,15 @@ KERNELS = [
     ),
 ]
 
+# What is kept on disk has no assembly: this file is in the way of a cache.
+RUNS = Background(
+    [hot_loops.__file__], {level: at(level, CPUMIX_CACHE_DIR=__file__) for level in LEVELS}
+)
 pytestmark = [pytest.mark.slow, pytest.mark.isa]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    script = Path(hot_loops.__file__)
-    nowhere = tmp_path_factory.mktemp("cache") / "file"
-    nowhere.write_text("in the way: what is kept on disk has no assembly")
-    places = {level: at(level, CPUMIX_CACHE_DIR=str(nowhere)) for level in LEVELS}
-    return start([str(script)], places)
-
-
-def loops_of(runs, level: str) -> dict[str, list[str]]:
-    done = runs[level].result()
+def loops_of(level: str) -> dict[str, list[str]]:
+    done = RUNS.result(level)
     if "No available targets" in done.stderr:
         pytest.skip("this LLVM does not write the level's code")
     assert done.returncode == 0, done.stderr
@@ -96,6 +91,7 @@ def wanted_in(kernel: str, level: str) -> list[str]:
     return [DOT[level], look_up] if "q4" in kernel else [DOT[level]]
 
 
+@pytest.mark.background
 @pytest.mark.parametrize(
     ("level", "kernel"),
     [
@@ -104,9 +100,9 @@ def wanted_in(kernel: str, level: str) -> list[str]:
         if level in ONLY.get(kernel, LEVELS)
     ],
 )
-def test_hot_loop(runs, level, kernel):
+def test_hot_loop(level, kernel):
     first, *others = wanted_in(kernel, level)
-    loops = [instructions(loop) for loop in loops_of(runs, level)[kernel]]
+    loops = [instructions(loop) for loop in loops_of(level)[kernel]]
     hot = [loop for loop in loops if any(re.match(first, x) for x in loop)]
     assert hot
     for loop in hot:
@@ -120,17 +116,19 @@ def test_hot_loop(runs, level, kernel):
         assert len(spills) <= most, spills
 
 
-def test_scaling_by_multiples_multiplies_once(runs):
+@pytest.mark.background
+def test_scaling_by_multiples_multiplies_once():
     """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
-    loops = map(instructions, loops_of(runs, "avx512vnni")["gemm.panel_rows"])
+    loops = map(instructions, loops_of("avx512vnni")["gemm.panel_rows"])
     counts = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     (names,) = (names for names in counts if names["vpdpbusd"])
     assert names["vpdpbusd"] == 8 * names["vsubps"] == 8 * names["vfmadd231ps"]
     assert not names["vmulps"] + names["vcvtdq2ps"]
 
 
-def test_amx_multiplies_tiles(runs):
-    loops = map(instructions, loops_of(runs, "amx")["simd.amx.panel_rows"])
+@pytest.mark.background
+def test_amx_multiplies_tiles():
+    loops = map(instructions, loops_of("amx")["simd.amx.panel_rows"])
     found = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     hot = [names for names in found if names["tdpbssd"]]
     assert hot
