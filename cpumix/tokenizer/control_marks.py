@@ -7,7 +7,7 @@ that, control strings in its input are marked before the template runs, and sepa
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 # Noncharacters, which Unicode keeps for use inside a program, stand around what is only text.
@@ -32,7 +32,7 @@ class ControlMarks:
 
     def __init__(self, controls: Collection[str]) -> None:
         longest_first = sorted(filter(None, controls), key=len, reverse=True)
-        either = "|".join(map(re.escape, longest_first)) or "(?!)"
+        either = any_of(longest_first)
         self._control = re.compile(either)
         self._part = re.compile(
             f"{OPEN}(?P<text>{either}){CLOSE}|[{OPEN}{CLOSE}]|(?P<control>{either})"
@@ -79,6 +79,20 @@ class ControlMarks:
                 text = ""
         segments.append(Segment(text + rendered[end:], False))
         return [segment for segment in segments if segment.text]
+
+
+def any_of(texts: Iterable[str]) -> str:
+    """Return a regular expression for any of some texts, the longest that fits.
+
+    They are grouped by how they begin: Mistral has 750 control tokens, and text has many brackets.
+    """
+    groups: dict[str, list[str]] = {}
+    for text in sorted(filter(None, texts), key=len, reverse=True):
+        groups.setdefault(text[:3], []).append(re.escape(text[3:]))
+    # A shorter beginning last: what is in its group is shorter than what is in the others.
+    ordered = sorted(groups.items(), key=lambda group: -len(group[0]))
+    either = [f"{re.escape(start)}(?:{'|'.join(ends)})" for start, ends in ordered]
+    return "|".join(either) or "(?!)"
 
 
 def unmark(text: str) -> str:

@@ -6,6 +6,7 @@ import re
 
 from cpumix.errors import ConfigError
 
+from .control_marks import any_of
 from .settings import TokenizerSettings
 from .stream import EACH_BYTE
 
@@ -52,8 +53,7 @@ class SentencePieceVocabulary:
             for text, _, left, right in settings.added.values()
             if text in self.control and (left or right)
         }
-        longest_first = sorted(self._words, key=len, reverse=True)
-        self._word = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._word = re.compile(f"({any_of(self._words)})")
         self._spaces = settings.spaces
         self.hides_first_space: bool = self._model.encode("a") != self._unprefixed.encode("a")
         bos, eos = self._model.bos_id(), self._model.eos_id()  # -1: the model has none

@@ -11,7 +11,7 @@ from cpumix.errors import ConfigError, escaped, quoted
 
 from . import mistral
 from .chat_template import ChatTemplate
-from .control_marks import Segment
+from .control_marks import Segment, any_of
 from .sentencepiece import SentencePieceVocabulary
 from .settings import TokenizerSettings
 from .stream import SPACE, TextStream
@@ -45,8 +45,7 @@ class Tokenizer:
             for key, name in missing.items()
             if vocabulary.id_of(name) is None
         )
-        longest_first = sorted(vocabulary.control, key=len, reverse=True)
-        self._control = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._control = re.compile(f"({any_of(vocabulary.control)})")
         spelled = {token: text for text, token in vocabulary.control.items()}
         known = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0] if ends else None}
         own = {key: spelled[token] for key, token in known.items() if token in spelled}

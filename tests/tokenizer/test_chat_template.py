@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import sentencepiece
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
 from cpumix.tokenizer.chat_template import ChatTemplate
+from cpumix.tokenizer.control_marks import any_of
 
 DATA = Path(__file__).parent.parent / "data" / "tokenizer"
 CHATS = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))["chats"]
@@ -451,3 +453,22 @@ def test_messages_are_not_nested_too_deep() -> None:
         value = [value]
     with pytest.raises(ConfigError, match="chat message 1: expected at most 50 levels, found more"):
         ChatTemplate(WRITTEN, CONTROLS, {}).render([{"role": "user", "content": "a", "x": value}])
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        ([], []),
+        ([""], []),
+        (["<s>", "<s", "<", "<sep>", "<s>>"], ["<s>>", "<sep>", "<s", "<"]),
+        (["ab", "abc", "abcd", "b"], ["abcd", "abc", "b"]),
+        (["a.c", "(b"], []),
+        (["[x]"], ["[x]"]),
+    ],
+)
+def test_any_of_finds_the_longest(texts: list[str], found: list[str]) -> None:
+    text = "<s>> <sep> <sx < abcde abce b [x] axc"
+    expected = [re.escape(x) for x in sorted(filter(None, texts), key=len, reverse=True)]
+    plain = re.compile("|".join(expected) or "(?!)")
+    assert re.findall(any_of(texts), text) == plain.findall(text)
+    assert set(found) <= set(plain.findall(text))
