@@ -19,12 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.checkpoint import Checkpoint, SourceTensor, merge_adapter, open_checkpoint
+from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
+from cpumix.checkpoint.matrix import Coded, widen
 from cpumix.errors import ConvertError
 from cpumix.kernels.encode import encode
+from cpumix.losses import Loss, Losses
 from cpumix.machine import machine_info
 from cpumix.memory.planner import choose_precision, default_context
-from cpumix.quant import FLOAT32
+from cpumix.quant import FLOAT32, exact
 from cpumix.quant.bf16 import to_float32
+from cpumix.quant.tiles import BLOCK, ROWS
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 from cpumix.tokenizer import Tokenizer, prepare_files
 from cpumix.units import parse_size
@@ -50,7 +54,9 @@ class ConvertReport:
     seconds: float
     tensors: int
     notes: tuple[str, ...]
-    """Sentences on side files that were damaged, and left out."""
+    """Sentences on what was left out, or could be done better."""
+    losses: tuple[Loss, ...]
+    """What was kept as it was, and what was rounded."""
 
 
 class Slice(NamedTuple):
@@ -75,11 +81,12 @@ def convert(
 ) -> ConvertReport:
     """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
 
-    `precision`: "bf16", "int8", "int4", or "auto": the best that fits `ram` ("64G" or bytes; this
-    machine's memory if not given). `lora`: folders of adapters to merge in, in this order, and how
-    many times each. `progress` is called with the source bytes done and in all. An existing target
-    is replaced only with `force`. Fields of config.json that are named in
-    `ignore_fields` count as absent.
+    `precision`: "bf16", "int8", "int4"; "auto": the best that fits `ram` ("64G" or bytes; this
+    machine's memory if not given); "as-is": what keeps most of a quantized checkpoint's numbers.
+    Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
+    adapters to merge in, in this order, and how many times each. An existing target is replaced
+    only with `force`. Fields of config.json that are named in `ignore_fields` count as absent.
+    `progress` is called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
@@ -92,12 +99,14 @@ def convert(
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
         context = default_context(checkpoint.config)
         precision = choose_precision(checkpoint.config, limit, context).precision
+    elif precision == "as-is":
+        precision = choose_precision_as_is(checkpoint)
     _refuse_own_shard(checkpoint, Path(target))
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name
     metadata = build_metadata(checkpoint.config, precision, files, name)
     with ModelWriter(Path(target), metadata, entries, force=force) as writer:
-        _write_tensors(writer, list(_slices(checkpoint, entries)), progress)
+        losses = _write_tensors(writer, list(_slices(checkpoint, entries)), progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began
@@ -108,8 +117,20 @@ def convert(
         checkpoint.source_bytes,
         seconds,
         len(entries),
-        tokenizer.notes,
+        (*tokenizer.notes, *_rounded_twice(checkpoint, losses)),
+        losses,
     )
+
+
+def _rounded_twice(checkpoint: Checkpoint, losses: tuple[Loss, ...]) -> Iterator[str]:
+    """Yield a note if weights were rounded that a quantizer had rounded before."""
+    before = {t.encoding for t in checkpoint.tensors.values() if is_quantized(t)}
+    worse = [loss for loss in losses if loss.encoding in before and loss.format == "q4"]
+    if not all(loss.exact for loss in worse):
+        yield (
+            f"weights of {worse[0].encoding} were quantized once more. --precision as-is rounds "
+            "less, and the checkpoint that was not quantized is better still."
+        )
 
 
 def _refuse_own_shard(checkpoint: Checkpoint, target: Path) -> None:
@@ -132,8 +153,11 @@ def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slic
                 yield Slice(entry, source, start, min(start + step, source.shape[0]))
 
 
-def _write_tensors(writer: ModelWriter, slices: list[Slice], progress: Progress | None) -> None:
+def _write_tensors(
+    writer: ModelWriter, slices: list[Slice], progress: Progress | None
+) -> tuple[Loss, ...]:
     total, done = sum(_source_bytes(s) for s in slices), 0
+    losses = Losses()
     written: Future[None] | None = None
     with (
         ThreadPoolExecutor(1, "cpumix-read") as reader,
@@ -144,7 +168,7 @@ def _write_tensors(writer: ModelWriter, slices: list[Slice], progress: Progress 
             rows = ahead.result()
             if i + 1 < len(slices):
                 ahead = reader.submit(_read, slices[i + 1])
-            data = _encode(s, rows)
+            data = _encode(s, rows, losses)
             if written is not None:
                 written.result()
             written = output.submit(writer.write, s.entry.name, data)
@@ -153,18 +177,38 @@ def _write_tensors(writer: ModelWriter, slices: list[Slice], progress: Progress 
                 progress(done, total)
         if written is not None:
             written.result()
+    return losses.all()
 
 
 def _source_bytes(s: Slice) -> int:
     return int(s.source.nbytes * (s.stop - s.start) // s.source.shape[0])
 
 
-def _read(s: Slice) -> NDArray[Any]:
-    return s.source.read_rows(s.start, s.stop)
+def _read(s: Slice) -> NDArray[Any] | Coded:
+    """Return a slice as codes if its format can hold them, else as numbers."""
+    codes = s.source.read_codes(s.start, s.stop) if s.entry.format in exact.FORMATS else None
+    return s.source.read_rows(s.start, s.stop) if codes is None else codes
 
 
-def _encode(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
+def _encode(s: Slice, rows: NDArray[Any] | Coded, losses: Losses) -> NDArray[Any]:
     """Return a slice's bytes in the model file; ConvertError for weights that are not numbers."""
+    part = "the rest" if s.entry.spec.expert is None else "experts"
+    key = (part, s.source.encoding, s.entry.format)
+    is_first = s.start == 0
+    if isinstance(rows, Coded):
+        tiles = exact.to_tiles(s.entry.format, *rows)
+        if tiles is not None:
+            losses.add(key, is_first, None, tiles)
+            return tiles
+        rows = rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
+    data = _round(s, rows)
+    is_same = s.entry.format == FLOAT32 or (s.entry.format == "bf16" and rows.dtype == np.uint16)
+    losses.add(key, is_first, None if is_same else widen(np.atleast_2d(rows)[:ROWS]), data)
+    return data
+
+
+def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
+    """Return rows in the format of their tensor."""
     rows = np.atleast_2d(rows)
     if rows.dtype == np.float16:
         rows = rows.astype(np.float32)

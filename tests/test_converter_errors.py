@@ -124,7 +124,7 @@ def test_ram_that_is_no_size(source, ram):
         (b"", "tokenizer.model: "),
         (b"not a tokenizer", "tokenizer.model: "),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
-        (None, "tokenizer missing: expected tokenizer.model or tokenizer.json"),
+        (None, "tokenizer missing: expected tokenizer.model, tokenizer.json or tekken"),
     ],
 )
 def test_tokenizer_that_cannot_be_read(source, content, message):

@@ -39,6 +39,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "sampling",
     "engine",
     "model",
+    "losses",
     "converter",
     "exporter",
     "inspector",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cpumix.quant.tiles import BLOCK
 
 T = TypeVar("T")
 
@@ -42,6 +44,46 @@ class Matrix(Protocol):
         float32, float16, or uint16 for the bits of bfloat16. Any number of threads may read at
         once. Raises ConvertError when the file has changed or holds what it must not.
         """
+
+
+class Coded(NamedTuple):
+    """Rows as whole numbers, each times the scale of its block of 32 columns: exactly the values.
+
+    So they go into formats of 8 bits, and some into 4, without being rounded again.
+    """
+
+    codes: NDArray[np.int8]
+    """(rows, columns), -127 to 127."""
+    scales: NDArray[np.float16]
+    """(rows, columns / 32)."""
+
+
+@runtime_checkable
+class CodedMatrix(Protocol):
+    """A matrix that may be able to give its rows as codes."""
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop, None if codes and scales would not be the same values."""
+
+
+def read_codes(matrix: Matrix, start: int, stop: int) -> Coded | None:
+    """Return rows of any matrix as codes, None where that is not exact."""
+    return matrix.read_codes(start, stop) if isinstance(matrix, CodedMatrix) else None
+
+
+def coded(codes: NDArray[Any], scales: NDArray[Any]) -> Coded | None:
+    """Return whole numbers (rows, columns) and scales (rows, groups) as codes, if that is exact."""
+    columns = codes.shape[1]
+    groups = scales.shape[1]
+    if columns % BLOCK or columns % groups or (columns // groups) % BLOCK:
+        return None
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16)
+    if not np.array_equal(narrow.astype(np.float32), scales) or not np.isfinite(narrow).all():
+        return None
+    if codes.min(initial=0) < -127 or codes.max(initial=0) > 127:
+        return None
+    return Coded(codes.astype(np.int8, copy=False), narrow.repeat(columns // groups // BLOCK, 1))
 
 
 def count_rows(matrix: Matrix) -> int:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 
-from .matrix import Matrix
+from .matrix import Coded, Matrix, read_codes
 from .namings import Naming
 
 
@@ -51,6 +51,10 @@ class SourceTensor:
         """
         assert 0 <= start <= stop <= self.shape[0], (start, stop, self.shape)
         return self.matrix.read_rows(start, stop)
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return the same rows as codes and scales, None where that is not exact."""
+        return read_codes(self.matrix, start, stop)
 
 
 @dataclass(frozen=True)

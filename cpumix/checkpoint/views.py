@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .matrix import Held, Matrix, count_rows
+from .matrix import Coded, Held, Matrix, count_rows, read_codes
 
 BAND = 8 << 20  # bytes of float32 that a transposition has in hand beside its result
 
@@ -49,6 +49,10 @@ class View:
         """Return rows start..stop of this view."""
         return self.base.read_rows(start, stop)
 
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return the same rows as codes, where that is exact."""
+        return read_codes(self.base, start, stop)
+
 
 @dataclass(frozen=True)
 class RowRange(View):
@@ -66,6 +70,10 @@ class RowRange(View):
         """Return rows start..stop of the range."""
         return self.base.read_rows(self.first + start, self.first + stop)
 
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return the same rows as codes, where that is exact."""
+        return read_codes(self.base, self.first + start, self.first + stop)
+
 
 @dataclass(frozen=True)
 class HalfSplit(View):
@@ -75,12 +83,25 @@ class HalfSplit(View):
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start..stop in the new order."""
-        first = start // self.head_dim * self.head_dim
-        last = -(-stop // self.head_dim) * self.head_dim
-        rows = self.base.read_rows(first, last)
+        first, last = self._heads(start, stop)
+        return self._reorder(self.base.read_rows(first, last))[start - first : stop - first]
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return the same rows as codes, where that is exact."""
+        first, last = self._heads(start, stop)
+        found = read_codes(self.base, first, last)
+        if found is None:
+            return None
+        codes, scales = (self._reorder(part)[start - first : stop - first] for part in found)
+        return Coded(codes, scales)
+
+    def _heads(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the rows of all heads that have some of rows start..stop."""
+        return start // self.head_dim * self.head_dim, -(-stop // self.head_dim) * self.head_dim
+
+    def _reorder(self, rows: NDArray[Any]) -> NDArray[Any]:
         heads = rows.reshape(-1, self.head_dim // 2, 2, *rows.shape[1:])
-        halves = np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
-        return halves[start - first : stop - first]
+        return np.ascontiguousarray(heads.swapaxes(1, 2)).reshape(rows.shape)
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,10 @@ class Transposed(View):
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return columns start..stop as rows."""
         return np.ascontiguousarray(self._held.get(last=stop == self.shape[0])[start:stop])
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return None: blocks along the columns are none along the rows."""
+        return None
 
     @cached_property
     def _held(self) -> Held[NDArray[Any]]:

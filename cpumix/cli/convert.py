@@ -18,7 +18,7 @@ from .progress import byte_progress
 @click.command(epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G")
 @options.source
 @options.target
-@options.precision
+@options.source_precision
 @options.ram
 @options.lora
 @options.force
@@ -51,6 +51,8 @@ def command(
             ignore_fields=ignore_field,
             progress=progress,
         )
+    for loss in report.losses:
+        click.echo(f"  {loss}", err=True)
     for note in report.notes:
         click.echo(f"Note: {note}", err=True)
     if as_json:

@@ -12,6 +12,7 @@ import click
 
 from cpumix.units import parse_size
 
+AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
 PRECISIONS = r"auto|bf16|int8|int4|mix-[1-9][0-9]{0,3}"
 
 
@@ -48,6 +49,10 @@ def _adapters(
     return found
 
 
+def _source_precision(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return value if value == AS_IS else _precision_name(ctx, param, value)
+
+
 _FOLDER_OR_FILE = click.Path(path_type=Path)
 
 source = click.argument("source", type=_FOLDER_OR_FILE)
@@ -57,14 +62,25 @@ optional_model = click.argument("model", type=_FOLDER_OR_FILE, required=False)
 text = click.argument("text", type=_FOLDER_OR_FILE)
 model_shape = click.argument("source", required=False)
 
+_LEVELS = (
+    "bf16, int8, int4, or mix-N: int4 with the experts of N layers at 8 bits. auto takes the best "
+    "that fits in --ram"
+)
 precision = click.option(
     "--precision",
     metavar="LEVEL",
     callback=_precision_name,
     default="auto",
     show_default=True,
-    help="bf16, int8, int4, or mix-N: int4 with the experts of N layers at 8 bits. auto takes the "
-    "best that fits in --ram.",
+    help=f"{_LEVELS}.",
+)
+source_precision = click.option(
+    "--precision",
+    metavar="LEVEL",
+    callback=_source_precision,
+    default="auto",
+    show_default=True,
+    help=f"{_LEVELS}, {AS_IS} the one that keeps most of a quantized checkpoint's numbers.",
 )
 ram = click.option(
     "--ram",

@@ -279,6 +279,7 @@ class FakeReport:
     seconds: float = 1.25
     tensors: int = 90
     notes: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ("experts: 3 tensors of Q8_0 as q8, same numbers",)
 
 
 @pytest.fixture
@@ -300,10 +301,13 @@ def convert(monkeypatch):
 def test_convert_reports_on_stderr(invoke, convert):
     result = invoke("convert", "s", "t.bin", "--ram", "48G", "--precision", "int4", "--force")
     assert (result.exit_code, result.stdout) == (0, "")
-    assert result.stderr == "t.bin: int4, 13.0 MiB from 44.0 MiB, 90 tensors in 1.2 s\n"
+    assert result.stderr == (
+        "  experts: 3 tensors of Q8_0 as q8, same numbers\n"
+        "t.bin: int4, 13.0 MiB from 44.0 MiB, 90 tensors in 1.2 s\n"
+    )
     del convert["progress"]
     expected = {"source": "s", "target": "t.bin", "precision": "int4", "ram": 48 * 2**30}
-    assert convert == expected | {"force": True}
+    assert convert == expected | {"force": True, "lora": [], "ignore_fields": ()}
 
 
 def test_convert_prints_json(invoke, convert):
@@ -337,3 +341,18 @@ def test_progress_bar_on_a_terminal_shows_bytes_and_time_left(convert, monkeypat
     assert "Converting x" in shown
     assert "100.0 MiB" in shown
     assert "50%" in shown
+
+
+def test_as_is_is_a_precision_of_convert_only(monkeypatch):
+    seen = []
+
+    def convert(*arguments, precision, **options):
+        seen.append(precision)
+        raise ConvertError("enough.")
+
+    monkeypatch.setattr("cpumix.convert", convert)
+    assert CliRunner().invoke(main, ["convert", "a", "b", "--precision", "as-is"]).exit_code == 1
+    assert seen == ["as-is"]
+    refused = CliRunner().invoke(main, ["fit", "--precision", "as-is"])
+    assert refused.exit_code == 2
+    assert 'expected one of auto, bf16, int8, int4, mix-N, found "as-is"' in refused.stderr

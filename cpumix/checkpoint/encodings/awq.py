@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Held, Matrix
+from ..matrix import Coded, Held, Matrix, coded
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
 
@@ -46,14 +46,26 @@ class AwqMatrix(Quantized):
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop."""
         loaded = self._held.get(last=stop == self.shape[0])
-        first, last = start // 8, -(-stop // 8)
-        codes = _in_order(loaded.words[:, first:last])[:, start - 8 * first : stop - 8 * first]
         groups = loaded.scales.shape[1]
-        rows = np.ascontiguousarray(codes.T).astype(np.float32)
+        rows = self._codes(loaded, start, stop).astype(np.float32)
         rows = rows.reshape(stop - start, groups, self.shape[1] // groups)
         rows -= loaded.zeros[start:stop, :, None]
         rows *= loaded.scales[start:stop, :, None]
         return rows.reshape(stop - start, self.shape[1])
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop as codes less zeros."""
+        loaded = self._held.get(last=stop == self.shape[0])
+        rows = self._codes(loaded, start, stop).view(np.int8)
+        zeros = loaded.zeros[start:stop].astype(np.int8)
+        rows = rows - zeros.repeat(self.shape[1] // zeros.shape[1], axis=1)
+        return coded(rows, loaded.scales[start:stop])
+
+    def _codes(self, loaded: _Loaded, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return codes (stop - start, columns)."""
+        first, last = start // 8, -(-stop // 8)
+        codes = _in_order(loaded.words[:, first:last])[:, start - 8 * first : stop - 8 * first]
+        return np.ascontiguousarray(codes.T)
 
     @cached_property
     def _held(self) -> Held[_Loaded]:

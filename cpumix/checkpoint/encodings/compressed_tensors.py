@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Held, Matrix
+from ..matrix import Coded, Held, Matrix, coded
 from ..stored import StoredTensor
 from .mlx import FP4
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
@@ -77,6 +77,26 @@ class ScaledMatrix(Quantized):
         scales.apply(rows, start, self.shape)
         return rows
 
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop as codes less zeros, if a row has scales of its own."""
+        scales = self._held.get(last=stop == self.shape[0])
+        if not self.has_whole_codes or scales.groups is not None:
+            return None
+        of_row = np.arange(start, stop) // -(-self.shape[0] // len(scales.scale))
+        factors = scales.scale[of_row]
+        if self.shape[1] % factors.shape[1]:
+            return None
+        codes = self._codes(start, stop).astype(np.int16)
+        if scales.zero is not None:
+            zeros = scales.zero[of_row].astype(np.int16)
+            codes -= zeros.repeat(self.shape[1] // zeros.shape[1], axis=1)
+        return coded(codes, factors)
+
+    @property
+    def has_whole_codes(self) -> bool:
+        """Whether codes are whole numbers."""
+        return self.parts["weight"].dtype == "I8"
+
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return codes as float32: int8 or float8 ones."""
         weight = self.parts["weight"]
@@ -109,6 +129,11 @@ class PackedMatrix(ScaledMatrix):
 
     bits: int
 
+    @property
+    def has_whole_codes(self) -> bool:
+        """Always."""
+        return True
+
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
         words = self.parts["weight_packed"].read_rows(start, stop)
         codes = unpack(words, self.bits)[:, : self.shape[1]].astype(np.float32)
@@ -126,6 +151,11 @@ class PackedMatrix(ScaledMatrix):
 @dataclass(frozen=True)
 class Fp4Matrix(ScaledMatrix):
     """Floats of 4 bits whose scales are float8 over one global scale."""
+
+    @property
+    def has_whole_codes(self) -> bool:
+        """Never: blocks of 16 have scales of their own."""
+        return False
 
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
         return FP4[unpack(self.parts["weight_packed"].read_rows(start, stop), 4)]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Held, Matrix
+from ..matrix import Coded, Held, Matrix, coded
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
 
@@ -64,6 +64,17 @@ class GptqMatrix(Quantized):
             weights *= loaded.scales[loaded.groups[band], start:stop]
             rows[:, band] = weights.T
         return rows
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop as codes less zeros, if groups are runs of columns."""
+        loaded, columns = self._held.get(last=stop == self.shape[0]), self.shape[1]
+        groups = len(loaded.scales)
+        if columns % groups or (loaded.groups != np.arange(columns) // (columns // groups)).any():
+            return None
+        rows = unpack(loaded.words[:, start:stop].T, self.bits).astype(np.int16)
+        zeros = loaded.zeros[:, start:stop].T.astype(np.int16)
+        rows -= zeros.repeat(columns // groups, axis=1)
+        return coded(rows, loaded.scales[:, start:stop].T)
 
     @cached_property
     def _held(self) -> Held[_Loaded]:

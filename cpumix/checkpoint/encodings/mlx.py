@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Matrix
+from ..matrix import Coded, Matrix, coded
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, to_float32, unpack
 from .plain import E4M3
@@ -32,6 +32,7 @@ from .plain import E4M3
 _HALF_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 FP4 = np.array([*_HALF_FP4, *(-value for value in _HALF_FP4)], np.float32)
 E8M0 = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.float32(np.nan))
+_TWICE_FP4 = (2 * FP4).astype(np.int8)
 _AFFINE_BITS = (2, 3, 4, 5, 6, 8)
 
 
@@ -85,6 +86,14 @@ class FloatMatrix(Quantized):
         rows = self.mode.values[codes.reshape(stop - start, -1, self.mode.group)]
         rows *= scales[..., None]
         return rows.reshape(stop - start, self.shape[-1])
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop as twice the FP4 numbers times half the scales."""
+        if self.mode.values is not FP4:
+            return None
+        codes = unpack(self.parts["weight"].read_rows(start, stop), self.mode.bits)
+        scales = self.mode.scales[self.parts["scales"].read_rows(start, stop)]
+        return coded(_TWICE_FP4[codes], scales / 2)
 
 
 def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Held, widen
+from ..matrix import Coded, Held, widen
 from ..views import View
 
 Floats = NDArray[np.float32]
@@ -49,6 +49,10 @@ class Merged(View):
                 magnitude[start:stop], lengths, out=np.zeros_like(lengths), where=lengths > 0
             )[:, None]
         return rows
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return None: what was added is no multiple of the scales."""
+        return None
 
     @cached_property
     def _held(self) -> Held[tuple[Floats, Floats, Floats | None]]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...matrix import Matrix
+from ...matrix import Coded, Matrix, coded
 from ...stored import NUMPY_DTYPES, StoredTensor
 from .bits import Floats
+from .blocks import CODES
 from .types import GGML_TYPES, dequantize
 
 _TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
@@ -44,6 +45,15 @@ class GgmlMatrix:
     def read_rows(self, start: int, stop: int) -> Floats:
         """Return rows start..stop as float32."""
         return dequantize(self.stored.read_rows(start, stop), _TYPES[self.encoding])
+
+    def read_codes(self, start: int, stop: int) -> Coded | None:
+        """Return rows start..stop as codes, if the type has a scale for 32 codes and no more."""
+        kind = _TYPES[self.encoding]
+        if self.encoding not in CODES or len(self.shape) < 2:
+            return None
+        data = self.stored.read_rows(start, stop).reshape(-1, kind.nbytes)
+        codes, scales = CODES[self.encoding](data)
+        return coded(codes.reshape(stop - start, -1), scales.reshape(stop - start, -1))
 
 
 def assemble(parts: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:

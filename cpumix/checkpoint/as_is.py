@@ -1,0 +1,30 @@
+"""Which precision keeps most of a checkpoint's numbers, and whether they were rounded before."""
+
+from __future__ import annotations
+
+from math import prod
+
+from .tensor import Checkpoint, SourceTensor
+
+_FLOATS = ("F8_E4M3", "F8_E5M2", "MLX mxfp8", "scaled float8")  # 8 bits of what bfloat16 has too
+_QUANTIZED_BITS = 9.0  # a weight takes less; 8 bits with a scale for 32 take 8.5
+
+
+def is_quantized(tensor: SourceTensor) -> bool:
+    """Whether a tensor is stored as whole numbers with scales."""
+    bits = 8 * tensor.nbytes / max(prod(tensor.shape), 1)
+    return bits < _QUANTIZED_BITS and tensor.encoding not in _FLOATS
+
+
+def choose_precision_as_is(checkpoint: Checkpoint) -> str:
+    """Return the precision that loses least of what the experts have now.
+
+    Of a model without experts those are its feed-forward matrices. int4 has the values of IQ4_NL;
+    int8 those of all types that are whole numbers times one float16 scale for 32 columns or more,
+    and comes closest to the other quantized ones; bf16 is for what was not quantized.
+    """
+    config = checkpoint.config
+    experts = [checkpoint.tensors[s.name] for s in config.tensors() if s.expert is not None]
+    if all(tensor.encoding == "IQ4_NL" for tensor in experts):
+        return "int4"
+    return "int8" if all(map(is_quantized, experts)) else "bf16"
