@@ -1,7 +1,7 @@
 """Run Mixtral on a machine with no GPU: one mapped file, kernels at the speed of memory.
 
-The public names are `load`, `convert`, `export` and `plan`. Each loads its module when it is first
-used, so that `import cpumix` and `cpumix --help` stay instant.
+The public names are `load`, `convert`, `export`, `plan` and `SamplingParams`. Each loads its module
+when it is first used, so that `import cpumix` and `cpumix --help` stay instant.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from cpumix.exporter import export as export
     from cpumix.memory.planner import plan as plan
     from cpumix.model import load as load
+    from cpumix.sampling.params import SamplingParams as SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "convert", "export", "load", "plan"]
+__all__ = ["SamplingParams", "__version__", "convert", "export", "load", "plan"]
 
 _HOMES = {
+    "SamplingParams": "cpumix.sampling.params",
     "convert": "cpumix.converter",
     "export": "cpumix.exporter",
     "load": "cpumix.model",

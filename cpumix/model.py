@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.engine.generation import Generation
+from cpumix.engine.progress import layers_done
 from cpumix.engine.stats import Stats
 from cpumix.errors import ConfigError
 from cpumix.experts import Budget, Counters, ExpertPager, Trace
@@ -23,7 +25,7 @@ from cpumix.kv.table import BlockTable
 from cpumix.machine import machine_info, peak_rss_bytes
 from cpumix.memory.limit import make_budget
 from cpumix.memory.planner import default_context
-from cpumix.sampling import Sampler, SamplingParams
+from cpumix.sampling import Sampler, SamplingParams, model_defaults
 from cpumix.store.reader import ModelFile
 from cpumix.tokenizer import Tokenizer
 from cpumix.transformer.batch import Batch, Step
@@ -50,8 +52,7 @@ class Model:
         try:
             self.config: ModelConfig = self.file.config
             self.tokenizer = Tokenizer.from_files(self.file.files)
-            if context is None:
-                context = default_context(self.config)
+            context = default_context(self.config) if context is None else context
             self.kv = kv = find_format(kv, self.file.formats)
             budget, self._note = make_budget(
                 self.config, self.file.formats, context, kv, ram, machine_info(), parallel
@@ -130,37 +131,45 @@ class Model:
             out[first : first + count] = self._transformer.logits(count)
         return out
 
+    @property
+    def sampling_defaults(self) -> SamplingParams:
+        """What `generate` does unless told: the model's own wishes, else llama.cpp's defaults."""
+        return model_defaults(self.file.files)
+
     def generate(
         self,
         prompt: str,
+        params: SamplingParams | None = None,
         *,
         max_tokens: int = 256,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
         raw: bool = False,
         progress: Callable[[int, int], None] | None = None,
+        **changes: Any,
     ) -> Generation:
         """Continue `prompt`, or answer it if the model has a chat template and `raw` is False.
 
-        `progress` gets how much of the prompt's work is done, and how much there is.
-        Raises ConfigError for an empty prompt, or one that leaves no room in the context.
+        `changes` replace fields of `params`, or else of `sampling_defaults`. `progress` gets how
+        much of the prompt's work is done, and how much there is. Raises ConfigError for a prompt
+        that is empty or leaves no room in the context, and for parameters that mean nothing.
         """
         if not prompt.strip():
             raise ConfigError("prompt: expected some text, found none. Give it with -p.")
-        chat = self.tokenizer.has_chat_template and not raw
-        messages = [{"role": "user", "content": prompt}]
-        ids = self.tokenizer.encode_chat(messages) if chat else self.tokenizer.encode(prompt)
+        chat, encode = self.tokenizer.has_chat_template and not raw, self.tokenizer.encode_chat
+        ids = (
+            encode([{"role": "user", "content": prompt}]) if chat else self.tokenizer.encode(prompt)
+        )
         stream = self.tokenizer.stream(continuing=not chat)
-        draw = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=0, seed=seed)
+        params = replace(params or self.sampling_defaults, **changes)
         self._check_request(ids, max_tokens)
         ends = {*self.config.eos_token_ids, *self.tokenizer.eos_ids}
-        before = self._pager.counters
+        room = min(max_tokens, self.context - len(ids) + 1)
+        sampler = Sampler(params, ids, tokenizer=self.tokenizer, ends=ends, max_tokens=room)
+        before, stop = self._pager.counters, ends | {*params.stop_token_ids}
         return Generation(
-            lambda watched: self._run(ids, Sampler(draw), max_tokens, ends, watched, progress),
+            lambda watched: self._run(ids, sampler, max_tokens, stop, watched, progress),
             stream,
             lambda stats: self._measure(stats, before),
+            sampler,
         )
 
     def generate_ids(
@@ -189,37 +198,37 @@ class Model:
         """Yield up to `most` tokens after `ids`, and keep the books of who watches."""
         stats = watched._stats if watched else Stats()
         began, sequence = time.perf_counter(), self._begin()
-        stats.prompt_tokens = len(ids)
+        stats.prompt_tokens, layers = len(ids), self.config.num_hidden_layers
         for first, count in self._batches(len(ids)):
-            step = progress and _layers_done(
-                progress, first, count, len(ids), self.config.num_hidden_layers
-            )
+            step = progress and layers_done(progress, first, count, len(ids), layers)
             self._forward(ids[first : first + count], on_layer=step)
         stats.prompt_seconds = time.perf_counter() - began
-        token, reason = -1, "length"
-        while stats.generated_tokens < most:
-            began = time.perf_counter()  # again for each token: its taker's time does not count
-            if stats.generated_tokens:
-                if self._position == self.context:
-                    reason = "context"
-                    break
-                self._forward([token])
-            token = sampler(self._transformer.logits()[0])
-            stats.generate_seconds += time.perf_counter() - began
-            if token in stop:
+        tokens, reason = list[int](), "length"  # what the model has not taken in yet
+        while stats.generated_tokens < most and not sampler.finished:
+            began = time.perf_counter()  # again for each pass: its taker's time does not count
+            if self._position + len(tokens) > self.context:
+                reason = "context"
+                break
+            for first, count in self._batches(len(tokens)):
+                self._forward(tokens[first : first + count])
+            tokens = [sampler(self._transformer.logits()[0])]
+            if tokens[0] in stop:
                 reason = "eos"
                 break
-            stats.generated_tokens += 1
-            if stats.generated_tokens == 1:
+            tokens += sampler.forced()
+            stats.generate_seconds += time.perf_counter() - began
+            if not stats.generated_tokens:
                 stats.time_to_first_token_seconds = stats.prompt_seconds + stats.generate_seconds
-            yield token
-            if sequence != self._sequence:
-                raise ConfigError(
-                    "generation: expected the model to itself, found it closed or asked something "
-                    "else meanwhile. Take one text to its end, then the next."
-                )
+            for token in tokens:
+                stats.generated_tokens += 1
+                yield token
+                if sequence != self._sequence:
+                    raise ConfigError(
+                        "generation: expected the model to itself, found it closed or asked "
+                        "something else meanwhile. Take one text to its end, then the next."
+                    )
         if watched:
-            watched.stop_reason = reason
+            watched.stop_reason = "eos" if sampler.finished else reason
 
     def _forward(
         self, ids: Sequence[int], num_logits: int = 1, on_layer: OnLayer | None = None
@@ -308,10 +317,3 @@ def load(
     FormatError, ConfigError, BudgetError, UnsupportedCpu.
     """
     return Model(path, ram=ram, threads=threads, context=context, kv=kv)
-
-
-def _layers_done(
-    progress: Callable[[int, int], None], first: int, count: int, n: int, layers: int
-) -> Callable[[int], None]:
-    """Return what reports that `count` tokens of n, from the `first` on, are through a layer."""
-    return lambda done: progress(layers * first + done * count, layers * n)

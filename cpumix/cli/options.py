@@ -20,12 +20,6 @@ def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     return None if value is None else parse_size(value)
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):  # "nan" compares like no number and so passes every range
-        raise click.BadParameter(f"{value} is not a finite number.", ctx, param)
-    return value
-
-
 def _precision_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(PRECISIONS, value):  # whether the model has so many layers is seen later
         known = PRECISIONS.partition("[")[0].replace("|", ", ") + "N"
@@ -115,34 +109,6 @@ max_tokens = click.option(
     default=256,
     show_default=True,
     help="Tokens to make at most.",
-)
-temperature = click.option(
-    "--temperature",
-    type=click.FloatRange(min=0),
-    callback=_finite,
-    default=0.8,
-    show_default=True,
-    help="How adventurous; 0 always takes the likeliest token.",
-)
-top_k = click.option(
-    "--top-k",
-    type=click.IntRange(min=0),
-    default=40,
-    show_default=True,
-    help="Choose among the K likeliest tokens; 0 means all.",
-)
-top_p = click.option(
-    "--top-p",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    callback=_finite,
-    default=0.95,
-    show_default=True,
-    help="Choose among the fewest tokens that hold P of the probability.",
-)
-seed = click.option(
-    "--seed",
-    type=click.IntRange(min=0, max=2**63 - 1),
-    help="The same seed gives the same text, on any number of threads. Default: a new one.",
 )
 context = click.option(
     "--context",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import click
 
 import cpumix
 from cpumix.errors import ConfigError
 
-from . import options
+from . import options, sampling
 from .progress import PromptStatus
 from .texts import note_first_run, read_stdin
 
@@ -21,10 +21,7 @@ from .texts import note_first_run, read_stdin
 @options.optional_model
 @options.prompt
 @options.max_tokens
-@options.temperature
-@options.top_k
-@options.top_p
-@options.seed
+@sampling.options
 @options.context
 @options.kv
 @options.threads
@@ -37,10 +34,6 @@ def command(
     model: Path | None,
     prompt: str,
     max_tokens: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    seed: int | None,
     context: int | None,
     kv: str,
     threads: int | None,
@@ -49,6 +42,7 @@ def command(
     stats: bool,
     stats_json: IO[str] | None,
     trace: IO[str] | None,
+    **params: Any,
 ) -> None:
     """Continue a prompt and stream the text.
 
@@ -67,12 +61,9 @@ def command(
         generation = loaded.generate(
             text,
             max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
             raw=raw,
             progress=status,
+            **sampling.given(params),
         )
         try:
             with helped(loaded.kv):
@@ -82,6 +73,8 @@ def command(
             status.clear()
             click.echo()
             _say(note for note in loaded.notes if note not in said)
+            if not generation.complete:
+                click.echo("the text is not complete: give it more tokens with -n", err=True)
             if stats:
                 click.echo(generation.stats.summary(), err=True)
             if stats_json:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,18 +16,13 @@ from numpy.typing import NDArray
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
 
+from .params import Grammar
+
 # In JSON a space or an indented new line may stand between tokens, as models write them. Any white
 # space would do for JSON, but then a text may go on with nothing else for ever.
 JSON_OPTIONS = {"whitespace_pattern": r"( |\n[ \t]{0,20})", "lenient": False}
 
 MAX_ITEMS = 2000  # places in an ambiguous grammar that a text may be at; llguidance's own bound
-
-
-class Grammar(NamedTuple):
-    """What a text may be: `kind` is a key of KINDS, `source` is text of that kind."""
-
-    kind: str
-    source: str
 
 
 class Matcher:

@@ -11,9 +11,15 @@ from typing import Any, NamedTuple
 
 from cpumix.errors import ConfigError
 
-from .grammar import KINDS, Grammar
-
 ALL = -1  # a window over the whole text
+GRAMMARS = ("json_schema", "regex", "grammar")
+
+
+class Grammar(NamedTuple):
+    """What a text has to be: `kind` is one of GRAMMARS, `source` is text of that kind."""
+
+    kind: str
+    source: str
 
 
 class Range(NamedTuple):
@@ -113,7 +119,7 @@ class SamplingParams:
         """Check every value; lists become tuples, a schema becomes text."""
         if isinstance(self.json_schema, Mapping | bool):
             object.__setattr__(self, "json_schema", json.dumps(self.json_schema))
-        _check_grammars({name: getattr(self, name) for name in KINDS})
+        _check_grammars({name: getattr(self, name) for name in GRAMMARS})
         for name in ("dry_sequence_breakers", "stop"):
             object.__setattr__(self, name, _texts(name, getattr(self, name)))
         object.__setattr__(self, "stop_token_ids", _tokens(self.stop_token_ids))
@@ -129,7 +135,7 @@ class SamplingParams:
     @property
     def constraint(self) -> Grammar | None:
         """What the text has to be, if anything."""
-        given = ((name, getattr(self, name)) for name in KINDS)
+        given = ((name, getattr(self, name)) for name in GRAMMARS)
         return next((Grammar(name, text) for name, text in given if text is not None), None)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -14,8 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 import cpumix
+from cpumix.cli import sampling
 from cpumix.cli.main import COMMANDS, main
 from cpumix.errors import ConvertError, FormatError
+from cpumix.sampling import SamplingParams
 
 
 @pytest.fixture
@@ -36,6 +40,7 @@ class FakeModel:
         self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
         self.notes: list[str] = []
         self.kv = "f16"
+        self.complete = True
         self.stats = SimpleNamespace(
             to_dict=lambda: {"generated_tokens": 4}, summary=lambda: "4 tokens, 8.0 tok/s"
         )
@@ -87,7 +92,7 @@ def test_every_command_has_help_that_fits_a_line():
 @pytest.mark.parametrize("arguments", [["-h"], ["--help"], *([name, "-h"] for name in COMMANDS)])
 def test_help(invoke, arguments):
     result = invoke(*arguments)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Usage: ")
 
 
@@ -103,6 +108,8 @@ def test_help(invoke, arguments):
         ["run", "-p", "x", "--top-p", "inf"],
         ["run", "-p", "x", "--top-k", "many"],
         ["run", "-p", "x", "--seed", "-1"],
+        ["run", "-p", "x", "--logit-bias", "seven"],
+        ["run", "-p", "x", "--json-schema", "no/such/file.json"],
         ["run", "-p", "x", "--threads", "0"],
         ["run", "-p", "x", "--stats-json", "no/such/folder/stats.json"],
         ["run", "-p", "x", "--trace", "."],
@@ -153,6 +160,43 @@ def test_run_passes_every_option_on(invoke, model):
         "helped": "f16",
     }
     assert {key: model.asked[key] for key in expected} == expected
+
+
+def test_run_leaves_what_was_not_asked_for_to_the_model(invoke, model):
+    assert invoke("run", "-p", "Hi").exit_code == 0
+    asked = {"path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw", "progress"}
+    assert set(model.asked) - asked == {"helped", "closed"}
+
+
+def test_every_sampling_parameter_has_an_option(invoke, model, tmp_path):
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "null"}')
+    options = {
+        **{name: flag for name, (flag, _) in sampling.NUMBERS.items()},
+        **{"seed": "--seed", "regex": "--regex", "json_schema": "--json-schema"},
+        **{"stop": "--stop", "stop_token_ids": "--stop-token", "grammar": "--grammar"},
+        **{"logit_bias": "--logit-bias", "dry_sequence_breakers": "--dry-sequence-breaker"},
+    }
+    values = {"regex": "a+", "stop": "END", "logit_bias": "7-inf", "dry_sequence_breakers": ";"}
+    values |= {"json_schema": str(schema), "grammar": str(schema)}
+    for name, flag in options.items():
+        value = values.get(name, "2" if name in ("mirostat", "dry_base") else "1")
+        assert invoke("run", "-p", "Hi", flag, value).exit_code == 0, flag
+    assert invoke("run", "-p", "Hi", "--ignore-eos").exit_code == 0
+    fields = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert fields - {"logprobs"} == {*options, "ignore_eos"}  # those are for programs
+    assert fields - {"logprobs"} <= set(model.asked)
+    several = {name: model.asked[name] for name in ("stop", "stop_token_ids", "logit_bias")}
+    assert several == {"stop": ("END",), "stop_token_ids": (1,), "logit_bias": {7: -math.inf}}
+    assert model.asked["json_schema"] == model.asked["grammar"] == '{"type": "null"}'
+
+
+def test_run_says_that_a_text_is_not_complete(invoke, model):
+    model.complete = False
+    result = invoke("run", "-p", "Hi")
+    assert result.stderr.splitlines()[-1] == (
+        "the text is not complete: give it more tokens with -n"
+    )
 
 
 def test_run_takes_options_from_the_environment(model):

@@ -12,6 +12,7 @@ import cpumix
 from cpumix.errors import BudgetError, ConfigError
 from cpumix.kernels.compile.isa import active
 from cpumix.model import Model
+from cpumix.sampling import SamplingParams
 
 CONTEXT = 64
 
@@ -38,7 +39,9 @@ def greedy(model: Model, ids: list[int], count: int) -> list[int]:
 def test_temperature_zero_takes_the_likeliest_token(model):
     ids = [1, 300, 17]
     assert model.generate_ids(ids, 12) == greedy(model, ids, 12)
-    assert "".join(model.generate("some words")) == "".join(model.generate("some words"))
+    assert "".join(model.generate("some words", temperature=0)) == "".join(
+        model.generate("some words", SamplingParams(temperature=0))
+    )
 
 
 def test_seed_fixes_the_text(model):
@@ -65,7 +68,7 @@ def test_threads_do_not_change_the_text(path):
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7])
 def test_stops_at_max_tokens(model, count):
-    generation = model.generate("one two", max_tokens=count)
+    generation = model.generate("one two", max_tokens=count, temperature=0)
     text = "".join(generation)
     assert generation.stop_reason == "length"
     assert generation.stats.generated_tokens == count
@@ -74,7 +77,7 @@ def test_stops_at_max_tokens(model, count):
 
 def test_stops_when_the_context_is_full(model):
     ids = model.tokenizer.encode("one two three")
-    generation = model.generate("one two three", max_tokens=1000)
+    generation = model.generate("one two three", max_tokens=1000, ignore_eos=True)
     list(generation)
     assert generation.stop_reason == "context"
     # The last token needs no place: nothing is computed from it.
@@ -96,8 +99,8 @@ def test_stops_at_the_end_that_config_json_names(path, model, tmp_path, several)
     eos = [tokens[place], 2] if several else tokens[place]
     file = write_model(tmp_path, CONFIGS["moe"] | {"eos_token_id": eos})
     with cpumix.load(file, context=CONTEXT, threads=1) as ending:
-        generation = ending.generate(text, max_tokens=12)
-        assert "".join(generation) == "".join(model.generate(text, max_tokens=place))
+        generation = ending.generate(text, max_tokens=12, temperature=0)
+        assert "".join(generation) == "".join(model.generate(text, max_tokens=place, temperature=0))
         assert generation.stop_reason == "eos"
         assert generation.stats.generated_tokens == place
 
@@ -110,7 +113,7 @@ def test_generate_ids_stops_before_the_token_asked_for(model):
 
 
 def test_stats_are_complete_and_agree(path, model):
-    generation = model.generate("one two three", max_tokens=9)
+    generation = model.generate("one two three", max_tokens=9, temperature=0)
     assert generation.stats.generated_tokens == 0  # it has not begun
     list(generation)
     stats = generation.stats.to_dict()
@@ -142,7 +145,7 @@ def test_stats_are_complete_and_agree(path, model):
 def test_time_of_the_reader_does_not_count(model, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr("cpumix.model.time.perf_counter", lambda: float(next(clock)))
-    generation = model.generate("one two", max_tokens=4)
+    generation = model.generate("one two", max_tokens=4, temperature=0)
     for _ in generation:
         next(clock)  # a reader that takes a second for each piece
     assert generation.stats.prompt_seconds == 1
@@ -159,7 +162,7 @@ def test_summary_of_one_token_claims_no_speed(model):
 
 
 def test_stats_of_an_abandoned_text(model):
-    generation = model.generate("one two", max_tokens=30)
+    generation = model.generate("one two", max_tokens=30, temperature=0)
     pieces = iter(generation)
     next(pieces)
     next(pieces)
@@ -171,7 +174,7 @@ def test_stats_of_an_abandoned_text(model):
 
 
 def test_text_goes_on_after_the_model_was_asked_something_else_is_refused(model):
-    first = iter(model.generate("one two", max_tokens=30))
+    first = iter(model.generate("one two", max_tokens=30, temperature=0))
     next(first)
     model.logits([1, 2, 3])
     with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
@@ -181,7 +184,7 @@ def test_text_goes_on_after_the_model_was_asked_something_else_is_refused(model)
 
 def test_text_of_a_model_closed_meanwhile_is_refused(path):
     with cpumix.load(path, threads=1) as model:
-        pieces = iter(model.generate("one two", max_tokens=30))
+        pieces = iter(model.generate("one two", max_tokens=30, temperature=0))
         next(pieces)
     with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
         list(pieces)
@@ -269,8 +272,10 @@ def test_sampling_that_means_nothing(model, option, message):
 
 @pytest.mark.parametrize("temperature", [1e-310, 1e-9, 1e300])
 def test_extreme_temperatures_work(model, temperature):
-    cold = "".join(model.generate("ab", max_tokens=8, temperature=temperature, seed=1))
-    assert (cold == "".join(model.generate("ab", max_tokens=8))) == (temperature < 1)
+    params = SamplingParams(temperature=temperature, top_k=0, top_p=1, min_p=0, seed=1)
+    cold = "".join(model.generate("ab", params, max_tokens=8))
+    likeliest = "".join(model.generate("ab", max_tokens=8, temperature=0))
+    assert (cold == likeliest) == (temperature < 1)
 
 
 @pytest.mark.parametrize(

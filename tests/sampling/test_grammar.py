@@ -16,7 +16,8 @@ from random_schemas import make_schema
 from cpumix.errors import ConfigError
 from cpumix.sampling import Sampler, SamplingParams
 from cpumix.sampling.closing import closes, find_closing
-from cpumix.sampling.grammar import Grammar, Matcher
+from cpumix.sampling.grammar import Matcher
+from cpumix.sampling.params import Grammar
 from cpumix.tokenizer import Tokenizer
 
 DATA = Path(__file__).parents[1] / "data" / "tokenizer"
