@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cpumix.config import Role
+from cpumix.checkpoint.namings.gguf import namings
+from cpumix.checkpoint.namings.places import Pairs
 from cpumix.quant import FLOAT32
 from cpumix.quant.tiles import BLOCK, ROWS
 from cpumix.store import ModelFile, gguf
@@ -23,12 +24,6 @@ from .weights import TYPES, Bytes, ExportType, find_type
 
 Progress = Callable[[int, int], None]
 _SLICE_BYTES = 32 << 20  # of the model file at a time
-_NAMES = {
-    Role.ROUTER: "ffn_gate_inp.weight",
-    Role.W1: "ffn_gate",
-    Role.W3: "ffn_up",
-    Role.W2: "ffn_down",
-}
 
 
 @dataclass(frozen=True)
@@ -49,6 +44,8 @@ class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     type: ExportType
     pieces: list[FileMatrix]
+    in_pairs: bool
+    """Whether RoPE turns neighbouring rows in llama.cpp, and halves of heads here."""
 
     @property
     def nbytes(self) -> int:
@@ -115,43 +112,43 @@ def export(
 
 def _list_tensors(file: ModelFile) -> Iterator[_Tensor]:
     config = file.config
+    naming = namings(config)[0]
     for spec in config.dense_tensors():
         (matrix,) = matrices_of(file, file.tensors[spec.name])
-        name = spec.name if spec.role not in _NAMES else f"blk.{spec.layer}.{_NAMES[spec.role]}"
+        place = naming[spec.role]
         is_vector = len(spec.shape) == 1
         kind = TYPES[FLOAT32] if is_vector else find_type(matrix.format, matrix.columns)
-        yield _Tensor(name, spec.shape, kind, [matrix])
+        in_pairs = isinstance(place, Pairs)
+        yield _Tensor(place.source(spec), spec.shape, kind, [matrix], in_pairs)
     for layer in range(config.num_hidden_layers):
         names = [file.expert_name(layer, expert) for expert in range(config.num_local_experts)]
         for parts in zip(*(matrices_of(file, file.tensors[n]) for n in names), strict=True):
             spec = parts[0].spec
-            end, shape = ("", spec.shape)
-            if config.is_moe:
-                end, shape = "_exps", (len(parts), *spec.shape)
-            name = f"blk.{layer}.{_NAMES[spec.role]}{end}.weight"
-            yield _Tensor(name, shape, find_type(parts[0].format, parts[0].columns), list(parts))
+            place = naming[spec.role]
+            shape = (len(parts), *spec.shape) if config.is_moe else spec.shape
+            kind = find_type(parts[0].format, parts[0].columns)
+            yield _Tensor(place.source(spec), shape, kind, list(parts), False)
 
 
 def _read(tensor: _Tensor, head_dim: int) -> Iterator[Bytes]:
     """Yield a tensor's rows as bytes in the type's blocks."""
     for piece in tensor.pieces:
-        for rows in _read_piece(tensor.type, piece):
-            turned = piece.spec.role in (Role.WQ, Role.WK)
-            yield np.ascontiguousarray(_to_pairs(rows, head_dim) if turned else rows)
+        for rows in _read_piece(tensor, piece):
+            yield np.ascontiguousarray(_to_pairs(rows, head_dim) if tensor.in_pairs else rows)
 
 
-def _read_piece(kind: ExportType, piece: FileMatrix) -> Iterator[Bytes]:
-    """Yield rows in the order of the model file: all those of q and k, whose order changes."""
-    n, k = piece.rows, piece.columns
+def _read_piece(tensor: _Tensor, piece: FileMatrix) -> Iterator[Bytes]:
+    """Yield rows in the order of the model file: all at once if their order changes."""
     if piece.format == FLOAT32:
-        yield kind.rows(piece.data, n, k)
+        n, k = piece.spec.shape if len(piece.spec.shape) == 2 else (*piece.spec.shape, 1)
+        yield tensor.type.rows(piece.data, n, k)
         return
     tiles = piece.tiles
-    whole = piece.spec.role in (Role.WQ, Role.WK)
-    step = len(tiles) if whole else max(1, _SLICE_BYTES // tiles[0].nbytes)
+    step = len(tiles) if tensor.in_pairs else max(1, _SLICE_BYTES // tiles[0].nbytes)
     for first in range(0, len(tiles), step):
         some = tiles[first : first + step]
-        yield kind.rows(some, min(len(some) * ROWS, n - first * ROWS), k)
+        n = min(len(some) * ROWS, piece.rows - first * ROWS)
+        yield tensor.type.rows(some, n, piece.columns)
 
 
 def _to_pairs(rows: Bytes, head_dim: int) -> Bytes:

@@ -1,4 +1,4 @@
-"""What a model is, in the metadata of a GGUF file of llama.cpp's architecture "llama"."""
+"""What a model is, in the metadata of a GGUF file for llama.cpp."""
 
 from __future__ import annotations
 
@@ -16,48 +16,40 @@ from cpumix.config.rope_scaling import (
     yarn_attention_factor,
 )
 from cpumix.errors import ConvertError
+from cpumix.store.layout import model_keys
 
-# Families that llama.cpp runs as "llama".
-_FAMILIES = ("MixtralForCausalLM", "MistralForCausalLM", "LlamaForCausalLM")
+# What llama.cpp does of its own accord with the weights of a token's experts, by architecture.
+NORMS_TOPK = {"llama": True, "qwen2": True, "qwen3": True, "qwen3moe": True, "olmoe": False}
 
 
 def model_metadata(config: ModelConfig, name: str, file_type: int) -> dict[str, Any]:
-    """Return the keys that say what the model is. Raises ConvertError for another family."""
-    if config.architecture not in _FAMILIES:
+    """Return the keys that say what the model is.
+
+    Raises ConvertError for a model that llama.cpp would run otherwise than it is.
+    """
+    kind = config.family.gguf
+    if kind not in NORMS_TOPK:
         raise ConvertError(
-            f"export: cpumix writes GGUF files of {', '.join(_FAMILIES)}, found "
-            f"{config.architecture}. Convert its Hugging Face checkpoint with llama.cpp."
+            f"export: cpumix writes GGUF files of {', '.join(NORMS_TOPK)}, found {kind}. "
+            "Convert its Hugging Face checkpoint with llama.cpp."
         )
-    if config.qkv_bias or config.output_bias:
+    if config.is_moe and config.norm_topk_prob != NORMS_TOPK[kind]:
         raise ConvertError(
-            "export: expected attention without biases, as llama.cpp's Mixtral and Llama have it, "
-            "found some. Convert its Hugging Face checkpoint with llama.cpp."
+            f"export: llama.cpp runs {kind} with norm_topk_prob {NORMS_TOPK[kind]}, found "
+            f"{config.norm_topk_prob}: it would write other texts. Run the model file with cpumix."
         )
     metadata: dict[str, Any] = {
-        "general.architecture": "llama",
+        "general.architecture": kind,
         "general.type": "model",
         "general.name": name,
         "general.file_type": file_type,
         "general.quantization_version": 2,
-        "llama.block_count": config.num_hidden_layers,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_attention_heads,
-        "llama.attention.head_count_kv": config.num_key_value_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.rope.freq_base": float(config.rope_theta),
-        "llama.vocab_size": config.vocab_size,
+        **model_keys(config),
     }
-    if config.is_moe:
-        metadata["llama.expert_count"] = config.num_local_experts
-        metadata["llama.expert_used_count"] = config.num_experts_per_tok
-    if config.sliding_window is not None:
-        metadata["llama.attention.sliding_window"] = config.sliding_window
-    return metadata | {f"llama.rope.scaling.{k}": v for k, v in _rope_scaling(config).items()}
+    if kind == "qwen3moe":
+        metadata[f"{kind}.expert_feed_forward_length"] = config.intermediate_size
+    scaling = _rope_scaling(config)
+    return metadata | {f"{kind}.rope.scaling.{key}": value for key, value in scaling.items()}
 
 
 def _rope_scaling(config: ModelConfig) -> dict[str, Any]:

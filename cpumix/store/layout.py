@@ -123,13 +123,8 @@ def expert_entry(config: ModelConfig, precision: Precision, layer: int) -> Tenso
     return TensorEntry(spec, kind, nbytes)
 
 
-def build_metadata(
-    config: ModelConfig, precision: str | Precision, files: Mapping[str, bytes], name: str
-) -> dict[str, Any]:
-    """Return a model's metadata, without what `encode_header` derives from the tensors.
-
-    `files` maps names such as "tokenizer.model" to contents; `name` is for people.
-    """
+def model_keys(config: ModelConfig) -> dict[str, Any]:
+    """Return GGUF's own keys for the shape of a model, which any of its readers understands."""
     numbers: dict[str, Any] = {
         "context_length": config.max_position_embeddings,
         "embedding_length": config.hidden_size,
@@ -149,12 +144,21 @@ def build_metadata(
         numbers["expert_used_count"] = config.num_experts_per_tok
     if config.sliding_window is not None:
         numbers["attention.sliding_window"] = config.sliding_window
-    architecture = config.family.gguf
+    return {f"{config.family.gguf}.{key}": value for key, value in numbers.items()}
+
+
+def build_metadata(
+    config: ModelConfig, precision: str | Precision, files: Mapping[str, bytes], name: str
+) -> dict[str, Any]:
+    """Return a model's metadata, without what `encode_header` derives from the tensors.
+
+    `files` maps names such as "tokenizer.model" to contents; `name` is for people.
+    """
     metadata: dict[str, Any] = {
-        "general.architecture": architecture,
+        "general.architecture": config.family.gguf,
         "general.name": name,
         "general.alignment": ALIGNMENT,
-        **{f"{architecture}.{key}": value for key, value in numbers.items()},
+        **model_keys(config),
     }
     template = _chat_template(files)
     if template is not None:

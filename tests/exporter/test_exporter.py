@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import LLAMA, MISTRAL, MIXTRAL, write_checkpoint
+from checkpoints import LLAMA, MISTRAL, MIXTRAL
 from click.testing import CliRunner
 from gguf_files import TOKENIZERS, head_dim, to_pairs
 from make_checkpoint import synthetic_tokenizer
+from oracle_cases import OLMOE, QWEN2, QWEN3, QWEN3_MOE
+from tiny_checkpoint import make_weights, write_checkpoint
 
 import cpumix
 from cpumix.checkpoint import open_checkpoint
@@ -28,7 +30,7 @@ from cpumix.config.rope_scaling import (
     yarn_attention_factor,
 )
 from cpumix.errors import ConvertError, FormatError
-from cpumix.exporter.metadata import model_metadata
+from cpumix.exporter.metadata import NORMS_TOPK, model_metadata
 from cpumix.quant import FLOAT32, FORMATS, nbytes
 from cpumix.store import ModelFile
 from cpumix.tokenizer import Tokenizer
@@ -41,9 +43,8 @@ KINDS = {kind.name: kind for kind in GGML_TYPES.values()}
 
 def make(folder: Path, config: dict[str, Any], precision: str) -> Path:
     """Write a model file of a tiny checkpoint."""
-    tokenizer = folder / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(config["vocab_size"]))
-    write_checkpoint(folder / "hf", config, tokenizer=tokenizer)
+    tokenizer = synthetic_tokenizer(config["vocab_size"])
+    write_checkpoint(folder / "hf", config, make_weights(config, 0), tokenizer=tokenizer)
     cpumix.convert(folder / "hf", folder / "model.bin", precision)
     return folder / "model.bin"
 
@@ -70,10 +71,21 @@ def numbers_in(model: Path) -> dict[str, np.ndarray]:
     return found
 
 
+CONFIGS = {
+    "mixtral": MIXTRAL | SIZES,
+    "mistral": MISTRAL | SIZES,
+    "llama": LLAMA | SIZES,
+    "llama with biases": LLAMA | SIZES | {"attention_bias": True},
+    "qwen2": QWEN2 | SIZES,
+    "qwen3": QWEN3 | SIZES | {"head_dim": 32},
+    "qwen3moe": QWEN3_MOE | SIZES | {"head_dim": 32},
+    "olmoe": OLMOE | SIZES,
+    "odd sizes": MIXTRAL | ODD,
+}
+
+
 @pytest.mark.parametrize("precision", ["bf16", "int8", "int4"])
-@pytest.mark.parametrize(
-    "config", [MIXTRAL | SIZES, MISTRAL | SIZES, LLAMA | SIZES, MIXTRAL | ODD], ids=str
-)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_every_number_is_the_same(tmp_path: Path, config: dict[str, Any], precision: str) -> None:
     """What is exported opens as the checkpoint whose weights are those of the model file."""
     model = make(tmp_path, config, precision)
@@ -82,7 +94,8 @@ def test_every_number_is_the_same(tmp_path: Path, config: dict[str, Any], precis
     exported, expected = open_checkpoint(tmp_path / "m.gguf"), numbers_in(model)
     assert list(exported.tensors) == list(expected)
     with ModelFile(model) as file:
-        assert exported.config == replace(file.config, architecture=exported.config.architecture)
+        family = exported.config.architecture  # Mistral without a window is Llama
+        assert exported.config == replace(file.config, architecture=family)
         formats = {t.format for t in file.tensors.values()}
     for name, tensor in exported.tensors.items():
         rows = tensor.read_rows(0, tensor.shape[0])
@@ -170,13 +183,16 @@ def test_other_attention_factor_of_yarn_is_told(tmp_path: Path) -> None:
     assert factor * yarn_attention_factor(2.0, None, None) == pytest.approx(2.0)
 
 
-def test_other_families_are_refused(tmp_path: Path) -> None:
-    config = ModelConfig.from_huggingface(LLAMA | SIZES, "config.json")
-    with pytest.raises(ConvertError, match=r"export: cpumix writes GGUF files of .* found Odd"):
-        model_metadata(replace(config, architecture="Odd"), "x", 0)
-    for traits in ({"qkv_bias": True}, {"output_bias": True}):
-        with pytest.raises(ConvertError, match="export: expected attention without biases, as ll"):
-            model_metadata(replace(config, **traits), "x", 0)
+def test_models_that_llama_cpp_would_run_otherwise_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sums_to_one = OLMOE | SIZES | {"norm_topk_prob": True}
+    config = ModelConfig.from_huggingface(sums_to_one, "config.json")
+    with pytest.raises(ConvertError, match=r"export: llama.cpp runs olmoe with norm_topk_prob Fal"):
+        model_metadata(config, "x", 0)
+    monkeypatch.delitem(NORMS_TOPK, "olmoe")
+    with pytest.raises(ConvertError, match=r"export: cpumix writes GGUF files of .* found olmoe"):
+        model_metadata(config, "x", 0)
 
 
 def test_damaged_model_and_existing_target_are_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from demo_checkpoint import write_demo_checkpoint
+from oracle_cases import LLAMA, LLAMA3_ROPE, OLMOE, QWEN2, QWEN3, QWEN3_MOE, Case
 
 import cpumix
 
@@ -90,6 +91,28 @@ def test_demo_model_writes_the_same_in_llama_cpp(
         ids = model.tokenizer.encode("And they returned to the city")
         assert theirs.encode("And they returned to the city") == ids
         assert compare(model, theirs, ids, nearly) < differ
+
+
+FAMILIES = {
+    "llama with biases": LLAMA | {"attention_bias": True},
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "qwen3moe": QWEN3_MOE,
+    "olmoe": OLMOE | {"num_key_value_heads": 4},  # llama.cpp knows no other
+    "llama3 rope": LLAMA | {"rope_scaling": LLAMA3_ROPE},
+    "yarn": LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0,
+                                      "original_max_position_embeddings": 128}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", FAMILIES.values(), ids=FAMILIES)
+def test_families_have_the_logits_of_llama_cpp(tmp_path: Path, config: dict[str, Any]) -> None:
+    Case("any", 1, config).write(tmp_path / "hf")
+    cpumix.convert(tmp_path / "hf", tmp_path / "m.bin", "bf16")
+    cpumix.export(tmp_path / "m.bin", tmp_path / "m.gguf")
+    theirs = Theirs(tmp_path / "m.gguf")
+    with cpumix.load(tmp_path / "m.bin") as model:
+        assert compare(model, theirs, Case("any", 1, config).prompt().tolist(), 0.1) < 0.02
 
 
 def test_smollm2_answers_and_agrees_with_llama_cpp(tmp_path: Path, smollm2: Path) -> None:

@@ -131,7 +131,7 @@ def test_file_that_is_no_model(tmp_path, name, content, sentence):
     [
         (
             {"general.architecture": "gpt2"},
-            "runs Mixtral, Mistral and Llama models from GGUF",
+            "cpumix runs GGUF files of the architectures",
         ),
         ({"llama.block_count": None}, "expected the GGUF key llama.block_count, found none"),
         ({"llama.expert_used_count": None}, "GGUF key llama.expert_used_count, found none"),

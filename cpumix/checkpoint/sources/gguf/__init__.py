@@ -14,7 +14,7 @@ from cpumix.store.layout import is_model_file
 
 from ...containers.gguf import GgufModel, is_gguf, part_number, read_gguf
 from ...encodings import assemble
-from ...namings import gguf as namings
+from ...namings.gguf import namings
 from ...tensor import Contents
 from .. import huggingface
 from .config import ROPE_FACTORS, config_of
@@ -45,9 +45,7 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     config = replace(config, eos_token_ids=ends)
     stored = {name: t for name, t in model.tensors.items() if name != ROPE_FACTORS}
     matrices = assemble(stored, "ggml", {})
-    return Contents(
-        path, config, matrices, namings.MIXTURE if config.is_moe else (namings.DENSE,), files
-    )
+    return Contents(path, config, matrices, namings(config), files)
 
 
 def _models_in(folder: Path) -> list[Path]:

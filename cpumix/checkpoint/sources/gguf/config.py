@@ -22,7 +22,15 @@ _NOT_MODELS = {  # by general.type or general.architecture
     "mmproj": "the image part of a model",
     "clip": "the image part of a model",
 }
-# Config.json's field, and the key after "llama." that has it.
+# By general.architecture, those that are not "llama": the architecture in config.json, and what
+# llama.cpp's code, and no key, says of them.
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {"architectures": ["Qwen2ForCausalLM"]},
+    "qwen3": {"architectures": ["Qwen3ForCausalLM"]},
+    "qwen3moe": {"architectures": ["Qwen3MoeForCausalLM"], "norm_topk_prob": True},
+    "olmoe": {"architectures": ["OlmoeForCausalLM"], "norm_topk_prob": False},
+}
+# Config.json's field, and the key after the architecture's name that has it.
 _FIELDS = {
     "hidden_size": "embedding_length",
     "intermediate_size": "feed_forward_length",
@@ -48,27 +56,36 @@ _HARMLESS = {"vocab_size", "tensor_data_layout", "rope.scale_linear"} | {
     _SCALING + key for key in ("type", "factor", "finetuned", *_YARN)
 }
 # Keys whose only value, where they are given, is this one: a field that the model has anyway.
-_EQUAL = {"attention.value_length": "head_dim", "rope.dimension_count": "head_dim"}
+_EQUAL = {
+    "attention.value_length": "head_dim",
+    "rope.dimension_count": "head_dim",
+    "expert_feed_forward_length": "intermediate_size",
+    "expert_weights_norm": "norm_topk_prob",
+}
 
 
 def config_of(model: GgufModel, where: str, ignored: Collection[str] = ()) -> ModelConfig:
     """Return a model's config. Raises ConfigError for what cpumix does not run."""
     _refuse_others(model, where)
     metadata = without_fields(model.metadata, ignored, f'"{where}"')
+    kind = metadata["general.architecture"]
     values = {
-        key.removeprefix("llama."): _scalar(value, key, where)
+        key.removeprefix(f"{kind}."): _scalar(value, key, where)
         for key, value in metadata.items()
-        if key.startswith("llama.")
+        if key.startswith(f"{kind}.")
     }
     for key in ("expert_count", "attention.sliding_window"):
         if values.get(key) == 0:  # another way to say that there are none
             del values[key]
-    experts = whole(values.get("expert_count", 1), "llama.expert_count", f'"{where}"')
+    experts = whole(values.get("expert_count", 1), f"{kind}.expert_count", f'"{where}"')
     is_mixture = experts > 1
     for key in (*_NEEDED, *(["expert_used_count"] if is_mixture else [])):
         if values.get(key) is None:
-            raise ConfigError(f'"{where}": expected the GGUF key llama.{key}, found none.')
+            raise ConfigError(f'"{where}": expected the GGUF key {kind}.{key}, found none.')
     fields = {name: values[key] for name, key in _FIELDS.items() if values.get(key) is not None}
+    if not is_mixture:
+        for name in ("num_local_experts", "num_experts_per_tok"):
+            fields.pop(name, None)
     embedding = model.tensors.get("token_embd.weight")
     bos, eos = (model.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("bos", "eos"))
     fields |= {
@@ -79,8 +96,10 @@ def config_of(model: GgufModel, where: str, ignored: Collection[str] = ()) -> Mo
         "num_key_value_heads": fields.get("num_key_value_heads", fields["num_attention_heads"]),
         "rope_theta": fields.get("rope_theta", 1e4),
         "max_position_embeddings": fields.get("max_position_embeddings", 2048),
-        "architectures": [_architecture(fields, is_mixture)],
+        **(_FAMILIES.get(kind) or _like_llama(model, fields, is_mixture)),
     }
+    if kind == "qwen3moe":
+        fields["moe_intermediate_size"] = values.get("expert_feed_forward_length")
     config = ModelConfig.from_huggingface(fields, f'"{where}"')
     _check_others(values, config, where)
     scaling = _rope_scaling(model, values, config, where)
@@ -99,10 +118,11 @@ def _refuse_others(model: GgufModel, where: str) -> None:
                 f'"{where}": expected a model, found {_NOT_MODELS[name]} ({name}). '
                 "Name the GGUF file of the model itself."
             )
-    if architecture != "llama":
+    if architecture != "llama" and architecture not in _FAMILIES:
         raise ConfigError(
-            f'"{where}": general.architecture: cpumix runs Mixtral, Mistral and Llama models '
-            f'from GGUF, all named "llama" there, found {quoted(architecture)}.'
+            f'"{where}": general.architecture: cpumix runs GGUF files of the architectures '
+            f"llama (Mixtral and Mistral too), {', '.join(_FAMILIES)}, found "
+            f"{quoted(architecture)}."
         )
     if not model.tensors:
         raise ConfigError(f'"{where}": expected the weights of a model, found only a vocabulary.')
@@ -120,27 +140,29 @@ def _scalar(value: Any, key: str, where: str) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _architecture(fields: dict[str, Any], is_mixture: bool) -> str:
-    """Name the architecture, and take away the fields that it does not have."""
+def _like_llama(model: GgufModel, fields: dict[str, Any], is_mixture: bool) -> dict[str, Any]:
+    """Return what tells Mixtral, Mistral and Llama apart, which GGUF does not."""
     if is_mixture:
-        return "MixtralForCausalLM"
-    for name in ("num_local_experts", "num_experts_per_tok"):
-        fields.pop(name, None)
-    return "MistralForCausalLM" if "sliding_window" in fields else "LlamaForCausalLM"
+        return {"architectures": ["MixtralForCausalLM"]}
+    if "sliding_window" in fields:
+        return {"architectures": ["MistralForCausalLM"]}
+    has_bias = "blk.0.attn_q.bias" in model.tensors
+    return {"architectures": ["LlamaForCausalLM"], "attention_bias": has_bias}
 
 
 def _check_others(values: dict[str, Any], config: ModelConfig, where: str) -> None:
     """Raise ConfigError for a key that may change the result and is not heeded."""
+    kind = config.family.gguf
     for key, value in values.items():
         if key in _EQUAL and value != getattr(config, _EQUAL[key]):
             raise ConfigError(
-                f'"{where}": llama.{key}: cpumix runs models where that is {_EQUAL[key]} '
+                f'"{where}": {kind}.{key}: cpumix runs models where that is {_EQUAL[key]} '
                 f"{getattr(config, _EQUAL[key])}, found {value}."
             )
         if key not in _EQUAL and key not in _HARMLESS and key not in _FIELDS.values():
             raise ConfigError(
-                f'"{where}": {quoted("llama." + key)}: a GGUF key unknown to cpumix that may '
-                f"change the result, found {quoted(value)}."
+                f'"{where}": {quoted(f"{kind}.{key}")}: a GGUF key unknown to cpumix that '
+                f"may change the result, found {quoted(value)}."
             )
 
 
