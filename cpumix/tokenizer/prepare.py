@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from .mistral import TEKKEN, tekken_to_json
-from .settings import TokenizerSettings, has_own_format
+from .mistral import MODEL, TEKKEN, tekken_to_json
+from .settings import SPACES, TokenizerSettings, own_format
 from .side_files import SideFiles
 
 _OBJECTS = (
@@ -19,7 +19,10 @@ _OBJECTS = (
 
 
 def prepare_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files to keep: what is damaged is left out, and a tekken.json made quick to read.
+    """Return the files to keep, under the names that transformers gives them.
+
+    What is damaged is left out. Of Mistral's own files, a tokenizer.model.v3 is renamed, and a
+    tekken.json made one that is quick to read, a tokenizer.json.
 
     Raises ConfigError for a damaged tekken.json; the notes of a `Tokenizer` made from the same
     `files` name what is left out.
@@ -27,10 +30,16 @@ def prepare_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
     side = SideFiles(files)
     damaged = [name for name in _OBJECTS if name in files and not side.is_object(name)]
     kept = {name: data for name, data in files.items() if name not in damaged}
-    if has_own_format(files):
-        settings = TokenizerSettings.from_files(files)
-        config = side.object("tokenizer_config.json")
-        config |= settings.names | {"chat_template": settings.templates}
-        kept["tokenizer.json"] = tekken_to_json(kept.pop(TEKKEN))
-        kept["tokenizer_config.json"] = json.dumps(config).encode()
+    own = own_format(files)
+    kept = {n: d for n, d in kept.items() if n != TEKKEN and not MODEL.fullmatch(n)}
+    if own is None:
+        return kept
+    settings = TokenizerSettings.from_files(files)
+    config = side.object("tokenizer_config.json") | settings.names
+    config |= {"chat_template": settings.templates, SPACES: settings.spaces.name}
+    kept["tokenizer_config.json"] = json.dumps(config).encode()
+    if own == TEKKEN:
+        kept["tokenizer.json"] = tekken_to_json(files[own])
+    else:
+        kept["tokenizer.model"] = files[own]
     return kept

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ _TURN_MARK = re.compile("<[|\uff5c].+[|\uff5c]>")
 _ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 _FIRST_ONLY = re.compile(r'"prepend_scheme"\s*:\s*"first"')
 _MISTRAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPACES = "cpumix_spaces"  # our own field of tokenizer_config.json: a name of `Spaces`
 _MORE_TEMPLATES = (
     "additional_chat_templates/"  # where transformers 5 saves those beside the default
 )
@@ -62,7 +63,7 @@ class TokenizerSettings:
     def from_files(cls, source: Mapping[str, bytes]) -> TokenizerSettings:
         """Read the side files; `notes` names those, or those parts, that cannot be read."""
         files = SideFiles(source)
-        config = dict(_MISTRAL_NAMES if has_own_format(source) else {})
+        config = dict(_MISTRAL_NAMES if own_format(source) else {})
         config |= files.object("special_tokens_map.json") | files.object("tokenizer_config.json")
         generation = files.object("generation_config.json")
         eos = generation.get("eos_token_id")
@@ -136,7 +137,7 @@ def _added_token(entry: object) -> AddedToken:
 
 
 def _find_spaces(files: SideFiles, config: dict[str, Any]) -> Spaces:
-    if "tokenizer.model" not in files:
+    if "tokenizer.model" not in files or config.get(SPACES) == Spaces.ALWAYS.name:
         return Spaces.ALWAYS  # a tokenizer.model.v3 or the like
     if "legacy" in config:
         return Spaces.FIRST if config["legacy"] is False else Spaces.LEGACY
@@ -167,19 +168,23 @@ def _find_templates(files: SideFiles, configured: object) -> dict[str, str]:
     }
 
 
+def own_format(source: Collection[str]) -> str | None:
+    """Return the name of the file of Mistral that is the vocabulary, None if another is."""
+    if {"tokenizer.model", "tokenizer.json"} & set(source):
+        return None
+    return find_model(source) or (TEKKEN if TEKKEN in source else None)
+
+
 def _mistral_template(source: Mapping[str, bytes]) -> dict[str, str]:
-    """Return the template that the name or the inside of Mistral's own file stands for."""
-    model = find_model(source)
-    if model is not None:
-        template = template_of(model)
-    else:
-        template = template_of_tekken(source[TEKKEN]) if has_own_format(source) else None
+    """Return the template that the name or the inside of Mistral's own file stands for.
+
+    Only where it stands alone: beside files of transformers, a base model has it too.
+    """
+    name = own_format(source)
+    template = None
+    if name is not None:
+        template = template_of_tekken(source[name]) if name == TEKKEN else template_of(name)
     return {} if template is None else {"default": template}
-
-
-def has_own_format(source: Mapping[str, bytes]) -> bool:
-    """Whether the vocabulary is a tekken.json of Mistral."""
-    return TEKKEN in source and not {"tokenizer.model", "tokenizer.json"} & source.keys()
 
 
 def _dict(value: object) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from . import mistral
 from .chat_template import ChatTemplate
 from .control_marks import Segment, any_of
 from .sentencepiece import SentencePieceVocabulary
-from .settings import TokenizerSettings
+from .settings import TokenizerSettings, own_format
 from .stream import SPACE, TextStream
 from .tokenizers_json import JsonVocabulary
 from .vocabulary import Vocabulary
@@ -67,14 +67,14 @@ class Tokenizer:
         or damaged; what is wrong with the other files is said in `notes`.
         """
         settings = TokenizerSettings.from_files(files)
-        model = "tokenizer.model" if "tokenizer.model" in files else mistral.find_model(files)
-        if model is not None:
+        own = own_format(files)
+        if own == mistral.TEKKEN:
+            return cls(JsonVocabulary(mistral.tekken_to_json(files[own]), settings), settings)
+        model = own or "tokenizer.model"
+        if model in files:
             return cls(SentencePieceVocabulary(files[model], settings), settings)
         if "tokenizer.json" in files:
             return cls(JsonVocabulary(files["tokenizer.json"], settings), settings)
-        if mistral.TEKKEN in files:
-            source = mistral.tekken_to_json(files[mistral.TEKKEN])
-            return cls(JsonVocabulary(source, settings), settings)
         raise ConfigError(
             "tokenizer: expected tokenizer.model, tokenizer.json or tekken.json, found none. "
             "Copy one beside the weights and convert again."

@@ -8,10 +8,12 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from mistral_files import mistral_files, model, tekken
 
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer, prepare_files
+from cpumix.tokenizer.chat_template import ChatTemplate
 from cpumix.tokenizer.mistral import chat_templates, find_model, template_of
 
 DATA = Path(__file__).parent.parent / "data" / "tokenizer"
@@ -100,7 +102,10 @@ def test_roles_that_mistral_does_not_know() -> None:
 def test_prepared_files_give_the_same_ids(kind: str) -> None:
     files = {**mistral_files(kind), "tokenizer_config.json": b'{"model_max_length": 7}'}
     prepared = prepare_files(files)
-    assert "tekken.json" not in prepared
+    assert set(prepared) == {
+        "tokenizer_config.json",
+        "tokenizer.json" if "tekken" in kind else "tokenizer.model",
+    }
     first, second = Tokenizer.from_files(files), Tokenizer.from_files(prepared)
     assert first.eos_ids == second.eos_ids
     assert not second.notes
@@ -116,8 +121,33 @@ def test_damaged_files_are_not_kept() -> None:
         "added_tokens.json": b"[]",
         "tokenizer_config.json": b"{}",
     }
-    assert list(prepare_files(files)) == ["tokenizer.model.v1", "tokenizer_config.json"]
+    assert list(prepare_files(files)) == ["tokenizer_config.json", "tokenizer.model"]
     assert len(Tokenizer.from_files(files).notes) == 2
+
+
+def test_files_of_transformers_are_kept_before_those_of_mistral() -> None:
+    both = {**mistral_files("v1"), **mistral_files("tekken-v3"), "tokenizer.model": model(1)}
+    assert list(prepare_files(both)) == ["tokenizer.model"]
+    assert not Tokenizer.from_files(both).has_chat_template
+    files = {**mistral_files("tekken-v3"), "tokenizer.json": b"{}"}
+    assert list(prepare_files(files)) == ["tokenizer.json"]
+
+
+@pytest.mark.parametrize("version", [3, 7, 13])
+def test_templates_run_elsewhere(version: int) -> None:
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["tojson"] = json.dumps
+    template = environment.from_string(chat_templates()[f"mistral-v{version}"])
+    call = {"id": "123456789", "function": {"name": "f", "arguments": {"a": 1}}}
+    messages = [
+        *TURN,
+        {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "1", "tool_call_id": "123456789"},
+    ]
+    text = template.render(messages=messages, bos_token="<s>", eos_token="</s>")
+    chat = ChatTemplate(chat_templates()[f"mistral-v{version}"], [], {"bos_token": "<s>"})
+    ours = "".join(text for text, _ in chat.render(messages, variables={"eos_token": "</s>"}))
+    assert text.replace('"content": "1"', '"content": 1') == ours
 
 
 def changed(**fields: Any) -> bytes:
