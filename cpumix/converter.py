@@ -7,6 +7,7 @@ and the disk never waits for the processor.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -57,6 +58,8 @@ class ConvertReport:
     """Sentences on what was left out, or could be done better."""
     losses: tuple[Loss, ...]
     """What was kept as it was, and what was rounded."""
+    resumed: int
+    """Tensors that an interrupted conversion had done; what they lost is not told."""
 
 
 class Slice(NamedTuple):
@@ -76,6 +79,7 @@ def convert(
     ram: str | int | None = None,
     lora: Sequence[tuple[str | Path, float]] = (),
     force: bool = False,
+    resume: bool = False,
     ignore_fields: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ConvertReport:
@@ -85,8 +89,9 @@ def convert(
     machine's memory if not given); "as-is": what keeps most of a quantized checkpoint's numbers.
     Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
     adapters to merge in, in this order, and how many times each. An existing target is replaced
-    only with `force`. Fields of config.json that are named in `ignore_fields` count as absent.
-    `progress` is called with the source bytes done and in all.
+    only with `force`. With `resume`, what an interrupted conversion has done is kept, and taken up
+    by the next one of the same source and options. Fields of config.json that are named in
+    `ignore_fields` count as absent. `progress` is called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
@@ -105,8 +110,12 @@ def convert(
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name
     metadata = build_metadata(checkpoint.config, precision, files, name)
-    with ModelWriter(Path(target), metadata, entries, force=force) as writer:
-        losses = _write_tensors(writer, list(_slices(checkpoint, entries)), progress)
+    origin = _fingerprint(checkpoint, lora)
+    with ModelWriter(
+        Path(target), metadata, entries, force=force, resume=resume, source=origin
+    ) as writer:
+        resumed = writer.done
+        losses = _write_tensors(writer, list(_slices(checkpoint, entries)), resumed, progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began
@@ -119,7 +128,16 @@ def convert(
         len(entries),
         (*tokenizer.notes, *_rounded_twice(checkpoint, losses)),
         losses,
+        resumed,
     )
+
+
+def _fingerprint(checkpoint: Checkpoint, lora: Sequence[tuple[str | Path, float]]) -> bytes:
+    """Return bytes that change if a file of the source does, or which adapters are merged."""
+    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    adapters = [path for folder, _ in lora for path in Path(folder).iterdir()]
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (*sorted(shards), *adapters)]
+    return json.dumps([sorted(files), [(str(folder), times) for folder, times in lora]]).encode()
 
 
 def _rounded_twice(checkpoint: Checkpoint, losses: tuple[Loss, ...]) -> Iterator[str]:
@@ -154,10 +172,17 @@ def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slic
 
 
 def _write_tensors(
-    writer: ModelWriter, slices: list[Slice], progress: Progress | None
+    writer: ModelWriter, slices: list[Slice], resumed: int, progress: Progress | None
 ) -> tuple[Loss, ...]:
-    total, done = sum(_source_bytes(s) for s in slices), 0
-    losses = Losses()
+    """Write all slices but those of the first `resumed` tensors."""
+    total, losses = sum(_source_bytes(s) for s in slices), Losses()
+    finished = set(list(dict.fromkeys(s.entry.name for s in slices))[:resumed])
+    slices = [s for s in slices if s.entry.name not in finished]
+    done = total - sum(_source_bytes(s) for s in slices)
+    if not slices:  # all that was missing is the name
+        if progress is not None:
+            progress(total, total)
+        return ()
     written: Future[None] | None = None
     with (
         ThreadPoolExecutor(1, "cpumix-read") as reader,

@@ -22,6 +22,7 @@ from .progress import byte_progress
 @options.ram
 @options.lora
 @options.force
+@options.resume
 @options.ignore_field
 @options.as_json
 def command(
@@ -31,6 +32,7 @@ def command(
     ram: int | None,
     lora: list[tuple[Path, float]],
     force: bool,
+    resume: bool,
     ignore_field: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -48,9 +50,12 @@ def command(
             ram=ram,
             lora=lora,
             force=force,
+            resume=resume,
             ignore_fields=ignore_field,
             progress=progress,
         )
+    if report.resumed:
+        click.echo(f"  {report.resumed} tensors were done before", err=True)
     for loss in report.losses:
         click.echo(f"  {loss}", err=True)
     for note in report.notes:

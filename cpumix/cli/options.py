@@ -83,6 +83,11 @@ ram = click.option(
     help="Memory to plan with, such as 64G (1G = 1GB = 1GiB). Default: this machine's.",
 )
 force = click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
+resume = click.option(
+    "--resume",
+    is_flag=True,
+    help="Keep what is done if interrupted, and go on from there the next time.",
+)
 lora = click.option(
     "--lora",
     metavar="DIR[:SCALE]",

@@ -1,10 +1,10 @@
 """A temporary file beside its target, which becomes the target in one step or leaves nothing.
 
 Owns the naming, locking and renaming of `.TARGET.xxxxxxxx.partial`, and every sentence about a disk
-that refuses. A killed process leaves such a file; the next one for the same target removes it.
-Whether its owner still lives is asked of a lock on the file, which the system drops with the
-process: unlike a process number it cannot be reused and means the same in every container. On
-Windows an open file cannot be deleted, which serves the same end.
+that refuses. A killed process leaves such a file; the next one for the same target removes it, or
+goes on with it. Whether its owner still lives is asked of a lock on the file, which the system
+drops with the process: unlike a process number it cannot be reused and means the same in every
+container. On Windows an open file cannot be deleted, which serves the same end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import secrets
 import shutil
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cpumix.errors import ConvertError
@@ -61,16 +62,22 @@ class PartialFile:
     """A locked temporary file of `nbytes` bytes for `target`, until `publish` or `discard`.
 
     Bytes that are never written are zeros. Raises ConvertError when the disk refuses; a file that
-    could not be made to the end is gone by then.
+    could not be made to the end is gone by then. `accepts` is asked of each file of this size that
+    a dead process left, by its descriptor: the first accepted one is taken instead of a new one.
     """
 
-    def __init__(self, target: Path, nbytes: int) -> None:
+    def __init__(
+        self, target: Path, nbytes: int, accepts: Callable[[int], bool] | None = None
+    ) -> None:
         self.target = target
         self.nbytes = nbytes
         self._path: Path | None = None  # of the temporary file, while there is one
         self._fd = -1
-        self._start, self._tail = 0, bytearray()  # where a large page begins, and what is there
+        self._start, self._tail = -1, bytearray()  # where a large page begins, and what is there
+        adopted = accepts is not None and self._adopt(accepts)
         _remove_stale(target)
+        if adopted:
+            return
         free = shutil.disk_usage(target.parent).free
         if free < nbytes:
             raise ConvertError(
@@ -87,6 +94,17 @@ class PartialFile:
         except BaseException:
             self.discard()
             raise
+
+    def _adopt(self, accepts: Callable[[int], bool]) -> bool:
+        """Take over a file that a dead process left; False if there is none that will do."""
+        for path in _partial_files(self.target):
+            with contextlib.suppress(OSError):
+                fd = _open_unlocked(path)
+                if os.fstat(fd).st_size == self.nbytes and accepts(fd):
+                    self._fd, self._path = fd, path
+                    return True
+                os.close(fd)
+        return False
 
     def _create(self) -> bool:
         """Make and lock the file; False if another process took it for stale before the lock."""
@@ -119,7 +137,7 @@ class PartialFile:
         such, and a run that finds them in its cache is as fast as one that reads them itself.
         """
         gap = offset - (self._start + len(self._tail))
-        if 0 <= gap < LARGE_PAGE:
+        if self._start >= 0 and 0 <= gap < LARGE_PAGE:
             self._tail += bytes(gap)
         else:
             self._flush()
@@ -133,8 +151,13 @@ class PartialFile:
             self._start += whole
             self._tail += data[missing + whole :]
 
+    def note(self, data: bytes) -> None:
+        """Write bytes at the start of the file, whatever is being written elsewhere."""
+        self._put(0, memoryview(data))
+
     def _flush(self) -> None:
-        self._put(self._start, memoryview(bytes(self._tail)))
+        if self._tail:
+            self._put(self._start, memoryview(bytes(self._tail)))
         self._start += len(self._tail)
         self._tail.clear()
 
@@ -161,8 +184,16 @@ class PartialFile:
         self._close()
         _sync_folder(self.target.parent)
 
+    def keep(self) -> None:
+        """Leave the file as it is, for a later process to go on with."""
+        if self._path is not None:
+            with contextlib.suppress(ConvertError):
+                self._flush()
+        self._path = None
+        self._close()
+
     def discard(self) -> None:
-        """Remove the file, unless it is published or discarded already."""
+        """Remove the file, unless it is published, kept or discarded already."""
         self._close()
         if self._path is not None:
             with contextlib.suppress(OSError):
@@ -196,23 +227,37 @@ class PartialFile:
 
 def _remove_stale(target: Path) -> None:
     """Remove the partial files for `target` whose processes are dead."""
+    for path in _partial_files(target):
+        with contextlib.suppress(OSError):  # in use, another user's, or gone already: leave it
+            if sys.platform == "win32":
+                path.unlink()
+                continue
+            fd = _open_unlocked(path)
+            try:
+                path.unlink()
+            finally:
+                os.close(fd)
+
+
+def _partial_files(target: Path) -> list[Path]:
+    """Return the partial files for `target`, whoever owns them."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
     with contextlib.suppress(OSError):
-        for path in [p for p in target.parent.iterdir() if ours.fullmatch(p.name)]:
-            with contextlib.suppress(OSError):  # in use, another user's, or gone already: leave it
-                _unlink_unless_locked(path)
+        return sorted(path for path in target.parent.iterdir() if ours.fullmatch(path.name))
+    return []
 
 
-def _unlink_unless_locked(path: Path) -> None:
-    if sys.platform == "win32":
-        path.unlink()
-        return
-    fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
-    finally:
-        os.close(fd)
+def _open_unlocked(path: Path) -> int:
+    """Open and lock a partial file. Raises OSError if its process lives."""
+    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(path, flags)
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+    return fd
 
 
 def _sync_folder(folder: Path) -> None:

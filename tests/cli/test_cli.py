@@ -323,6 +323,7 @@ class FakeReport:
     seconds: float = 1.25
     tensors: int = 90
     notes: tuple[str, ...] = ()
+    resumed: int = 2
     losses: tuple[str, ...] = ("experts: 3 tensors of Q8_0 as q8, same numbers",)
 
 
@@ -346,12 +347,13 @@ def test_convert_reports_on_stderr(invoke, convert):
     result = invoke("convert", "s", "t.bin", "--ram", "48G", "--precision", "int4", "--force")
     assert (result.exit_code, result.stdout) == (0, "")
     assert result.stderr == (
+        "  2 tensors were done before\n"
         "  experts: 3 tensors of Q8_0 as q8, same numbers\n"
         "t.bin: int4, 13.0 MiB from 44.0 MiB, 90 tensors in 1.2 s\n"
     )
     del convert["progress"]
     expected = {"source": "s", "target": "t.bin", "precision": "int4", "ram": 48 * 2**30}
-    assert convert == expected | {"force": True, "lora": [], "ignore_fields": ()}
+    assert convert == expected | {"force": True, "resume": False, "lora": [], "ignore_fields": ()}
 
 
 def test_convert_prints_json(invoke, convert):
