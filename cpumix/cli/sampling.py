@@ -88,8 +88,7 @@ def _make_options() -> list[Callable[[Any], Any]]:
                 name,
                 type=RANGES[name].kind,
                 callback=_number,
-                show_default=f"{getattr(DEFAULTS, name)}",
-                help=about,
+                help=f"{about} Default: {getattr(DEFAULTS, name)}.",
             )
             for name, (flag, about) in NUMBERS.items()
         ),

@@ -26,14 +26,14 @@ class Kind(NamedTuple):
     most: int  # so many of the kind, longest first
     cost: int  # beside the token itself, so that texts end rather than grow
     around: bool = False  # stands around texts, and is a letter like others within one
-    ends: bool = False  # where one is allowed around the texts of JSON, no other is better
+    ends: bool = False  # where one is allowed in JSON, no other is better
 
 
 KINDS = (
     Kind(rb"[}\]]+", 1, 0, around=True, ends=True),  # ends objects and arrays
     Kind(rb",", 1, 1, around=True, ends=True),  # where they must not end yet
-    Kind(rb'"[}\]]+', 1, 1),  # ends a text, and what it is in
-    Kind(rb'"', 1, 0),
+    Kind(rb'"[}\]]+', 1, 1, ends=True),  # ends a text, and what it is in
+    Kind(rb'"', 1, 0, ends=True),  # ends a text, or begins one where it is not free
     Kind(rb'""|\[\]|\{\}', 2, 0, around=True),
     Kind(rb":", 1, 1, around=True),
     Kind(rb"[a-zA-Z]{2,}", 1, 1),
@@ -83,7 +83,7 @@ class _Trials:
                 continue
             allowed = tokens[np.flatnonzero(bits[words] >> shifts & 1)[: kind.most]]
             picked += [([token], kind.cost) for token in allowed.tolist()]
-            if picked and json and kind.ends:
+            if picked and json and kind.ends and (free or kind.around):
                 return picked
         if not picked and bits.any():
             others = np.flatnonzero(np.unpackbits(bits.view(np.uint8), bitorder="little"))
