@@ -88,6 +88,11 @@ resume = click.option(
     is_flag=True,
     help="Keep what is done if interrupted, and go on from there the next time.",
 )
+convert = click.option(
+    "--convert",
+    is_flag=True,
+    help="Convert MODEL first if it is a checkpoint, into the cache folder, and only once.",
+)
 lora = click.option(
     "--lora",
     metavar="DIR[:SCALE]",

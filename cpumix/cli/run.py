@@ -13,12 +13,14 @@ import cpumix
 from cpumix.errors import ConfigError
 
 from . import options, sampling
+from .conversions import model_file
 from .progress import PromptStatus
 from .texts import note_first_run, read_stdin
 
 
 @click.command(epilog="Example: cpumix run mixtral.bin -p 'Why is the sky blue?' --stats")
 @options.optional_model
+@options.convert
 @options.prompt
 @options.max_tokens
 @sampling.options
@@ -32,6 +34,7 @@ from .texts import note_first_run, read_stdin
 @options.trace
 def command(
     model: Path | None,
+    convert: bool,
     prompt: str,
     max_tokens: int,
     context: int | None,
@@ -47,9 +50,11 @@ def command(
     """Continue a prompt and stream the text.
 
     MODEL is a file that `cpumix convert` made; without it, the small demo model that comes with
-    cpumix answers. A model with a chat template is asked through it, unless --raw is given.
+    cpumix answers. With --convert it may be a checkpoint too. A model with a chat template is asked
+    through it, unless --raw is given.
     """
     text = read_stdin() if prompt == "-" else _check(prompt)
+    model = model_file(model, convert, ram)
     note_first_run()
     from cpumix.measure.warmup import helped
 
