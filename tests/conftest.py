@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from background import backgrounds, end
-from make_checkpoint import synthetic_tokenizer
-from tiny_checkpoint import make_weights, write_checkpoint
+from checkpoints import write_checkpoint
+from configs import config_json
 
 import cpumix
 
@@ -58,29 +58,13 @@ def demo_model() -> Path:
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete Mixtral checkpoint of 0.1 M random weights, with a made-up tokenizer."""
-    config = {
-        "architectures": ["MixtralForCausalLM"],
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "hidden_act": "silu",
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "max_position_embeddings": 2048,
-        "model_type": "mixtral",
-        "num_attention_heads": 4,
-        "num_experts_per_tok": 2,
-        "num_hidden_layers": 2,
-        "num_key_value_heads": 2,
-        "num_local_experts": 4,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "vocab_size": 512,
-    }
-    return write_checkpoint(
-        tmp_path_factory.mktemp("checkpoint"),
-        config,
-        make_weights(config, seed=0),
-        tokenizer=synthetic_tokenizer(512),
+    config = config_json(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=48,
+        max_position_embeddings=2048,
+        hidden_act="silu",
+        sliding_window=None,
     )
+    write_checkpoint(folder := tmp_path_factory.mktemp("checkpoint"), config)
+    return folder

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import checkpoints
 import numpy as np
 import pytest
-from make_checkpoint import synthetic_tokenizer
 from tiny_checkpoint import to_f32
 
 import cpumix
@@ -35,10 +34,7 @@ def source(tmp_path) -> Path:
 
 
 def write(tmp_path: Path, **options) -> Path:
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(CONFIG["vocab_size"]))
-    checkpoints.write_checkpoint(tmp_path / "source", CONFIG, tokenizer=tokenizer, **options)
-    tokenizer.unlink()
+    checkpoints.write_checkpoint(tmp_path / "source", CONFIG, **options)
     return tmp_path / "source"
 
 

@@ -15,7 +15,6 @@ import checkpoints
 import make_checkpoint
 import pytest
 from click.testing import CliRunner
-from make_checkpoint import synthetic_tokenizer
 
 import cpumix
 from cpumix.store.residency import LARGE_PAGE
@@ -68,10 +67,8 @@ def run(program: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    (tokenizer := folder / "made").write_bytes(synthetic_tokenizer(300))
     sizes = {"vocab_size": 300, "hidden_size": 128, "intermediate_size": 256}
-    checkpoints.write_checkpoint(folder, checkpoints.MIXTRAL | sizes, tokenizer=tokenizer)
-    tokenizer.unlink()
+    checkpoints.write_checkpoint(folder, checkpoints.MIXTRAL | sizes)
     return folder
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from checkpoints import LLAMA, MIXTRAL, write_checkpoint
 from click.testing import CliRunner, Result
-from make_checkpoint import synthetic_tokenizer
 from tiny_checkpoint import to_f32
 
 import cpumix
@@ -26,9 +25,7 @@ CONFIG = MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 5
 
 def make(folder: Path, precision: str, config: dict[str, Any] = CONFIG) -> dict[str, Any]:
     """Write a checkpoint and a model file of it; return the weights."""
-    tokenizer = folder / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(config["vocab_size"]))
-    weights = write_checkpoint(folder / "hf", config, tokenizer=tokenizer)
+    weights = write_checkpoint(folder / "hf", config)
     cpumix.convert(folder / "hf", folder / "m.bin", precision)
     return weights
 
@@ -93,9 +90,7 @@ def test_command_names_the_tensors_that_moved_most(tmp_path: Path) -> None:
 
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "int8")
-    write_checkpoint(
-        tmp_path / "other", LLAMA | {"vocab_size": 300}, tokenizer=tmp_path / "tokenizer.model"
-    )
+    write_checkpoint(tmp_path / "other", LLAMA | {"vocab_size": 300})
     with (
         ModelFile(tmp_path / "m.bin") as file,
         pytest.raises(

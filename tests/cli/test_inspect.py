@@ -9,7 +9,6 @@ import sys
 import pytest
 from checkpoints import LLAMA, MIXTRAL, write_checkpoint
 from click.testing import CliRunner
-from make_checkpoint import synthetic_tokenizer
 from model_files import CONFIG, FILES, write
 
 import cpumix
@@ -49,11 +48,9 @@ def test_inspect_prints_json(model):
 
 def test_inspect_of_checkpoints(tmp_path):
     """The same facts from a folder, from a GGUF file, and from the model file made of them."""
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(300))
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96}
     folder = tmp_path / "hf"
-    write_checkpoint(folder, MIXTRAL | sizes, tokenizer=tokenizer)
+    write_checkpoint(folder, MIXTRAL | sizes)
     cpumix.convert(folder, tmp_path / "m.bin", "int4")
     cpumix.export(tmp_path / "m.bin", tmp_path / "m.gguf")
     found = {
@@ -78,9 +75,7 @@ def test_inspect_of_checkpoints(tmp_path):
 
 
 def test_inspect_of_a_dense_model(tmp_path):
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(300))
-    write_checkpoint(tmp_path / "hf", LLAMA | {"vocab_size": 300}, tokenizer=tokenizer)
+    write_checkpoint(tmp_path / "hf", LLAMA | {"vocab_size": 300})
     facts = json.loads(invoke("inspect", tmp_path / "hf", "--json").stdout)
     assert facts["groups"]["feed-forward"]["BF16"]["tensors"] == 6
     assert facts["parameters"]["total"] == facts["parameters"]["active"]

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from make_checkpoint import synthetic_tokenizer
 from oracle_cases import MIXTRAL
-from tiny_checkpoint import huggingface_names, make_weights, write_checkpoint
+from tiny_checkpoint import huggingface_names
 
 import cpumix
 from cpumix.config import FAMILIES, Family, ModelConfig, Role, TensorNames
@@ -78,9 +79,7 @@ def test_a_toy_family_is_read_from_its_config(toy):
 
 
 def test_a_toy_checkpoint_runs_as_its_weights_say(toy, tmp_path):
-    weights = make_weights(MIXTRAL, seed=1)
-    tokenizer = synthetic_tokenizer(MIXTRAL["vocab_size"])
-    known = write_checkpoint(tmp_path / "mixtral", MIXTRAL, weights, tokenizer=tokenizer)
+    weights = write_checkpoint(known := tmp_path / "mixtral", MIXTRAL, seed=1)
     names = {}
     config = ModelConfig.from_huggingface(CONFIG, "config.json")
     canonical = huggingface_names({name: name for name in weights}, fused=False)

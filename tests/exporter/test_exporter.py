@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import LLAMA, MISTRAL, MIXTRAL
+from checkpoints import LLAMA, MISTRAL, MIXTRAL, write_checkpoint
 from click.testing import CliRunner
 from gguf_files import TOKENIZERS, head_dim, to_pairs
-from make_checkpoint import synthetic_tokenizer
 from oracle_cases import OLMOE, QWEN2, QWEN3, QWEN3_MOE
-from tiny_checkpoint import make_weights, write_checkpoint
 
 import cpumix
 from cpumix.checkpoint import open_checkpoint
@@ -43,8 +41,7 @@ KINDS = {kind.name: kind for kind in GGML_TYPES.values()}
 
 def make(folder: Path, config: dict[str, Any], precision: str) -> Path:
     """Write a model file of a tiny checkpoint."""
-    tokenizer = synthetic_tokenizer(config["vocab_size"])
-    write_checkpoint(folder / "hf", config, make_weights(config, 0), tokenizer=tokenizer)
+    write_checkpoint(folder / "hf", config)
     cpumix.convert(folder / "hf", folder / "model.bin", precision)
     return folder / "model.bin"
 

@@ -10,35 +10,16 @@ import pytest
 import cpumix
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
+from cpumix.fit.known_models import known_model
 from cpumix.memory.planner import choose_precision, make_plan
 from cpumix.memory.sizes import PREFILL_TOKENS, buffer_bytes
 
 GIB = 2**30
-MIXTRAL_8X7B = {
-    "architectures": ["MixtralForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "hidden_act": "silu",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "model_type": "mixtral",
-    "num_attention_heads": 32,
-    "num_experts_per_tok": 2,
-    "num_hidden_layers": 32,
-    "num_key_value_heads": 8,
-    "num_local_experts": 8,
-    "rms_norm_eps": 1e-05,
-    "rope_theta": 1000000.0,
-    "sliding_window": None,
-    "tie_word_embeddings": False,
-    "vocab_size": 32000,
-}
 
 
 @pytest.fixture(scope="module")
 def mixtral() -> ModelConfig:
-    return ModelConfig.from_huggingface(MIXTRAL_8X7B, "config.json")
+    return known_model("mixtral-8x7b")
 
 
 @pytest.mark.parametrize(("precision", "gib"), [("bf16", 87.0), ("int8", 46.2), ("int4", 25.2)])

@@ -10,61 +10,54 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from configs import config_json
+from make_checkpoint import synthetic_tokenizer
 from numpy.typing import NDArray
 from tiny_checkpoint import Bits, huggingface_names, make_weights, to_f32
 
-MIXTRAL: dict[str, Any] = {
-    "architectures": ["MixtralForCausalLM"],
-    "model_type": "mixtral",
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_local_experts": 4,
-    "num_experts_per_tok": 2,
-    "max_position_embeddings": 64,
-}
-DENSE = {name: value for name, value in MIXTRAL.items() if "expert" not in name}
-MISTRAL = DENSE | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-LLAMA = DENSE | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+MIXTRAL, MISTRAL, LLAMA = (config_json(kind) for kind in ("mixtral", "mistral", "llama"))
 
 DTYPES = {
     **{"uint16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"},
     **{"int8": "I8", "uint8": "U8", "int32": "I32", "uint32": "U32", "int64": "I64"},
 }
 Array = NDArray[Any]
+SMALLEST_VOCABULARY = 300  # that a made-up tokenizer is sure to fit into
 
 
 def write_checkpoint(
     folder: Path,
     config: Mapping[str, Any] = MIXTRAL,
     *,
+    seed: int = 0,
+    weights: dict[str, Bits] | None = None,
     fused: bool = False,
     dtype: str = "BF16",
     shards: int = 1,
     index: bool = True,
-    tokenizer: Path | None = None,
+    tokenizer: bytes | None = None,
     change: Mapping[str, Array | None] | None = None,
     **overrides: Any,
 ) -> dict[str, Bits]:
     """Write a checkpoint and return its weights as bfloat16 bits by canonical name.
 
-    `overrides` are fields of config.json. `change` replaces tensors by their name in the
-    checkpoint, or leaves them out (None). Several shards have an index if `index`. Without
-    `tokenizer` a file that only looks like one by name is written.
+    `overrides` are fields of config.json. Weights are random ones of `seed` if not given. `change`
+    replaces tensors by their name in the checkpoint, or leaves them out (None). Several shards have
+    an index if `index`. The tokenizer is a made-up one that works, or one that only looks so by its
+    name where the vocabulary is too small for that.
     """
     config = {**config, **overrides}
-    weights = make_weights(config, seed=0)
-    tensors: dict[str, Array | None] = {
-        name: stored_as(bits, dtype) for name, bits in huggingface_names(weights, fused).items()
-    }
+    weights = make_weights(config, seed) if weights is None else weights
+    names = huggingface_names(weights, fused, is_mixtral=config.get("model_type") == "mixtral")
+    tensors: dict[str, Array | None] = {n: stored_as(bits, dtype) for n, bits in names.items()}
     tensors.update(change or {})
     kept = {name: array for name, array in tensors.items() if array is not None}
+    if tokenizer is None:
+        size = config["vocab_size"]
+        tokenizer = synthetic_tokenizer(size) if size >= SMALLEST_VOCABULARY else b"\n\x05"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "tokenizer.model").write_bytes(tokenizer.read_bytes() if tokenizer else b"\n\x05")
+    (folder / "tokenizer.model").write_bytes(tokenizer)
     weight_map = {}
     for number in range(shards):
         name = f"model-{number + 1:05}-of-{shards:05}.safetensors"

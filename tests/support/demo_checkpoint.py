@@ -13,8 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from checkpoints import write_checkpoint
 from numpy.typing import NDArray
-from tiny_checkpoint import to_bf16, write_checkpoint
+from tiny_checkpoint import to_bf16
 
 from cpumix.config import ModelConfig
 from cpumix.quant import FORMATS
@@ -27,7 +28,7 @@ def write_demo_checkpoint(folder: Path, demo_model: Path) -> Path:
     """Write config.json, weights and tokenizer; return the folder."""
     with ModelFile(demo_model) as file:
         weights = {name: to_bf16(value) for name, value in _tensors(file)}
-        write_checkpoint(folder, _config(file.config), weights)
+        write_checkpoint(folder, _config(file.config), weights=weights)
         for name, data in file.files.items():
             (folder / name).write_bytes(data)
     return folder

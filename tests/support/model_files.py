@@ -8,29 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from configs import model_config
 
 from cpumix.config import ModelConfig
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 
-CONFIG = ModelConfig(
-    architecture="MixtralForCausalLM",
+CONFIG = model_config(
     vocab_size=50,
     hidden_size=40,
     intermediate_size=56,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
     head_dim=12,
     num_local_experts=3,
-    num_experts_per_tok=2,
     max_position_embeddings=128,
-    rms_norm_eps=1e-5,
-    rope_theta=1e6,
-    rope_scaling=None,
-    sliding_window=None,
-    tie_word_embeddings=False,
-    bos_token_id=1,
-    eos_token_ids=(2,),
 )
 FILES = {
     "tokenizer.model": bytes(range(256)),

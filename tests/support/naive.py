@@ -7,9 +7,11 @@ at most `U` of its size, so a sum of n terms is off by at most n * U * sum(|term
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from configs import model_config
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
@@ -50,27 +52,17 @@ def hard(kind: str, n: int, k: int, seed: int) -> NDArray[np.float32]:
 
 def config(**changes: Any) -> ModelConfig:
     """Return a small model's shape, with these fields changed."""
-    fields = {
-        "architecture": "MixtralForCausalLM",
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "max_position_embeddings": 4096,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1e6,
-        "rope_scaling": None,
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "bos_token_id": 1,
-        "eos_token_ids": (2,),
-    }
-    return ModelConfig(**{**fields, **changes})
+    small = model_config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        max_position_embeddings=4096,
+    )
+    return replace(small, **changes)
 
 
 def rows_of(x: NDArray[np.float32], capacity: int | None = None) -> Rows:

@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from make_checkpoint import synthetic_tokenizer
+from checkpoints import write_checkpoint
+from configs import config_json
 from numpy.typing import NDArray
-from tiny_checkpoint import Bits, make_weights, write_checkpoint
+from tiny_checkpoint import Bits, make_weights
 
 GOLDEN_FOLDER = Path(__file__).parents[1] / "data" / "oracle"
 LOGITS_TOLERANCE = (
@@ -35,29 +36,20 @@ GREEDY_TOKENS = 100
 MAX_ROWS, MAX_COLUMNS = 64, 400  # what a golden file keeps of a long prompt, a large vocabulary
 FIRST_TEXT_ID = 3  # after <unk>, <s>, </s>
 
-MIXTRAL: dict[str, Any] = {
-    "architectures": ["MixtralForCausalLM"],
-    "model_type": "mixtral",
+SIZES: dict[str, Any] = {
     "vocab_size": 384,
     "hidden_size": 64,
     "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_local_experts": 8,
-    "num_experts_per_tok": 2,
     "max_position_embeddings": 512,
     "rms_norm_eps": 1e-5,
     "rope_theta": 1e6,
-    "sliding_window": None,
     "tie_word_embeddings": False,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-DENSE = {key: value for key, value in MIXTRAL.items() if "expert" not in key}
-MISTRAL = DENSE | {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
-LLAMA = DENSE | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
-del LLAMA["sliding_window"]  # Llama's config has no such field
+MIXTRAL = config_json(**SIZES, num_local_experts=8, sliding_window=None)
+MISTRAL = config_json("mistral", **SIZES, sliding_window=None)
+LLAMA = config_json("llama", **SIZES)
 QWEN2 = LLAMA | {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
@@ -120,15 +112,9 @@ class Case:
 
     def write(self, folder: Path) -> Path:
         """Write the checkpoint, with a made-up tokenizer, and return its folder."""
-        tokenizer = synthetic_tokenizer(self.config["vocab_size"])
-        return write_checkpoint(
-            folder,
-            self.config,
-            self.weights(),
-            fused=self.fused,
-            dtype=self.dtype,
-            tokenizer=tokenizer,
-        )
+        weights = self.weights()
+        write_checkpoint(folder, self.config, weights=weights, fused=self.fused, dtype=self.dtype)
+        return folder
 
 
 CASES = [

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+from configs import model_config
 from make_checkpoint import synthetic_tokenizer
 
 from cpumix.config import ModelConfig
 from cpumix.experts import Budget, ExpertPager, madvise
 from cpumix.experts.region import MappedRegion
-from cpumix.measure.random_model import mixtral_8x7b, write_random_model
+from cpumix.measure.random_model import write_random_model
 from cpumix.model import Model
 from cpumix.transformer.forward import Transformer
 
@@ -19,13 +19,13 @@ LAYERS, EXPERTS, ACTIVE = 3, 8, 2
 
 def small_config(hidden: int = 256, inner: int = 1024, vocab: int = 384) -> ModelConfig:
     """Mixtral's shape, narrower and lower: an expert is 432 KiB at int4."""
-    return replace(
-        mixtral_8x7b(LAYERS),
+    return model_config(
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=inner,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_hidden_layers=LAYERS,
+        num_local_experts=EXPERTS,
+        num_experts_per_tok=ACTIVE,
         head_dim=64,
         max_position_embeddings=4096,
     )

@@ -7,11 +7,8 @@ spread over several units, attention that prefers some tokens, routers that use 
 
 from __future__ import annotations
 
-import json
-import struct
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,38 +146,3 @@ def huggingface_names(
             result[prefix + "mlp.experts.gate_up_proj"] = gate_up  # (experts, 2*inner, hidden)
             result[prefix + "mlp.experts.down_proj"] = np.stack(stacks["w2"])
     return result
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Bits], dtype: str = "BF16") -> None:
-    """Write bfloat16 bits to one safetensors file, as BF16 or widened to F32."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    chunks, end = [], 0
-    for name, bits in tensors.items():
-        chunks.append((to_f32(bits) if dtype == "F32" else bits).tobytes())
-        start, end = end, end + len(chunks[-1])
-        header[name] = {"dtype": dtype, "shape": bits.shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *chunks]))
-
-
-def write_checkpoint(
-    folder: Path,
-    config: Mapping[str, Any],
-    weights: Mapping[str, Bits],
-    *,
-    fused: bool = False,
-    dtype: str = "BF16",
-    tokenizer: bytes | None = None,
-) -> Path:
-    """Write config.json, the tokenizer if given, and all weights in one file; return the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    if tokenizer is not None:
-        (folder / "tokenizer.model").write_bytes(tokenizer)
-    write_safetensors(
-        folder / "model.safetensors",
-        huggingface_names(weights, fused=fused, is_mixtral=config["model_type"] == "mixtral"),
-        dtype=dtype,
-    )
-    return folder

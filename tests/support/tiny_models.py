@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from make_checkpoint import synthetic_tokenizer
+from checkpoints import write_checkpoint
 from oracle_cases import LLAMA, MIXTRAL
-from tiny_checkpoint import make_weights, write_checkpoint
 
 import cpumix
 
@@ -29,9 +28,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def write_source(folder: Path, config: Mapping[str, Any], **options: Any) -> Path:
     """Write a checkpoint of random weights, with a tokenizer; return its folder."""
-    tokenizer = synthetic_tokenizer(config["vocab_size"])
-    weights = make_weights(config, seed=1)
-    return write_checkpoint(folder, config, weights, tokenizer=tokenizer, **options)
+    write_checkpoint(folder, config, seed=1, **options)
+    return folder
 
 
 def write_model(folder: Path, config: Mapping[str, Any], precision: str = "int8") -> Path:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from make_checkpoint import synthetic_tokenizer
 from oracle_cases import LLAMA, OLMOE, QWEN2, QWEN3_MOE
-from tiny_checkpoint import make_weights, write_checkpoint
+from tiny_models import write_model
 
 import cpumix
 from cpumix.transformer.projections import add_bias, norm
@@ -57,10 +56,7 @@ def test_norm_of_a_row_does_not_depend_on_the_others(size):
 )
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_a_prompt_at_once_equals_token_by_token(tmp_path, config, precision):
-    tokenizer = synthetic_tokenizer(config["vocab_size"])
-    weights = make_weights(config, seed=1)
-    folder = write_checkpoint(tmp_path / "checkpoint", config, weights, tokenizer=tokenizer)
-    cpumix.convert(folder, target := tmp_path / "model.bin", precision)
+    target = write_model(tmp_path, config, precision)
     ids = list(range(3, 40))
     with cpumix.load(target) as model:
         together = model.logits(ids)
