@@ -38,6 +38,8 @@ def model_defaults(files: Mapping[str, bytes]) -> SamplingParams:
     given: dict[str, Any] = {
         ours: config[theirs] for theirs, ours in NAMES.items() if config.get(theirs) is not None
     }
+    if isinstance(given.get("top_k"), int):
+        given["top_k"] = max(given["top_k"], 0)  # -1 means all, too
     if "repeat_penalty" in given:
         given["repeat_last_n"] = ALL  # transformers penalizes all tokens, not the last ones
     if config.get("do_sample") is False:

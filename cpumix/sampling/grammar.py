@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, escaped
 from cpumix.tokenizer import Tokenizer
 
 from .params import Grammar
@@ -174,6 +174,5 @@ KINDS: dict[str, Callable[[Any, str], str]] = {
 
 
 def _shorten(fault: str) -> str:
-    """Return the first lines of a message of llguidance as one line of at most 200 characters."""
-    line = " ".join(fault.split())
-    return line if len(line) <= 200 else line[:197] + "..."
+    """Return a message of llguidance as one line of at most 200 characters."""
+    return escaped(" ".join(fault.split()), 200)

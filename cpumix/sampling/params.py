@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, escaped
 
 ALL = -1  # a window over the whole text
 GRAMMARS = ("json_schema", "regex", "grammar")
@@ -130,7 +130,7 @@ class SamplingParams:
             if not allowed or (value is None and entry.name in OPTIONAL):
                 continue
             if not allowed.holds(value):
-                raise ConfigError(f"{entry.name}: expected {allowed.words}, found {value!r}.")
+                raise ConfigError(f"{entry.name}: expected {allowed.words}, found {_shown(value)}.")
 
     @property
     def constraint(self) -> Grammar | None:
@@ -152,19 +152,21 @@ def _check_grammars(given: Mapping[str, object]) -> None:
         )
     for name, text in texts.items():
         if not isinstance(text, str) or not text.strip():
-            raise ConfigError(f"{name}: expected its text, found {text!r}.")
+            raise ConfigError(f"{name}: expected its text, found {_shown(text)}.")
 
 
 def _texts(name: str, texts: object) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple) or not all(isinstance(t, str) and t for t in texts):
-        raise ConfigError(f"{name}: expected a list of texts that are not empty, found {texts!r}.")
+        raise ConfigError(
+            f"{name}: expected a list of texts that are not empty, found {_shown(texts)}."
+        )
     return tuple(texts)
 
 
 def _tokens(tokens: object) -> tuple[int, ...]:
     token = Range(int, "", 0)
     if not isinstance(tokens, list | tuple) or not all(map(token.holds, tokens)):
-        raise ConfigError(f"stop_token_ids: expected a list of token ids, found {tokens!r}.")
+        raise ConfigError(f"stop_token_ids: expected a list of token ids, found {_shown(tokens)}.")
     return tuple(tokens)
 
 
@@ -175,6 +177,10 @@ def _biases(biases: object) -> dict[int, float]:
         for key, value in biases.items()
     ):
         raise ConfigError(
-            f"logit_bias: expected numbers by token id (-inf rules a token out), found {biases!r}."
+            f"logit_bias: expected numbers by token id (-inf rules a token out), found {_shown(biases)}."
         )
     return {int(key): float(value) for key, value in biases.items()}
+
+
+def _shown(value: object) -> str:
+    return escaped(repr(value))

@@ -13,6 +13,7 @@ from gguf_files import TOKENIZERS, byte_level_metadata, sentencepiece_metadata
 from cpumix.checkpoint.sources.gguf.pre_tokenizers import PRE_TOKENIZERS
 from cpumix.checkpoint.sources.gguf.tokenizer import tokenizer_files
 from cpumix.errors import ConvertError
+from cpumix.sampling import SamplingParams, model_defaults
 from cpumix.tokenizer import Tokenizer
 
 GOLDENS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))
@@ -183,3 +184,16 @@ def test_damaged_byte_level_is_refused() -> None:
     metadata = byte_level_metadata()
     del metadata["tokenizer.ggml.merges"]
     refused(metadata, "expected the merges of a byte-level BPE, found none")
+
+
+def test_how_a_model_wants_to_be_sampled_is_kept() -> None:
+    metadata = small() | {
+        "general.sampling.temp": float(np.float32(0.7)),
+        "general.sampling.top_p": float(np.float32(0.95)),
+        "general.sampling.top_k": 20,
+        "general.sampling.min_p": "none",
+        "general.sampling.penalty_last_n": 64,
+    }
+    files = tokenizer_files(metadata, "m.gguf")
+    assert model_defaults(files) == SamplingParams(temperature=0.7, top_p=0.95, top_k=20)
+    assert model_defaults(tokenizer_files(small(), "m.gguf")) == SamplingParams()

@@ -26,6 +26,10 @@ def test_a_model_s_wishes_are_taken():
     assert defaults({"typical_p": 0.9, "min_p": 0}) == SamplingParams(typical_p=0.9, min_p=0)
 
 
+def test_a_top_k_of_minus_1_means_all_tokens():
+    assert defaults({"top_k": -1}) == SamplingParams(top_k=0)
+
+
 def test_the_repetition_penalty_looks_at_the_whole_text_as_in_transformers():
     expected = SamplingParams(repeat_penalty=1.05, repeat_last_n=-1)
     assert defaults({"repetition_penalty": 1.05}) == expected

@@ -46,6 +46,13 @@ def test_a_number_out_of_range_is_named(name, value, expected):
         SamplingParams(**{name: value})
 
 
+def test_a_long_value_is_shortened():
+    with pytest.raises(ConfigError) as caught:
+        SamplingParams(temperature="hot\n" * 1000)
+    assert len(str(caught.value)) < 140
+    assert "\n" not in str(caught.value)
+
+
 def test_every_range_is_of_a_parameter_and_holds_its_default():
     params = SamplingParams()
     for name, allowed in RANGES.items():

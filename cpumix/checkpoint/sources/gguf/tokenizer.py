@@ -33,6 +33,12 @@ _NAMED_IDS = {  # the key in GGUF, and the name in tokenizer_config.json
 }
 _FLAGS = ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces")
 _END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+_SAMPLING = {  # how the model wants to be sampled: the key in GGUF, the name in Hugging Face's file
+    "temp": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+}
 # Tokens that end an answer whatever the metadata say; llama.cpp stops at them too.
 _ENDS = frozenset(
     "<|eot_id|> <|eom_id|> <|im_end|> <|end|> <|endoftext|> <|end_of_text|> <end_of_turn> "
@@ -82,10 +88,19 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     ends = [vocabulary.ids[key] for key in _END_IDS if key in vocabulary.ids]
     ends += [token for token, text in enumerate(vocabulary.tokens) if text in _ENDS]
     files["tokenizer_config.json"] = json.dumps(settings).encode()
-    files["generation_config.json"] = json.dumps(
-        {"eos_token_id": list(dict.fromkeys(ends))}
-    ).encode()
+    generation = {"eos_token_id": list(dict.fromkeys(ends)), **_sampling(metadata)}
+    files["generation_config.json"] = json.dumps(generation).encode()
     return files
+
+
+def _sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
+    values = {name: metadata.get(f"general.sampling.{key}") for key, name in _SAMPLING.items()}
+    # They are float32: seven digits are what was meant.
+    return {
+        name: value if isinstance(value, int) else float(f"{value:.7g}")
+        for name, value in values.items()
+        if isinstance(value, int | float)
+    }
 
 
 def _read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
