@@ -177,7 +177,8 @@ def _biases(biases: object) -> dict[int, float]:
         for key, value in biases.items()
     ):
         raise ConfigError(
-            f"logit_bias: expected numbers by token id (-inf rules a token out), found {_shown(biases)}."
+            "logit_bias: expected numbers by token id (-inf rules a token out), "
+            f"found {_shown(biases)}."
         )
     return {int(key): float(value) for key, value in biases.items()}
 
