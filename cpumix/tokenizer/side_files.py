@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from cpumix.errors import escaped
 
-LARGEST_ID = (1 << 31) - 1
+LARGEST_ID = (1 << 22) - 1  # the largest vocabulary known has a sixteenth of that
 _T = TypeVar("_T")
 
 

@@ -92,7 +92,9 @@ class JsonVocabulary:
     def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         try:
             ids: list[int] = self._model.encode(text, add_special_tokens=add_special_tokens).ids
-        except Exception as e:  # the library raises nothing more precise
+        except BaseException as e:  # the library raises nothing more precise, or panics
+            if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
+                raise
             raise ConfigError(
                 f"tokenizer.json: expected a tokenizer that works, found {escaped(e)}. "
                 "Copy the file from the checkpoint again."

@@ -341,7 +341,7 @@ def test_tokenizers_library_missing(monkeypatch: pytest.MonkeyPatch) -> None:
             "expected valid JSON",
         ),
         ("added_tokens.json", b'{"<a>": "x"}', "expected a token id from 0 on, found 'x'"),
-        ("added_tokens.json", b'{"<a>": 2147483648}', "expected a token id up to 2147483647"),
+        ("added_tokens.json", b'{"<a>": 4194304}', "expected a token id up to 4194303"),
         (
             "tokenizer_config.json",
             b'{"added_tokens_decoder": {"%s": "a"}}' % (b"9" * 5000),
@@ -406,6 +406,17 @@ def test_tokenizer_json_that_cannot_encode() -> None:
     }
     with pytest.raises(ConfigError, match=r"expected a tokenizer that works, found .*UNK"):
         Tokenizer.from_files({"tokenizer.json": json.dumps(changed).encode()}).encode("b")
+
+
+def test_tokenizer_json_whose_expression_takes_too_long(capfd: pytest.CaptureFixture[str]) -> None:
+    changed = json.loads((DATA / "byte-level.json").read_bytes())
+    split = {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Isolated"}
+    changed["pre_tokenizer"]["pretokenizers"] = [{**split, "invert": False}]
+    changed["pre_tokenizer"]["type"] = "Sequence"
+    tokenizer = Tokenizer.from_files({"tokenizer.json": json.dumps(changed).encode()})
+    with pytest.raises(ConfigError, match=r"expected a tokenizer that works, found .*retry-limit"):
+        tokenizer.encode("x" * 200)
+    assert "retry-limit" in capfd.readouterr().err  # what the library says itself
 
 
 def test_import_loads_no_tokenizer_library() -> None:
