@@ -127,6 +127,7 @@ HOSTILE = [
     "{{ 9**9**9**9**9 }}",
     "{{ lipsum(n=100000000) }}",
     "{{ [1]|tojson(indent=10**9) }}",
+    "{{ []|tojson(indent=10**9) }}",
     "{{ range(99999)|list|tojson(indent='x' * 1000) }}",
     "{{ 'x'|center(10**10) }}",
     "{{ 'x'.ljust(10**10) }}{{ 'x'.zfill(10**10) }}",

@@ -170,7 +170,7 @@ def dumped(meter: Meter, given: Arguments) -> int:
     """Bound JSON: each item may stand on a line of its own, indented, between separators."""
     size = linear(meter, given)
     options = sum(len(x) for x in _flat(given[1:]) if isinstance(x, str)) + _largest(given[1:])
-    return 2 * size + size // ITEM * _DEEPEST_JSON * options // LETTERS
+    return 2 * size + (1 + size // ITEM) * _DEEPEST_JSON * options // LETTERS
 
 
 def named(meter: Meter, given: Arguments) -> int:
