@@ -12,7 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig
+from cpumix.config import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    YarnScaling,
+)
 
 Array = NDArray[np.float64]
 Weights = Mapping[str, NDArray[np.floating]]
@@ -47,30 +53,45 @@ def softmax(x: Array) -> Array:
     return e / e.sum(axis=-1, keepdims=True)
 
 
-def frequencies(config: ModelConfig) -> NDArray[np.float32]:
-    """Return the turn per position of each pair, in radians (D/2,), with Llama 3's scaling."""
-    exponent = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
-    base = np.power(np.float64(config.rope_theta), exponent).astype(np.float32)
-    freqs = np.float32(1) / base
-    scaling = config.rope_scaling
-    if scaling is None:
+def frequencies(config: ModelConfig, context: int) -> NDArray[np.float32]:
+    """Return the turn per position of each pair, in radians (D/2,), stretched as the model's are.
+
+    Llama 3 and YaRN blend slow pairs, stretched to the longer context, with fast ones, left alone.
+    """
+    size, base, scaling = config.head_dim, np.float64(config.rope_theta), config.rope_scaling
+    if isinstance(scaling, DynamicScaling):  # NTK-aware: the base grows with the context
+        longer = scaling.factor * context / config.max_position_embeddings - (scaling.factor - 1)
+        base *= max(longer, 1.0) ** (size / (size - 2))
+    exponent = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
+    freqs = np.float32(1) / np.power(base, exponent).astype(np.float32)
+    if isinstance(scaling, LinearScaling):
+        return freqs / np.float32(scaling.factor)
+    if isinstance(scaling, Llama3Scaling):
+        turns = scaling.original_max_position_embeddings * freqs.astype(np.float64) / (2 * np.pi)
+        span = scaling.high_freq_factor - scaling.low_freq_factor
+        kept = np.clip((turns - scaling.low_freq_factor) / span, 0, 1)
+    elif isinstance(scaling, YarnScaling):
+        bounds = [  # the pairs that turn beta_fast and beta_slow times in the trained context
+            size
+            / 2
+            * np.log(scaling.original_max_position_embeddings / (beta * 2 * np.pi))
+            / np.log(config.rope_theta)
+            for beta in (scaling.beta_fast, scaling.beta_slow)
+        ]
+        if scaling.truncate:
+            bounds = [np.floor(bounds[0]), np.ceil(bounds[1])]
+        low, high = max(bounds[0], 0), min(bounds[1], size - 1)
+        kept = 1 - np.clip((np.arange(size // 2) - low) / (high - low), 0, 1)
+    else:
         return freqs
-    scaled = freqs.copy()
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    for i, freq in enumerate(freqs):
-        turns = scaling.original_max_position_embeddings * float(freq) / (2 * np.pi)
-        if turns < low:  # slow pairs: stretched to the longer context
-            scaled[i] = freq / np.float32(scaling.factor)
-        elif turns <= high:  # between: a mix of both
-            mix = (turns - low) / (high - low)
-            scaled[i] = (1 - mix) * freq / scaling.factor + mix * freq
-    return scaled
+    return (freqs * kept + freqs / scaling.factor * (1 - kept)).astype(np.float32)
 
 
 def cos_sin(config: ModelConfig, n: int) -> tuple[Array, Array]:
-    """Return cosine and sine (n, D/2) of every angle."""
-    angles = np.arange(n, dtype=np.float32)[:, None] * frequencies(config)
-    return np.cos(angles.astype(np.float64)), np.sin(angles.astype(np.float64))
+    """Return cosine and sine (n, D/2) of every angle, times YaRN's factor."""
+    angles = np.arange(n, dtype=np.float32)[:, None] * frequencies(config, n)
+    factor = getattr(config.rope_scaling, "attention_factor", 1.0)
+    return np.cos(angles.astype(np.float64)) * factor, np.sin(angles.astype(np.float64)) * factor
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
@@ -90,9 +111,8 @@ def attention(
 ) -> Array:
     """Attend to what each token sees; consecutive heads share a kv_head."""
     size = config.head_dim
-    q = h @ part["attn_q.weight"].T  # (n, H*D)
-    k = h @ part["attn_k.weight"].T  # (n, K*D)
-    v = h @ part["attn_v.weight"].T  # (n, K*D)
+    q, k, v = (project(part, f"attn_{name}", h) for name in "qkv")  # (n, H*D), twice (n, K*D)
+    q, k = (norm_heads(config, part, name, x) for name, x in (("q", q), ("k", k)))
     shared = config.num_attention_heads // config.num_key_value_heads
     heads = []
     for head in range(config.num_attention_heads):
@@ -100,7 +120,21 @@ def attention(
         theirs = slice(head // shared * size, (head // shared + 1) * size)
         scores = rotate(q[:, mine], cos, sin) @ rotate(k[:, theirs], cos, sin).T / np.sqrt(size)
         heads.append(softmax(np.where(seen, scores, -np.inf)) @ v[:, theirs])  # (n, D)
-    return np.concatenate(heads, axis=-1) @ part["attn_output.weight"].T
+    return project(part, "attn_output", np.concatenate(heads, axis=-1))
+
+
+def project(part: Weights, name: str, x: Array) -> Array:
+    """Multiply rows by a matrix, and add its bias if it has one."""
+    return x @ part[f"{name}.weight"].T + part.get(f"{name}.bias", 0.0)
+
+
+def norm_heads(config: ModelConfig, part: Weights, name: str, x: Array) -> Array:
+    """Norm queries or keys, each head's or whole rows, in a model that does."""
+    if config.qk_norm is None:
+        return x
+    weight = part[f"attn_{name}_norm.weight"]
+    stretches = x.reshape(len(x), -1, len(weight))
+    return rms_norm(stretches, weight, config.rms_norm_eps).reshape(x.shape)
 
 
 def feed_forward(config: ModelConfig, part: Weights, h: Array) -> Array:
@@ -110,7 +144,9 @@ def feed_forward(config: ModelConfig, part: Weights, h: Array) -> Array:
     out = np.zeros_like(h)
     for token, logits in enumerate(h @ part["router.weight"].T):
         topk_ids = np.argsort(-logits, kind="stable")[: config.num_experts_per_tok]
-        for e, share in zip(topk_ids, softmax(logits[topk_ids]), strict=True):
+        of_all, of_those = softmax(logits)[topk_ids], softmax(logits[topk_ids])
+        shares = of_those if config.norm_topk_prob else of_all
+        for e, share in zip(topk_ids, shares, strict=True):
             out[token] += share * expert(part, e, h[token])
     return out
 

@@ -73,9 +73,9 @@ def test_some_pairs_are_between():
 
 def test_rotation_of_a_later_batch_continues_the_first():
     turns = frequencies(config(head_dim=64), 4096)
-    whole = cos_sin(turns, 0, 3000)
+    whole = cos_sin(turns, np.arange(3000))
     for first, count in ((0, 1), (7, 13), (2999, 1)):
-        part = cos_sin(turns, first, count)
+        part = cos_sin(turns, np.arange(first, first + count))
         for a, b in zip(whole, part, strict=True):
             assert b.shape == (count, 32)
             assert b.dtype == np.float32
@@ -85,7 +85,7 @@ def test_rotation_of_a_later_batch_continues_the_first():
 def test_angles_are_products_in_float32():
     """At position 3000 the rounding of the angle is visible, and part of the model's definition."""
     found = frequencies(config(head_dim=64), 4096)
-    cos, sin = cos_sin(found, 3000, 1)
+    cos, sin = cos_sin(found, np.array([3000]))
     turns = found.turns
     angle = (np.float32(3000) * turns).astype(np.float64)
     assert np.abs(cos[0] - np.cos(angle)).max() <= 8 * U
