@@ -33,8 +33,7 @@ def test_each_type_has_a_golden() -> None:
 @pytest.mark.parametrize("name", GOLDENS)
 def test_numbers_equal_those_of_gguf(name: str) -> None:
     kind = GGML_TYPES[GOLDENS[name]["code"]]
-    with np.errstate(all="ignore"):
-        values = dequantize(random_rows(CODES[name], kind.nbytes), kind)
+    values = dequantize(random_rows(CODES[name], kind.nbytes), kind)
     assert values.shape == (256, 8 * kind.values) and values.dtype == np.float32
     values = np.where(np.isnan(values), np.float32(0), values)
     assert hashlib.sha256(values.astype("<f4").tobytes()).hexdigest() == GOLDENS[name]["sha256"]
@@ -44,8 +43,7 @@ def test_numbers_equal_those_of_gguf(name: str) -> None:
 def test_a_row_does_not_depend_on_its_neighbours(name: str) -> None:
     kind = GGML_TYPES[CODES[name]]
     rows = random_rows(1, kind.nbytes, 5)
-    with np.errstate(all="ignore"):
-        whole, one = dequantize(rows, kind), dequantize(rows[3:4], kind)
+    whole, one = dequantize(rows, kind), dequantize(rows[3:4], kind)
     np.testing.assert_array_equal(whole[3:4], one)
 
 

@@ -113,6 +113,17 @@ def test_bfloat16_converts_back_to_the_same_bytes(tmp_path: Path, config: dict[s
             assert bytes(ours.data(name)) == bytes(theirs.data(name)), name
 
 
+def test_infinite_scale_of_a_gguf_file_is_refused_by_convert(tmp_path: Path) -> None:
+    cpumix.export(make(tmp_path, LLAMA | SIZES, "int8"), tmp_path / "m.gguf")
+    stored = read_gguf(tmp_path / "m.gguf").tensors["blk.1.attn_v.weight"]
+    data = bytearray((tmp_path / "m.gguf").read_bytes())
+    data[stored.offset : stored.offset + 2] = b"\x00\x7c"
+    (tmp_path / "m.gguf").write_bytes(data)
+    for precision in ("bf16", "int8", "int4"):
+        with pytest.raises(ConvertError, match=r"attn_v.weight.: expected finite weights, found"):
+            cpumix.convert(tmp_path / "m.gguf", tmp_path / "again.bin", precision)
+
+
 def test_q_and_k_have_the_row_order_of_llama_cpp(tmp_path: Path) -> None:
     model = make(tmp_path, MIXTRAL | SIZES, "int8")
     cpumix.export(model, tmp_path / "m.gguf")

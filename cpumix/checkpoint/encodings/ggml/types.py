@@ -62,10 +62,14 @@ _AT_ONCE = 1 << 17
 
 
 def dequantize(data: NDArray[np.uint8], kind: GgmlType) -> NDArray[np.float32]:
-    """Return the numbers of rows (n, bytes of a row) as float32 (n, columns)."""
+    """Return the numbers of rows (n, bytes of a row) as float32 (n, columns).
+
+    Infinite scales give infinity and NaN, which whoever reads weights looks for.
+    """
     whole = data.reshape(-1, kind.nbytes)
     numbers = np.empty((len(whole), kind.values), np.float32)
     step = _AT_ONCE // kind.values
-    for start in range(0, len(whole), step):
-        numbers[start : start + step] = kind.dequantize(whole[start : start + step])
+    with np.errstate(invalid="ignore", over="ignore"):
+        for start in range(0, len(whole), step):
+            numbers[start : start + step] = kind.dequantize(whole[start : start + step])
     return numbers.reshape(len(data), -1)
