@@ -88,6 +88,12 @@ def test_command_names_the_tensors_that_moved_most(tmp_path: Path) -> None:
     assert json.loads(invoke(tmp_path / "m.bin", "--json").stdout).keys() == {"path", "tensors"}
 
 
+def test_command_says_that_nothing_was_moved(tmp_path: Path) -> None:
+    make(tmp_path, "bf16")
+    result = invoke(tmp_path / "m.bin", "--against", tmp_path / "hf")
+    assert result.stdout.splitlines()[1:] == [f"against {tmp_path / 'hf'}: the same numbers"]
+
+
 def test_other_checkpoints_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "int8")
     write_checkpoint(tmp_path / "other", LLAMA | {"vocab_size": 300})

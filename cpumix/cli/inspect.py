@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cpumix.errors import escaped, quoted
 from cpumix.units import format_count, format_size
 
 from . import options
 
 if TYPE_CHECKING:
+    from cpumix.checkpoint.lora import AdapterFacts
     from cpumix.inspector import Facts
 
 
@@ -22,16 +24,36 @@ if TYPE_CHECKING:
 def command(source: Path, as_json: bool) -> None:
     """Show what a model file or a checkpoint holds.
 
-    SOURCE is a model file, or a checkpoint in any form that `cpumix convert` takes. Only headers
-    are read, so one of any size answers at once.
+    SOURCE is a model file, or a checkpoint in any form that `cpumix convert` takes, or the folder
+    of a low-rank adapter. Only headers are read, so one of any size answers at once.
     """
+    from cpumix.checkpoint.lora import describe_adapter
+    from cpumix.checkpoint.open import find_source_name
     from cpumix.inspector import inspect
 
-    facts = inspect(source)
+    if find_source_name(source) is None and (adapter := describe_adapter(source)) is not None:
+        if as_json:
+            facts = {"path": str(source), "source": "adapter", **adapter._asdict()}
+            click.echo(json.dumps(facts))
+        else:
+            click.echo("\n".join(_adapter_lines(source, adapter)))
+        return
+    found = inspect(source)
     if as_json:
-        click.echo(json.dumps(facts.to_json()))
+        click.echo(json.dumps(found.to_json()))
     else:
-        click.echo("\n".join(_lines(facts)))
+        click.echo("\n".join(_lines(found)))
+
+
+def _adapter_lines(path: Path, adapter: AdapterFacts) -> list[str]:
+    base = "not named" if adapter.base is None else quoted(adapter.base)
+    size = format_size(adapter.nbytes)
+    return [
+        f"{path}: {adapter.kind} adapter, {size} in {adapter.tensors} tensors",
+        f"  trained on: {base}",
+        *(f"  {name}: {escaped(value)}" for name, value in adapter.settings.items()),
+        f"  merged with: cpumix convert CHECKPOINT TARGET --lora {path}",
+    ]
 
 
 def _lines(facts: Facts) -> list[str]:
@@ -47,7 +69,7 @@ def _lines(facts: Facts) -> list[str]:
             lines.append(f"  {size:>10}  {group}: {amount.tensors} tensors in {name}")
     for name, nbytes in facts.files.items():
         lines.append(f"  {format_size(nbytes):>10}  {name}")
-    templates = ", ".join(facts.templates) or "none"
+    templates = ", ".join(map(escaped, facts.templates)) or "none"
     lines.append(f"  chat templates: {templates}")
     for name, nbytes in facts.memory.items():
         lines.append(f"  {format_size(nbytes):>10}  memory to run at {name}")

@@ -63,7 +63,9 @@ def command(
         click.echo(json.dumps(facts))
         return
     click.echo(f"{model}: {count} tensors, all as they were written")
-    if rms is not None:
+    if rms == 0:
+        click.echo(f"against {against}: the same numbers")
+    elif rms is not None:
         click.echo(f"against {against}: relative RMS {rms:.2g}; most of all:")
         for d in differences[:_WORST]:
             click.echo(f"  {d.relative_rms:<8.2g} {d.name}, {d.format} from {d.encoding}")

@@ -6,8 +6,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from checkpoints import LLAMA, MIXTRAL, write_checkpoint
+from checkpoints import LLAMA, MIXTRAL, write_checkpoint, write_shard
 from click.testing import CliRunner
 from model_files import CONFIG, FILES, write
 
@@ -79,6 +80,28 @@ def test_inspect_of_a_dense_model(tmp_path):
     facts = json.loads(invoke("inspect", tmp_path / "hf", "--json").stdout)
     assert facts["groups"]["feed-forward"]["BF16"]["tensors"] == 6
     assert facts["parameters"]["total"] == facts["parameters"]["active"]
+
+
+@pytest.mark.parametrize("kind", ["PEFT", "mlx-lm", "Mistral"])
+def test_inspect_of_an_adapter(tmp_path, kind):
+    names = {
+        "PEFT": "adapter_model.safetensors",
+        "mlx-lm": "adapters.safetensors",
+        "Mistral": "lora.safetensors",
+    }
+    part = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    parts = {f"{part}A.weight": np.ones((4, 16), "f4"), f"{part}B.weight": np.ones((16, 4), "f4")}
+    write_shard(tmp_path / names[kind], parts)
+    settings = {"r": 4, "lora_alpha": 8, "base_model_name_or_path": "a\x1bmodel", "bias": "none"}
+    if kind != "Mistral":
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    facts = json.loads(invoke("inspect", tmp_path, "--json").stdout)
+    assert (facts["source"], facts["kind"]) == ("adapter", kind)
+    assert (facts["tensors"], facts["nbytes"]) == (2, 512)
+    assert facts["settings"] == ({} if kind == "Mistral" else {"r": 4, "lora_alpha": 8})
+    text = invoke("inspect", tmp_path).stdout
+    assert text.startswith(f"{tmp_path}: {kind} adapter, 512 bytes in 2 tensors")
+    assert ("trained on: not named" if kind == "Mistral" else r'trained on: "a\x1bmodel"') in text
 
 
 def test_inspect_imports_no_compiler(model):

@@ -55,7 +55,7 @@ from .adapter import (
 from .low_rank import Floats, LowRank
 
 CONFIG = "adapter_config.json"
-_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _SUFFIXES = {
     "lora_A.weight": "A",
@@ -86,7 +86,7 @@ _SAFE_PATTERN = re.compile(r"[\w.^$|\\-]*(?:(?:\.|\\d|\\w)[*+][\w.^$|\\-]*){0,3}
 
 def claims(folder: Path) -> bool:
     """Whether this is an adapter of PEFT."""
-    return any((folder / name).exists() for name in _WEIGHTS)
+    return any((folder / name).exists() for name in WEIGHTS)
 
 
 def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
@@ -99,7 +99,7 @@ def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
                 f'"{folder / CONFIG}": {name}: an adapter that cpumix cannot merge, found '
                 f"{quoted(value)}. Merge it with the program that trained it."
             )
-    path = next(folder / name for name in _WEIGHTS if (folder / name).exists())
+    path = next(folder / name for name in WEIGHTS if (folder / name).exists())
     stored = {_plain_name(n): part for n, part in CONTAINERS[path.suffix](path).items()}
     targets = find_targets(config, namings(config.family))
     added: dict[str, LowRank] = {}
