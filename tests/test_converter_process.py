@@ -19,7 +19,10 @@ from click.testing import CliRunner
 import cpumix
 from cpumix.store.residency import LARGE_PAGE
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor SIGINT")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.name == "nt", reason="Windows has neither SIGKILL nor SIGINT"),
+]
 
 # Kills itself at a moment of a conversion: at a share of the progress, or in a function of os.
 SUICIDE = """

@@ -189,6 +189,7 @@ def test_command_is_documented(command):
     assert any(f"cpumix {command}" in text for text in TEXTS.values())
 
 
+@pytest.mark.slow
 @each("sh")
 def test_lines_run(block, reader):
     reader(block)
@@ -212,6 +213,7 @@ def test_shown_output_is_what_comes(block, reader, monkeypatch):
         assert block.text.partition("\n")[2].strip() == click.unstyle(run(line)).strip()
 
 
+@pytest.mark.slow
 @each("python")
 def test_program_runs(block, reader, capsys):
     reader(block)

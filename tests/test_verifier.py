@@ -20,6 +20,8 @@ from cpumix.quant import FLOAT32, FORMATS
 from cpumix.store import ModelFile, ModelWriter, build_entries, build_metadata
 from cpumix.verifier import compare, verify
 
+pytestmark = pytest.mark.slow
+
 CONFIG = MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 
 

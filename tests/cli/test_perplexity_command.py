@@ -10,6 +10,8 @@ from click.testing import CliRunner
 
 from cpumix.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 TEXT = "In the beginning God created the heaven and the earth. " * 20
 
 

@@ -14,6 +14,8 @@ import pytest
 
 import cpumix
 
+pytestmark = pytest.mark.slow
+
 HANG_SECONDS = 600  # no run takes so long, on the slowest machine
 
 

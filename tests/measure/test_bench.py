@@ -17,6 +17,8 @@ from cpumix.config import ModelConfig
 from cpumix.kernels.compile.isa import active
 from cpumix.measure import bench
 
+pytestmark = pytest.mark.slow
+
 HAS_LIMITS = active().name != "generic"
 
 

@@ -11,6 +11,8 @@ from cpumix.cli.main import main
 from cpumix.errors import BudgetError
 from cpumix.measure import plan_check
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("context", "kv"), [(64, "f16"), (300, "f16"), (1024, "int8"), (2048, "f16")]

@@ -15,6 +15,8 @@ from cpumix.kernels.compile import jit
 from cpumix.kernels.compile.isa import active
 from cpumix.measure import warmup
 
+pytestmark = pytest.mark.slow
+
 USE = """
 import sys
 from pathlib import Path

@@ -11,6 +11,8 @@ from fuzz.tokenizers import KINDS, run
 
 from cpumix.tokenizer.jinja.costs import FILTERS, METHODS, OPERATORS
 
+pytestmark = pytest.mark.slow
+
 CASES = {"template": 80, "conversation": 80, "files": 150}
 # What looks at a text without changing it costs as much for all of these names.
 ALIKE = "isalnum isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace "

@@ -15,6 +15,8 @@ from paged_models import EXPERTS, LAYERS, small_config, write_paged
 import cpumix
 from cpumix.units import MIB
 
+pytestmark = pytest.mark.slow
+
 
 def test_big_model_loads_and_routes_evenly(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(make_big_model, "mixtral_8x7b", lambda layers: small_config(vocab=2000))

@@ -19,6 +19,8 @@ from cpumix.checkpoint import open_checkpoint
 from cpumix.config import ModelConfig
 from cpumix.store import gguf
 
+pytestmark = pytest.mark.slow
+
 ALIGNMENT = 32
 
 

@@ -12,6 +12,8 @@ from click.testing import CliRunner, Result
 from make_checkpoint import Tensor, main, split_shards, synthetic_tokenizer, to_bf16
 from tiny_checkpoint import shapes, to_f32
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     *("--layers", "1", "--hidden", "64", "--intermediate", "96", "--heads", "4"),
     *("--kv-heads", "2", "--experts", "4", "--vocab", "600", "--shard-bytes", "100000"),

@@ -9,6 +9,8 @@ import pytest
 from oracle_cases import MIXTRAL
 from tiny_models import write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kv", ["f16", "int8"])
 def test_measures_both_contexts(tmp_path, capsys, kv):

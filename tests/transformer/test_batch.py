@@ -11,6 +11,8 @@ from cpumix.kv.table import BlockTable
 from cpumix.model import Model
 from cpumix.transformer.batch import Batch, Step
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {"num_key_value_heads": 1, "num_attention_heads": 2, "head_dim": 16}
 
 

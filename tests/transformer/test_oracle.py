@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from oracle_cases import CASES, LOGITS_TOLERANCE, Case, Golden, ask_cpumix, shards_crc
 
+pytestmark = pytest.mark.slow
+
 SEEDLING = os.environ.get("CPUMIX_SEEDLING")
 
 

@@ -21,6 +21,8 @@ import cpumix
 from cpumix.kernels.compile import jit
 from cpumix.kernels.compile.jit import kernel, parallel_kernel, prange
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(cpumix.__file__).parent
 CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
 

@@ -59,7 +59,10 @@ with cpumix.load() as model:
     print(model.threads)
 """
 
-pytestmark = pytest.mark.skipif(WITHOUT_JIT, reason="there are no threads without the JIT")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(WITHOUT_JIT, reason="there are no threads without the JIT"),
+]
 
 
 @pytest.fixture(scope="module")
