@@ -154,7 +154,7 @@ def test_report(tmp_path):
     assert report.file_bytes == target.stat().st_size
     shard = (tmp_path / "source" / "model.safetensors").stat().st_size
     assert 0.9 * shard < report.source_bytes < shard
-    assert 0 < report.seconds < 600
+    assert report.seconds > 0
 
 
 @pytest.mark.parametrize("spare", [0, -1])
