@@ -8,6 +8,7 @@ What it returns does end the text; there may be a shorter way, or one where it f
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from .grammar import Matcher
 
 WIDTH = 6  # states that are followed side by side
+MOST_STEPS = 1000  # for so long: of a grammar without an end there is none
 
 
 class Kind(NamedTuple):
@@ -36,15 +38,16 @@ KINDS = (
     Kind(rb'"', 1, 0, ends=True),  # ends a text, or begins one where it is not free
     Kind(rb'""|\[\]|\{\}', 2, 0, around=True),
     Kind(rb":", 1, 1, around=True),
-    Kind(rb"[a-zA-Z]{2,}", 1, 1),
+    Kind(rb"[a-zA-Z]{2,}", 4, 2),
     Kind(rb"[0-9]", 2, 2),
     Kind(rb"[@./_-]", 5, 2),  # joins words in addresses, dates and names
     Kind(rb"[\[{(<]", 2, 3, around=True),
     Kind(rb"[)>]", 1, 0, around=True),
-    Kind(rb"[a-zA-Z]", 3, 2),
+    Kind(rb"[a-zA-Z]", 3, 3),
     Kind(rb"[!-+;=?\\^`|~]", 4, 3),
 )
 OTHERS = 4
+ENOUGH = 400  # tokens of a kind and a length
 LONG = 8  # bytes of the longest token tried
 FREE = 1 / 8  # of all tokens: where more are allowed, the text is free
 
@@ -56,10 +59,13 @@ class _Trials:
         self._count = len(printed)
         patterns = [re.compile(kind.pattern) for kind in KINDS]
         found: list[list[int]] = [[] for _ in KINDS]
+        counts: Counter[tuple[int, int]] = Counter()
         for token in sorted(range(len(printed)), key=lambda t: -len(printed[t])):
-            if 0 < len(printed[token]) <= LONG:
+            length = len(printed[token])
+            if 0 < length <= LONG:
                 for place, pattern in enumerate(patterns):
-                    if pattern.fullmatch(printed[token]):
+                    if pattern.fullmatch(printed[token]) and counts[place, length] < ENOUGH:
+                        counts[place, length] += 1
                         found[place].append(token)
         self._kinds = [
             (kind, np.array(tokens), np.array(tokens) >> 5, np.array(tokens, np.uint32) & 31)
@@ -103,9 +109,9 @@ class _State(NamedTuple):
     free: bool
     cost: int
 
-    def rank(self) -> tuple[bool, int, int]:
-        """Return what is lower for more promising states: few tokens that print much."""
-        return self.free, len(self.tokens) + self.cost, -self.length
+    def rank(self) -> tuple[bool, int, int, int]:
+        """Return what is lower for more promising states, among those of as many steps."""
+        return self.free, self.cost, len(self.tokens), -self.length
 
 
 def find_closing(matcher: Matcher, most: int) -> list[int] | None:
@@ -113,17 +119,25 @@ def find_closing(matcher: Matcher, most: int) -> list[int] | None:
 
     `matcher` is left where it is.
     """
-    if matcher.json and (found := _search(matcher, most, json=True)) is not None:
-        return found
-    return _search(matcher, most, json=False)
+    best: list[int] | None = None
+    # Where forced tokens cost nothing a text may go on to what has many of them; where they cost
+    # as much as others it may rather grow where it is. The shorter way of the two is taken.
+    for json in (True, False) if matcher.json else (False,):
+        for forced_cost in (0, 1):
+            shorter = _search(matcher, most, json=json, forced_cost=forced_cost)
+            if shorter is not None:
+                best, most = shorter, len(shorter) - 1
+        if best is not None:
+            break
+    return best
 
 
-def _search(matcher: Matcher, most: int, *, json: bool) -> list[int] | None:
+def _search(matcher: Matcher, most: int, *, json: bool, forced_cost: int) -> list[int] | None:
     printed = matcher.vocabulary.printed
     trials = _trials(printed)
     states = [_State(matcher.copy(), [], 0, False, 0)]
     best: list[int] | None = None
-    while states:
+    for _ in range(MOST_STEPS):
         following: dict[bytes, _State] = {}
         for state in states:
             if len(state.tokens) > most:
@@ -132,7 +146,9 @@ def _search(matcher: Matcher, most: int, *, json: bool) -> list[int] | None:
                 best, most = state.tokens, len(state.tokens) - 1  # only shorter ones from here
                 continue
             forced = state.matcher.forced()
-            tries = [(forced, 0)] if forced else trials.pick(state.matcher.allowed(), json)
+            tries = [(forced, forced_cost * len(forced))]
+            if not forced:
+                tries = trials.pick(state.matcher.allowed(), json)
             for step, cost in tries:
                 tokens = [*state.tokens, *step]
                 other = state.matcher.copy()
@@ -148,6 +164,8 @@ def _search(matcher: Matcher, most: int, *, json: bool) -> list[int] | None:
                 if known is None or found.rank() < known.rank():
                     following[bits.tobytes()] = found
         states = sorted(following.values(), key=_State.rank)[:WIDTH]
+        if not states:
+            break
     return best
 
 
