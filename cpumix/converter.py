@@ -23,6 +23,7 @@ from cpumix.checkpoint import Checkpoint, SourceTensor, merge_adapter, open_chec
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
 from cpumix.checkpoint.matrix import Coded, widen
 from cpumix.errors import ConvertError
+from cpumix.hub import download, parse_name
 from cpumix.kernels.encode import encode
 from cpumix.losses import Loss, Losses
 from cpumix.machine import machine_info
@@ -85,6 +86,8 @@ def convert(
 ) -> ConvertReport:
     """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
 
+    A source that is not there may be a name on the Hugging Face hub, see `hub`.
+
     `precision`: "bf16", "int8", "int4"; "auto": the best that fits `ram` ("64G" or bytes; this
     machine's memory if not given); "as-is": what keeps most of a quantized checkpoint's numbers.
     Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
@@ -95,7 +98,9 @@ def convert(
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
-    checkpoint = open_checkpoint(Path(source), ignore_fields)
+    hub_name = None if Path(source).exists() else parse_name(Path(source).as_posix())
+    place = Path(source) if hub_name is None else download(hub_name)
+    checkpoint = open_checkpoint(place, ignore_fields)
     for folder, times in lora:
         checkpoint = merge_adapter(checkpoint, Path(folder), times)
     tokenizer = Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now
@@ -108,7 +113,7 @@ def convert(
         precision = choose_precision_as_is(checkpoint)
     _refuse_own_shard(checkpoint, Path(target))
     entries = build_entries(checkpoint.config, precision)
-    name = Path(source).resolve().name
+    name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
     metadata = build_metadata(checkpoint.config, precision, files, name)
     origin = _fingerprint(checkpoint, lora)
     with ModelWriter(

@@ -24,10 +24,8 @@ class Interrupt(BaseException):
 
 
 def write(tmp_path: Path, **sizes: int) -> Path:
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(CONFIG["vocab_size"]))
+    tokenizer = synthetic_tokenizer(CONFIG["vocab_size"])
     checkpoints.write_checkpoint(tmp_path / "source", CONFIG | sizes, tokenizer=tokenizer)
-    tokenizer.unlink()
     return tmp_path / "source"
 
 

@@ -31,6 +31,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "store",
     "kernels",
     "checkpoint",
+    "hub",
     "tokenizer",
     "experts",
     "kv",
@@ -56,6 +57,7 @@ HOMES = {
     "llvmlite": ("kernels/", "store/bus_guard.py"),  # the guard is machine code, but no kernel
     "psutil": ("machine.py",),
     "click": ("cli/",),
+    "huggingface_hub": ("hub.py",),
 }
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
 

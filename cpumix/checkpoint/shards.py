@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,12 +29,18 @@ class ShardNames(NamedTuple):
     others: tuple[str, ...] = ()
     """How files begin that the pattern fits and that are not shards."""
 
+    def pick(self, names: Iterable[str]) -> list[str]:
+        """Return those of some files' names that are shards of this kind, in order."""
+        found = sorted(
+            name
+            for name in names
+            if fnmatchcase(name, self.pattern) and not name.startswith((*self.others, "._"))
+        )
+        return [self.single] if self.single in found else found
+
     def find(self, folder: Path) -> list[Path]:
         """Return the shards in a folder, without an index."""
-        if self.single and (folder / self.single).exists():
-            return [folder / self.single]
-        paths = sorted(folder.glob(self.pattern))
-        return [path for path in paths if not path.name.startswith((*self.others, "._"))]
+        return [folder / name for name in self.pick(path.name for path in folder.glob("*"))]
 
     def exists(self, folder: Path) -> bool:
         """Whether a folder has shards of this kind, or an index that promises some."""

@@ -39,8 +39,9 @@ def command(
     """Convert a checkpoint to one file.
 
     SOURCE is what was downloaded: a folder with config.json or params.json, weights (safetensors,
-    PyTorch, MLX, quantized by GPTQ, AWQ and others) and the tokenizer, or a GGUF file. TARGET is
-    the file to write. Nothing bears TARGET's name before it is complete.
+    PyTorch, MLX, quantized by GPTQ, AWQ and others) and the tokenizer, or a GGUF file; or a name
+    on the Hugging Face hub, ORG/NAME[@REVISION]. TARGET is the file to write. Nothing bears
+    TARGET's name before it is complete.
     """
     with byte_progress(f"Converting {source.name or source}") as progress:
         report = cpumix.convert(

@@ -20,7 +20,7 @@ from .quantization import take_quantization
 from .side_files import read_side_files
 
 PARAMS = "params.json"
-_SHARDS = (
+SHARDS = (
     ShardNames("consolidated*.safetensors", index_name="consolidated.safetensors.index.json"),
     ShardNames("consolidated.*.pth"),
     ShardNames("consolidated.*.pt"),
@@ -55,7 +55,7 @@ def claims(path: Path) -> bool:
         return False
     if any(kind.exists(path) for kind in huggingface.SHARDS):
         return False
-    if any(kind.exists(path) for kind in _SHARDS):
+    if any(kind.exists(path) for kind in SHARDS):
         return True
     return (path / PARAMS).exists() and not (path / huggingface.CONFIG).exists()
 
@@ -72,7 +72,7 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a folder holds."""
     config = read_config(path, ignored)
     files = read_side_files(path)
-    kind = next((kind for kind in _SHARDS if kind.exists(path)), None)
+    kind = next((kind for kind in SHARDS if kind.exists(path)), None)
     if kind is None:
         raise ConvertError(
             f"weights: expected consolidated.* or weights.*.npz beside {PARAMS}, found none in "

@@ -31,6 +31,11 @@ def read_present(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): read_file(path) for path in paths}
 
 
+def is_side_file(name: str) -> bool:
+    """Tell whether a file with this path in its folder is one."""
+    return any(fnmatchcase(name, pattern) for pattern in (*_TOKENIZERS, *_OTHERS))
+
+
 def has_tokenizer(files: Iterable[str]) -> bool:
     """Tell whether there is a tokenizer among files with these names."""
     return any(fnmatchcase(name, pattern) for name in files for pattern in _TOKENIZERS)
