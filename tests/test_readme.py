@@ -13,6 +13,7 @@ commands within a sentence. `python` blocks are run too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -230,7 +231,10 @@ INLINE = [
 
 @pytest.mark.parametrize("command", INLINE)
 def test_command_in_a_sentence_exists(command):
-    check_options(command)
+    with contextlib.suppress(
+        click.MissingParameter
+    ):  # a sentence names a command without its model
+        check_options(command)
 
 
 @pytest.mark.parametrize("page", TEXTS)
