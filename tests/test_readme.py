@@ -233,7 +233,7 @@ INLINE = [
 def test_command_in_a_sentence_exists(command):
     with contextlib.suppress(
         click.MissingParameter
-    ):  # a sentence names a command without its model
+    ):  # a command without its model
         check_options(command)
 
 
