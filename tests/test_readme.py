@@ -231,9 +231,7 @@ INLINE = [
 
 @pytest.mark.parametrize("command", INLINE)
 def test_command_in_a_sentence_exists(command):
-    with contextlib.suppress(
-        click.MissingParameter
-    ):  # a command without its model
+    with contextlib.suppress(click.MissingParameter):  # a command without its model
         check_options(command)
 
 
