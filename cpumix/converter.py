@@ -43,6 +43,7 @@ INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
 # The largest float16 scale times 64: int4 gives a block's largest weight a code of 88 and more, and
 # its fitted scale is within 1.3 of what that needs.
 LARGEST = 65504.0 * 64
+LARGEST_VECTOR = 1e9  # of norms, routers and biases: what they scale is squared in float32
 
 
 @dataclass(frozen=True)
@@ -255,6 +256,12 @@ def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
             f'{s.stop - 1}. The checkpoint is damaged: download it again. File "{s.source.path}".'
         )
     magnitude = float(np.uint32(largest).view(np.float32))
+    if s.entry.format == FLOAT32 and magnitude > LARGEST_VECTOR:
+        raise ConvertError(
+            f"{what}: expected numbers of a norm, router or bias up to {LARGEST_VECTOR:.0e}, found "
+            f"{magnitude:.3g}. The checkpoint is damaged: download it again. "
+            f'File "{s.source.path}".'
+        )
     if s.entry.format not in ("bf16", FLOAT32) and magnitude > LARGEST:
         raise ConvertError(
             f"{what}: expected weights up to {LARGEST:.3g}, which 8 and 4 bits can scale, "

@@ -104,6 +104,16 @@ def test_weight_that_bfloat16_would_round_to_infinity(tmp_path):
     cpumix.convert(source, tmp_path / "model.bin", "bf16")
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", [ROUTER, NORM])
+def test_norm_or_router_too_large_to_compute_with_is_named(tmp_path, name, precision):
+    source = write(tmp_path, change={name: damaged(name, 1e30, "float32", 3)})
+    message = "expected numbers of a norm, router or bias up to 1e\\+09, found 1e\\+30"
+    refuse(source, precision, ConvertError, message)
+    source = write(tmp_path, change={name: damaged(name, 9e8, "float32", 3)})
+    cpumix.convert(source, tmp_path / "model.bin", precision)
+
+
 @pytest.mark.parametrize("precision", ["int5", "INT4", "", "mix-0"])
 def test_unknown_precision(source, precision):
     refuse(source, precision, ConfigError, "precision: expected one of bf16, int8, int4")

@@ -36,6 +36,7 @@ from .simd.vectors import (
 QUERY_ROWS = min(TOKENS, 4)  # 4 query heads share a key-value head in Mixtral
 _, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(QUERY_ROWS)
 NEVER = -1e30  # finite, so that differences of two of them are 0 and not NaN
+SEEN = -0.99e30  # scores from here on count
 # A row's state in the scratch memory, in bytes: running maximum, correction, and 16 partial sums.
 MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
 
@@ -120,8 +121,9 @@ def softmax_row(
     for i in range(4):
         p = scores + 128 * QUERY_ROWS * (i // 2) + 64 * (i % 2)
         v = load_f32(p)
+        # In this order a score that is NaN makes the weight NaN, and so the row.
         weight = where_greater(
-            v, splat(np.float32(NEVER)), exp(sub(v, splat(maximum))), splat(np.float32(0))
+            splat(np.float32(SEEN)), v, splat(np.float32(0)), exp(sub(v, splat(maximum)))
         )
         store_f32(p, mul(weight, load_scale(keys, value_scale + 32 * i)))
         total = add(total, weight)

@@ -117,10 +117,11 @@ def quantize_rows(
     """Quantize rows of x to 8 bits, as `quant.activations` defines."""
     for row in prange(rows):
         for b in range(blocks):
-            peak, total = np.float32(0), 0
+            peak, wrong, total = np.float32(0), np.float32(0), 0
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
                 peak = max(peak, abs(x[row, i]))
-            unit = round_up(peak * np.float32(1 / 127))
+                wrong += x[row, i] - x[row, i]  # NaN where x is, or is infinite
+            unit = round_up(peak * np.float32(1 / 127)) + wrong
             ratio = np.float32(1) / unit if peak > np.float32(SMALLEST_PEAK) else np.float32(0)
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
                 value = np.rint(x[row, i] * ratio)

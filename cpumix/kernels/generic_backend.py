@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import bf16
-from cpumix.quant.kv import KV_BLOCK
+from cpumix.quant.kv import KV_BLOCK, to_f16
 from cpumix.quant.kv import quantize as quantize_heads
 
 from . import generic
@@ -79,6 +79,8 @@ class GenericBackend(Backend):
             scales = np.stack([c.scale.T for c in coded], axis=1)
             kv.scales.view(np.float16)[:, :, slots] = scales
             keys, values = (c.codes for c in coded)
+        elif kv.keys.dtype == np.uint16:
+            keys, values = to_f16(keys), to_f16(values)
         as_numbers(kv.keys)[:, slots // 16, :, slots % 16] = keys
         as_numbers(kv.values)[:, slots, :head_dim] = values.transpose(1, 0, 2)
 

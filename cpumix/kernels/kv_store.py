@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant.kv import KV_BLOCK
+from cpumix.quant.kv import F16_INFINITE, KV_BLOCK
 
 from .compile.jit import kernel, prange, row_kernel
 from .operands import KVView
@@ -41,10 +41,17 @@ def write_head(
     x: Address, count: int, cache: NDArray[Any], place: Address, step: int, scales: NDArray[Any],
     scale_place: Address,
 ) -> None:  # fmt: skip
-    """Write `count` float32 to elements of `cache` that lie `step` apart, quantized if it is."""
+    """Write `count` float32 to elements of `cache` that lie `step` apart, quantized if it is.
+
+    What the cache cannot hold becomes NaN, not infinity: a score of minus infinity would only make
+    attention pass over the position.
+    """
     if cache.itemsize > 1:
+        limit = np.float32(np.inf) if cache.itemsize == 4 else np.float32(F16_INFINITE)
         for i in range(count):
-            write_as(cache, place + step * cache.itemsize * i, read_f32(x + 4 * i))
+            v = read_f32(x + 4 * i)
+            kept = v if abs(v) < limit else np.float32(np.nan)
+            write_as(cache, place + step * cache.itemsize * i, kept)
         return
     scale = find_scale(x, count, scale_place, scales)
     ratio = np.float32(1) / scale if scale > 0 and scale < np.inf else np.float32(0)

@@ -12,12 +12,13 @@ from .scalar import round_up
 from .simd.lanes import (
     absolute,
     add_i32,
+    as_i32,
+    max_i32,
     mul,
     reduce_add_i32,
-    reduce_max,
+    reduce_max_i32,
     rint,
     to_i32,
-    where_greater,
 )
 from .simd.vectors import Address, load_f32, splat, store_i8, write_f32, write_i32
 
@@ -44,11 +45,13 @@ def write_header(header: Address, scale: np.float32, total: int) -> None:
 
 @kernel
 def quantize_block(x: Address, codes: Address, header: Address) -> None:
-    """Quantize 32 float32 at x to signed bytes."""
+    """Quantize 32 float32 at x to signed bytes; with NaN or infinity among them, the scale is NaN.
+
+    Bits of magnitudes are in the order of the magnitudes, and NaN is above them all.
+    """
     low, high = load_f32(x), load_f32(x + 64)
-    magnitude = absolute(low)
-    magnitude = where_greater(absolute(high), magnitude, absolute(high), magnitude)
-    peak = reduce_max(magnitude)
+    bits = reduce_max_i32(max_i32(as_i32(absolute(low)), as_i32(absolute(high))))
+    peak = np.int32(bits).view(np.float32)
     scale = round_up(peak * np.float32(1 / 127))
     ratio = splat(np.float32(1) / scale if peak > np.float32(SMALLEST_PEAK) else np.float32(0))
     first, second = to_i32(rint(mul(low, ratio))), to_i32(rint(mul(high, ratio)))

@@ -15,9 +15,10 @@ from .operands import ResidualArrays
 
 @kernel
 def round_up(scale: np.float32) -> Any:
-    """Round a scale up as `quant.activations` does."""
+    """Round a scale up as `quant.activations` does: NaN of NaN and of infinity."""
     bits = np.float32(scale).view(np.int32)
-    return np.int32((bits + LOW_BITS) & ~LOW_BITS).view(np.float32)
+    rounded = np.int32((bits + LOW_BITS) & ~LOW_BITS).view(np.float32)
+    return rounded if scale < np.float32(np.inf) else np.float32(np.nan)
 
 
 @kernel
@@ -31,9 +32,13 @@ def topk_experts(
     """Pick the top-k of `logits` and give them their softmax weights.
 
     With `norm_topk` among themselves, which equals softmax over all, renormalised; else among all.
-    Equal scores go to the lower index.
+    Equal scores go to the lower index. With a score that is NaN or infinite, all weights are NaN:
+    comparisons would pass over it.
     """
     top_k = topk_ids.shape[0]
+    wrong = np.float32(0)
+    for e in range(experts):
+        wrong += logits[e] - logits[e]
     for slot in range(top_k):
         best = -1
         for e in range(experts):
@@ -43,12 +48,12 @@ def topk_experts(
             if not taken and (best < 0 or logits[e] > logits[best]):
                 best = e
         topk_ids[slot] = best
-    total = np.float32(0)
+    total = wrong
     for slot in range(top_k):
         topk_weights[slot] = np.exp(logits[topk_ids[slot]] - logits[topk_ids[0]])
         total += topk_weights[slot]
     if not norm_topk:
-        total = np.float32(0)
+        total = wrong
         for e in range(experts):
             total += np.exp(logits[e] - logits[topk_ids[0]])
     for slot in range(top_k):

@@ -30,6 +30,7 @@ class BlockPool:
         layers, heads = config.num_hidden_layers, config.num_key_value_heads
         head_dim, capacity = config.head_dim, KV_BLOCK * blocks
         width = -(-head_dim // 32) * 32
+        self.kv = kv
         self.blocks, self.window = blocks, config.sliding_window or UNLIMITED
         # Zeros, not garbage: attention multiplies unused slots by 0, and 0 x NaN would be NaN.
         self._keys = np.zeros((layers, heads, capacity // 16, head_dim, 16), KV_FORMATS[kv])
@@ -59,6 +60,15 @@ class BlockPool:
     ) -> tuple[NDArray[np.generic], NDArray[np.generic], NDArray[np.uint16]]:
         """Return a layer's keys, values and scales as the kernels read them: float16 as uint16."""
         return self._layers[layer]
+
+    def is_finite(self, layer: int, blocks: NDArray[np.int32]) -> bool:
+        """Whether these blocks hold numbers only: NaN is what a format could not hold."""
+        heads, _, head_dim, _ = self._keys.shape[1:]
+        keys = self._keys[layer].reshape(heads, self.blocks, -1, head_dim, 16)
+        values = self._values[layer].reshape(heads, self.blocks, KV_BLOCK, -1)
+        scales = self._scales[layer].reshape(heads, 2, self.blocks, -1)
+        parts = keys[:, blocks], values[:, blocks], scales[:, :, blocks]
+        return all(bool(np.isfinite(part).all()) for part in parts)
 
     @property
     def nbytes(self) -> int:

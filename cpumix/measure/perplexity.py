@@ -21,6 +21,7 @@ from cpumix.tokenizer import Tokenizer
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 SMALLEST_CONTEXT = 8
+MOST_LOSS = 700.0  # the exponential of more is no float64
 ROWS = 64  # logits that are widened to float64 together: 64 MiB of the largest vocabularies
 
 
@@ -92,6 +93,11 @@ def evaluate(
     if progress is not None:
         progress(len(pieces), len(pieces))
     loss, *comparison = np.concatenate(scores, axis=1)  # each [tokens]
+    if not loss.mean() < MOST_LOSS:
+        raise ConfigError(
+            f"perplexity: expected a finite number, found a mean loss of {loss.mean():.3g}. "
+            "The model's weights are damaged: convert the checkpoint again."
+        )
     perplexity, error = _exp_mean(loss)
     return Evaluation(
         perplexity=perplexity,

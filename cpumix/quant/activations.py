@@ -19,6 +19,7 @@ from .tiles import BLOCK
 
 LOW_BITS = np.int32((1 << 20) - 1)  # of a float32: all of its fraction but the first three bits
 SMALLEST_PEAK = 2.0**-100  # below this a block is all zeros
+LARGEST = np.float32(np.finfo(np.float32).max)
 
 
 class Activations(NamedTuple):
@@ -30,22 +31,27 @@ class Activations(NamedTuple):
 
 
 def quantize(x: NDArray[np.float32]) -> Activations:
-    """Quantize x (m, k) float32, padding each row with zeros to whole blocks."""
+    """Quantize x (m, k) float32, padding each row with zeros to whole blocks.
+
+    A block with a NaN or an infinity has the scale NaN, and what its products come to is NaN.
+    """
     m, k = x.shape
     blocks = np.zeros((m, -(-k // BLOCK), BLOCK), np.float32)
     blocks.reshape(m, -1)[:, :k] = x
     peak = np.abs(blocks).max(-1)
     scale = round_up(peak * np.float32(1 / 127))
-    usable = peak > np.float32(SMALLEST_PEAK)
+    usable = (peak > np.float32(SMALLEST_PEAK)) & (peak <= LARGEST)
     ratio = np.divide(np.float32(1), scale, out=np.zeros_like(peak), where=usable)
+    blocks[~usable] = 0
     codes = np.rint(blocks * ratio[..., None]).astype(np.int8)
     start = -ZERO * codes.sum(-1, dtype=np.int32)
     return Activations(codes.reshape(m, -1), scale, start)
 
 
 def round_up(scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Round positive float32 up to 1, 1 1/8, ... 1 7/8 times a power of two."""
-    return ((scale.view(np.int32) + LOW_BITS) & ~LOW_BITS).view(np.float32)
+    """Round positive float32 up to 1, 1 1/8, ... 1 7/8 times a power of two; NaN of infinity."""
+    rounded = ((scale.view(np.int32) + LOW_BITS) & ~LOW_BITS).view(np.float32)
+    return np.where(scale <= LARGEST, rounded, np.float32(np.nan))
 
 
 def dequantize(x: Activations) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """What the KV cache holds: float16, float32, or 8-bit codes with a scale for each vector.
 
 At 8 bits the vector of a position and head has one float16 scale = largest magnitude / 127; codes
-are signed, -127..127. Keys are quantized after RoPE.
+are signed, -127..127. Keys are quantized after RoPE. What a format cannot hold becomes NaN.
 """
 
 from __future__ import annotations
@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 KV_BLOCK = 64  # positions; attention walks the cache in blocks at absolute multiples of this
+F16_INFINITE = 65520.0  # from here on a magnitude rounds to more than float16 holds
+LARGEST = {"f16": 65504.0, "int8": 65504.0 * 127}  # that a format holds; float32 holds all
 KV_FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
+
+
+def to_f16(x: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Round to float16; what is larger than that holds becomes NaN."""
+    return np.where(np.abs(x) < F16_INFINITE, x, np.float32(np.nan)).astype(np.float16)
 
 
 class QuantizedHeads(NamedTuple):

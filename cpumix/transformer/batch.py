@@ -70,6 +70,11 @@ class Batch:
         """Return R, how many rows (the last ones) go through all of a layer."""
         return self.num_logits if is_last_layer else len(self.ids)
 
+    @property
+    def blocks(self) -> NDArray[np.int32]:
+        """The blocks of the KV cache that the batch's sequences hold."""
+        return self._tables
+
     def place(self, is_last_layer: bool) -> Placement:
         """Return where the batch lies in the KV cache, with the queries of a layer."""
         return self._wanted if is_last_layer else self._all

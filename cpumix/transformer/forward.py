@@ -12,9 +12,11 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.errors import CpumixError
 from cpumix.experts import ExpertPager
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.operands import Matmul, MatmulGroup
+from cpumix.kernels.rows import Rows
 from cpumix.kv.pool import BlockPool
 from cpumix.memory.sizes import PREFILL_TOKENS
 from cpumix.quant import FORMATS
@@ -26,6 +28,7 @@ from .buffers import Buffers
 from .moe import MoE
 from .prefetch import Prefetch
 from .residual import ResidualStream
+from .second_look import NotFinite, SecondLook, WatchedStream, is_finite
 from .weights import LayerWeights, Weights
 
 Floats = NDArray[np.float32]
@@ -54,14 +57,22 @@ class Transformer:
         self._attention = Attention(self.config, backend, b, pool, context)
         self._moe = MoE(self.config, backend, b, pager)
         self._prefetch = Prefetch(self.config, backend, pager)
+        self._second_look = SecondLook(file, b, pool)
 
     def forward(self, batch: Batch, on_layer: OnLayer | None = None) -> None:
         """Run a batch; the logits that it wants are then there for `logits`.
 
         `on_layer` gets the number of layers done, after each. Raises FormatError when the file
-        cannot be read any more.
+        cannot be read any more or its numbers become NaN or infinite, ConfigError when the KV cache
+        cannot hold them.
         """
-        x = self._stream
+        h = self._pass(batch, self._stream, on_layer)
+        self._pager.check()
+        if not is_finite(h.values[: self._stream.count]):
+            raise self._explain(batch)
+
+    def _pass(self, batch: Batch, x: ResidualStream, on_layer: OnLayer | None = None) -> Rows:
+        """Run a batch through all layers and the last norm."""
         begun = int(batch.positions[0]), batch.ids.tolist(), self._pool.share_touched
         self._pager.begin(*begun)
         self._pool.touch(batch.slots)
@@ -71,17 +82,33 @@ class Transformer:
             h = x.norm(layer.attn_norm)  # [T, D]
             x.add(self._attention(layer, h, batch))  # [R, D]
             h = x.norm(layer.ffn_norm)  # [R, D]
-            x.add(self._moe(layer, h, x.count, partial(self._look_ahead, layer, batch)))  # [R, D]
-        x.norm(self._weights.output_norm)  # [R, D]
-        self._pager.check()
+            ahead = partial(self._look_ahead, layer, batch, x)
+            x.add(self._moe(layer, h, x.count, ahead))  # [R, D]
+        return x.norm(self._weights.output_norm)  # [R, D]
+
+    def _explain(self, batch: Batch) -> CpumixError:
+        """Run a batch again, which gives the same numbers, and return where they go wrong."""
+        b = self._buffers
+        watched = WatchedStream(self._backend, b.x, b.h, self.config.rms_norm_eps)
+        try:
+            self._pass(batch, watched)
+        except NotFinite as found:
+            return self._second_look.explain(found, batch)
+        raise AssertionError("a second pass gave other numbers")
 
     def logits(self, count: int = 1) -> Floats:
-        """Return the logits (count, V) of the first of the tokens that the last batch wanted."""
+        """Return the logits (count, V) of the first of the tokens that the last batch wanted.
+
+        Raises FormatError when they are not finite.
+        """
         weight = self._weights.output
         out = np.empty((count, 16 * weight.tiles.shape[0]), np.float32)
         self._backend.multiply(MatmulGroup([Matmul(weight, self._buffers.h, 0, count, out)]))
         self._pager.check()
-        return out[:, : self.config.vocab_size]
+        out = out[:, : self.config.vocab_size]
+        if not is_finite(out):
+            raise self._second_look.explain_logits()
+        return out
 
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""
@@ -95,9 +122,9 @@ class Transformer:
             if on_layer is not None:
                 on_layer(layer.index + 1)
 
-    def _look_ahead(self, layer: LayerWeights, batch: Batch) -> None:
+    def _look_ahead(self, layer: LayerWeights, batch: Batch, x: ResidualStream) -> None:
         """Let the next layer's experts come while this one's compute."""
         if not layer.is_last:
             following = self._weights.layers[layer.index + 1]
             rows = batch.rows_through(following.is_last)
-            self._prefetch(following, self._stream.x.part(self._stream.count - rows), rows)
+            self._prefetch(following, x.x.part(x.count - rows), rows)

@@ -102,6 +102,20 @@ def test_attention_equals_definition(e, head_dim, group, kv):
 
 
 @pytest.mark.parametrize("kv", KV_FORMATS)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_key_beyond_the_cache_is_not_passed_over(e, kv, sign):
+    """Whoever sees it gets NaN, whatever the sign of its scores; earlier positions do not."""
+    talk = Conversation(POSITIONS, 16, 2)
+    at = POSITIONS // 2
+    talk.k[at, :16] = sign * np.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = talk.attention(e, kv, [1] * POSITIONS)
+    assert np.isfinite(found[:at]).all()
+    assert np.isnan(found[at:, : 2 * 16]).all()
+    assert np.isfinite(found[:, 2 * 16 :]).all()
+
+
+@pytest.mark.parametrize("kv", KV_FORMATS)
 @pytest.mark.parametrize(("head_dim", "group"), SHAPES)
 def test_batch_equals_one_by_one(e, head_dim, group, kv):
     talk = Conversation(POSITIONS, head_dim, group)

@@ -9,7 +9,7 @@ from naive import KINDS, config, hard
 
 from cpumix.kernels import backend
 from cpumix.kv.table import BlockTable
-from cpumix.quant.kv import KV_FORMATS, quantize
+from cpumix.quant.kv import KV_FORMATS, quantize, to_f16
 
 HEADS, SIZE = 2, 40
 SHAPE = {"num_key_value_heads": HEADS, "num_attention_heads": 4, "head_dim": SIZE}
@@ -76,6 +76,22 @@ def test_hard_numbers_are_rounded_as_defined(e, kind, kv):
     np.testing.assert_array_equal(values[:, :20, :SIZE], numbers.transpose(1, 0, 2))
     if scale is not None:
         np.testing.assert_array_equal(scales.view(np.float16)[:, 1, :20], scale.T)
+
+
+def test_float16_holds_no_more_than_65504(e):
+    """Infinity would not do: a key's score could be minus infinity, and the position be missed."""
+    x = hard("random", 2, HEADS * SIZE, 4)
+    largest = np.float32(65519.996)
+    x[1, :4] = largest, -largest, 65520, -65520
+    cache = KVSequence(config(**SHAPE), 2, 2, "f16")
+    with np.errstate(over="ignore", invalid="ignore"):
+        store_kv(e, cache, 0, x, x)
+    keys, values = (part.view(np.float16) for part in cache.pool.layer(0)[:2])
+    expected = [65504, -65504, np.nan, np.nan]
+    np.testing.assert_array_equal(keys[0, 0, :4, 1], expected)
+    np.testing.assert_array_equal(values[0, 1, :4], expected)
+    np.testing.assert_array_equal(to_f16(x[1, :4]), expected)
+    assert np.isfinite(keys[:, 0, :, 0]).all()
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

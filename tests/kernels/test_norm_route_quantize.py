@@ -20,9 +20,9 @@ from naive import (
 )
 
 from cpumix.kernels import backend
-from cpumix.kernels.operands import Residual
+from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix, Residual
 from cpumix.kernels.rows import Rows
-from cpumix.quant import activations
+from cpumix.quant import FORMATS, activations
 
 COLUMNS = (1, 16, 33, 40) if WITHOUT_JIT else (1, 16, 31, 32, 33, 40, 544, 4096)
 COUNTS = (4, 7)  # rows, the last of them left alone: few run on one thread, many on all
@@ -87,6 +87,50 @@ def test_codes_equal_definition(e, columns, kind, count):
         assert (found[: count - 1, : right.shape[1]] == right[:-1]).all()
         assert not found[count - 1 :].any()
         assert not found[:, right.shape[1] :].any()
+
+
+BAD = [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)]  # the last: all bits set
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("format", ["q8", "q4", "bf16"])
+@pytest.mark.parametrize("count", [1, 3, 9, 40])
+def test_products_of_what_is_no_number_are_nan(e, count, format, bad):
+    """Also where the weights are zeros: rounded to 8 bits, a NaN must not vanish."""
+    weights = np.zeros((16, 64), np.float32)
+    matrix = Matrix(format, FORMATS[format].quantize(weights))
+    for place in (0, 17, 31, 32, 63):
+        x = Rows(count, 64)
+        x.values[:count, :64] = hard("random", count, 64, seed=1)
+        x.values[count - 1, place] = bad
+        out = np.zeros((count, 16), np.float32)
+        with np.errstate(invalid="ignore"):
+            e.multiply(MatmulGroup([Matmul(matrix, x, 0, count, out)], quantize_inputs=True))
+        assert np.isnan(out[count - 1]).all()
+        assert not out[: count - 1].any()
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_definition_of_codes_makes_blocks_nan(bad):
+    x = hard("random", 2, 64, seed=1)
+    x[0, 40] = bad
+    found = activations.quantize(x)
+    assert np.isnan(found.scale).tolist() == [[False, True], [False, False]]
+    assert not found.codes[0, 32:].any()
+
+
+@pytest.mark.parametrize("norm_topk", [True, False])
+@pytest.mark.parametrize("bad", [0, 3, 7])
+def test_router_that_is_no_number_makes_all_weights_nan(e, bad, norm_topk):
+    n, k, experts = 6, 33, 8
+    x, router = rows_of(hard("random", n, k, seed=1)), np.zeros((k, 16), np.float32)
+    router[:, :experts] = hard("random", k, experts, seed=2)
+    router[5, bad] = np.nan
+    topk_ids, weights = np.zeros((n, 2), np.int32), np.zeros((n, 2), np.float32)
+    with np.errstate(invalid="ignore"):
+        e.route(x, router, experts, n, topk_ids, weights, norm_topk)
+    assert np.isnan(weights).all()
+    assert ((0 <= topk_ids) & (topk_ids < experts)).all()
 
 
 @pytest.mark.parametrize("experts", [1, 2, 3, 8, 16, 17, 20])

@@ -93,6 +93,15 @@ def test_what_all_logits_share_changes_nothing_and_does_not_overflow():
     assert far.perplexity == pytest.approx(near.perplexity, rel=1e-3)
 
 
+def test_loss_that_has_no_exponential_is_refused():
+    """A model of sound numbers that finds the text impossible: e^1000 is no figure."""
+    model = Fake(seed=1)
+    model.table[:] = 0
+    model.table[:, 2] = 1000
+    with pytest.raises(ConfigError, match="expected a finite number, found a mean loss of 1"):
+        evaluate(model, TEXT, context=CONTEXT)
+
+
 def test_windows_start_with_bos_and_leave_out_the_rest():
     ids = Letters().encode(TEXT)
     windows = cut(Letters(), TEXT, CONTEXT)
