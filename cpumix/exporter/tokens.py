@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cpumix.checkpoint.sources.gguf.pre_tokenizers import PRE_TOKENIZERS
-from cpumix.checkpoint.sources.gguf.tokenizer import (
+from cpumix.checkpoint.sources.gguf.vocabulary import (
     BYTE,
     CONTROL,
     NORMAL,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cpumix.checkpoint.sources.gguf.tokenizer import (
+from cpumix.checkpoint.sources.gguf.tokenizer import SAMPLING
+from cpumix.checkpoint.sources.gguf.vocabulary import (
     CONTROL,
     NORMAL,
     PREFIX,
@@ -56,7 +58,17 @@ def tokenizer_metadata(files: Mapping[str, bytes], vocab_size: int) -> dict[str,
     for name, template in settings.templates.items():
         key = "tokenizer.chat_template"
         found[key if name == "default" else f"{key}.{name}"] = template
-    return found
+    return found | _sampling(files)
+
+
+def _sampling(files: Mapping[str, bytes]) -> dict[str, float]:
+    """Return how the model wants to be sampled, if its generation_config.json says so."""
+    try:
+        given = json.loads(files.get("generation_config.json", b"{}"))
+    except ValueError:  # no reason not to export the rest
+        return {}
+    values = {key: given.get(name) for key, name in SAMPLING.items()} if type(given) is dict else {}
+    return {k: v for k, v in values.items() if isinstance(v, int | float)}
 
 
 def _append_padding(texts: list[str], types: list[int], scores: list[float]) -> None:

@@ -69,6 +69,20 @@ def test_added_tokens_and_the_template_come_back() -> None:
     assert theirs.decode([603, 601]) == "<think>"
 
 
+def test_wishes_for_sampling_come_back() -> None:
+    wishes = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "eos_token_id": 2, "min_p": None}
+    files = files_of("small.model") | {"generation_config.json": json.dumps(wishes).encode()}
+    metadata = tokenizer_metadata(files, 600)
+    assert metadata["general.sampling.temp"] == 0.6
+    again = json.loads(tokenizer_files(metadata, "m")["generation_config.json"])
+    assert again == {"eos_token_id": [2], "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    metadata["general.sampling.temp"] = float("nan")
+    assert "temperature" not in json.loads(tokenizer_files(metadata, "m")["generation_config.json"])
+    for damaged in (b"{", b"[]"):
+        metadata = tokenizer_metadata(files | {"generation_config.json": damaged}, 600)
+        assert "general.sampling.temp" not in metadata
+
+
 def test_ids_that_the_embedding_has_no_rows_for_are_left_out() -> None:
     metadata = tokenizer_metadata(files_of("small.model", **ADDED), 601)
     assert metadata["tokenizer.ggml.tokens"][-1] == "<|im_end|>"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cpumix.errors import ConvertError, quoted
 
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from .vocabulary import CONTROL, PREFIX, USER_DEFINED, Vocabulary
 
-if TYPE_CHECKING:
-    from .tokenizer import Vocabulary
-
-_CONTROL, _USER_DEFINED = 3, 4
-_PREFIX = "tokenizer.ggml."
 _WHOLE = "tokenizer.huggingface.json"
 
 
@@ -29,10 +25,10 @@ def write_json(
     whole = metadata.get(_WHOLE)
     if isinstance(whole, str) and whole:
         return whole.encode(), pre.adds_bos
-    merges = metadata.get(_PREFIX + "merges")
+    merges = metadata.get(PREFIX + "merges")
     if not isinstance(merges, list):
         raise ConvertError(
-            f'"{where}": {_PREFIX}merges: expected the merges of a byte-level BPE, found none. '
+            f'"{where}": {PREFIX}merges: expected the merges of a byte-level BPE, found none. '
             "Convert the model's Hugging Face checkpoint."
         )
     splits = [
@@ -74,13 +70,13 @@ def write_json(
 def _find_pre_tokenizer(
     vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str
 ) -> PreTokenizer:
-    name = str(metadata.get(_PREFIX + "pre", "")) or "default"
+    name = str(metadata.get(PREFIX + "pre", "")) or "default"
     if name == "default" and "<|begin_of_text|>" in vocabulary.tokens:
         name = "llama-bpe"  # files of before May 2024, whose makers did not know of such rules
     found = PRE_TOKENIZERS.get(name)
     if found is None:
         raise ConvertError(
-            f'"{where}": {_PREFIX}pre: how this tokenizer splits text is unknown to cpumix, found '
+            f'"{where}": {PREFIX}pre: how this tokenizer splits text is unknown to cpumix, found '
             f"{quoted(name)}. Convert the model's Hugging Face checkpoint."
         )
     return found
@@ -89,7 +85,7 @@ def _find_pre_tokenizer(
 def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
-        {"id": token, "content": vocabulary.tokens[token], **plain, "special": kind == _CONTROL}
+        {"id": token, "content": vocabulary.tokens[token], **plain, "special": kind == CONTROL}
         for token, kind in enumerate(vocabulary.types.tolist())
-        if kind in (_CONTROL, _USER_DEFINED)
+        if kind in (CONTROL, USER_DEFINED)
     ]

@@ -10,27 +10,32 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cpumix.errors import ConvertError
 
-if TYPE_CHECKING:
-    from .tokenizer import Vocabulary
+from .vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    PREFIX,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    Vocabulary,
+)
 
 _BPE = 2  # of TrainerSpec.ModelType; llama.cpp merges by score whatever it was
-_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
-_PREFIX = "tokenizer.ggml."
-_PLACEHOLDER = (
-    "\ufdd0{}"  # the piece of a token that stands in tokenizer_config.json; no text has it
-)
+# The piece of a token that stands in tokenizer_config.json: no text has it.
+_PLACEHOLDER = "\ufdd0{}"
 
 
 def write_model(vocabulary: Vocabulary, where: str) -> bytes:
     """Return the bytes of a `tokenizer.model`. Raises ConvertError without scores."""
     if vocabulary.scores is None:
         raise ConvertError(
-            f'"{where}": {_PREFIX}scores: expected a score for each piece of sentencepiece, found '
+            f'"{where}": {PREFIX}scores: expected a score for each piece of sentencepiece, found '
             "none. Convert the model's Hugging Face checkpoint."
         )
     types = _settle_types(vocabulary)
@@ -42,7 +47,7 @@ def write_model(vocabulary: Vocabulary, where: str) -> bytes:
         piece = _PLACEHOLDER.format(token) if str(token) in added else text
         body = _field(1, piece.encode()) + b"\x15" + struct.pack("<f", score)
         pieces.append(_field(1, body + _number(3, types[token])))
-    trainer = _number(3, _BPE) + _number(4, len(pieces)) + _number(35, _BYTE in types)
+    trainer = _number(3, _BPE) + _number(4, len(pieces)) + _number(35, BYTE in types)
     named = ("unknown_token_id", "bos_token_id", "eos_token_id", "padding_token_id")
     for field, key in enumerate(named, 45):
         if (special := _special(vocabulary).get(key)) is not None:
@@ -61,7 +66,7 @@ def added_tokens(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     return {
         str(token): {"content": vocabulary.tokens[token], "special": False}
         for token, kind in enumerate(vocabulary.types.tolist())
-        if kind == _USER_DEFINED and "\u2581" not in vocabulary.tokens[token]
+        if kind == USER_DEFINED and "\u2581" not in vocabulary.tokens[token]
     }
 
 
@@ -79,20 +84,20 @@ def _settle_types(vocabulary: Vocabulary) -> list[int]:
     """
     types: list[int] = vocabulary.types.tolist()
     special = _special(vocabulary)
-    unknown = types.index(_UNKNOWN) if _UNKNOWN in types else special["unknown_token_id"]
-    pieces = {t for t, kind in enumerate(types) if kind == _BYTE and vocabulary.tokens[t] in _BYTES}
+    unknown = types.index(UNKNOWN) if UNKNOWN in types else special["unknown_token_id"]
+    pieces = {t for t, kind in enumerate(types) if kind == BYTE and vocabulary.tokens[t] in _BYTES}
     for token, kind in enumerate(types):
         is_byte = token in pieces and len(pieces) == len(_BYTES)
-        if not _NORMAL <= kind <= _BYTE or (kind == _BYTE and not is_byte):
-            types[token] = _NORMAL
-        elif kind == _UNKNOWN:
-            types[token] = _CONTROL
+        if not NORMAL <= kind <= BYTE or (kind == BYTE and not is_byte):
+            types[token] = NORMAL
+        elif kind == UNKNOWN:
+            types[token] = CONTROL
     for added in added_tokens(vocabulary):
-        types[int(added)] = _UNUSED
+        types[int(added)] = UNUSED
     for key in ("bos_token_id", "eos_token_id"):
         if key in special:
-            types[special[key]] = _CONTROL
-    types[unknown] = _UNKNOWN
+            types[special[key]] = CONTROL
+    types[unknown] = UNKNOWN
     return types
 
 

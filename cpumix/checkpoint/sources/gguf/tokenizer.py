@@ -8,22 +8,15 @@ text go to `tokenizer_config.json` and `generation_config.json`.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from math import isfinite
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cpumix.errors import ConvertError, quoted
 
 from . import byte_level, sentencepiece
+from .vocabulary import PREFIX, read_vocabulary
 
-PREFIX = "tokenizer.ggml."
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(
-    1, 7
-)  # token types, as sentencepiece's
 _TEMPLATE = "tokenizer.chat_template"
 _NAMED_IDS = {  # the key in GGUF, and the name in tokenizer_config.json
     "bos_token_id": "bos_token",
@@ -31,13 +24,12 @@ _NAMED_IDS = {  # the key in GGUF, and the name in tokenizer_config.json
     "unknown_token_id": "unk_token",
     "padding_token_id": "pad_token",
 }
-_FLAGS = ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces")
 _END_IDS = ("eos_token_id", "eot_token_id", "eom_token_id")
-_SAMPLING = {  # how the model wants to be sampled: the key in GGUF, the name in Hugging Face's file
-    "temp": "temperature",
-    "top_k": "top_k",
-    "top_p": "top_p",
-    "min_p": "min_p",
+SAMPLING = {  # how the model wants to be sampled: the key in GGUF, the name in Hugging Face's file
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
 }
 # Tokens that end an answer whatever the metadata say; llama.cpp stops at them too.
 _ENDS = frozenset(
@@ -46,26 +38,13 @@ _ENDS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The tokens of a GGUF file, checked; a type and a score belong to each."""
-
-    tokens: list[str]
-    types: NDArray[np.int32]
-    scores: NDArray[np.float32] | None
-    ids: Mapping[str, int]
-    """The special ids that are given, by key: "bos_token_id" and so on."""
-    flags: Mapping[str, bool]
-    """What is said of BOS and spaces, by key: "add_space_prefix" and so on."""
-
-
 def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     """Return the tokenizer's files by name; `where` names the GGUF file in errors.
 
     Raises ConvertError for a missing or damaged tokenizer, and for kinds unknown to cpumix.
     """
     kind = str(metadata.get(PREFIX + "model"))
-    vocabulary = _read_vocabulary(metadata, where)
+    vocabulary = read_vocabulary(metadata, where)
     settings: dict[str, Any] = {
         name: vocabulary.tokens[vocabulary.ids[key]]
         for key, name in _NAMED_IDS.items()
@@ -94,54 +73,13 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
 
 
 def _sampling(metadata: Mapping[str, Any]) -> dict[str, float]:
-    values = {name: metadata.get(f"general.sampling.{key}") for key, name in _SAMPLING.items()}
+    values = {name: metadata.get(key) for key, name in SAMPLING.items()}
     # They are float32: seven digits are what was meant.
     return {
         name: value if isinstance(value, int) else float(f"{value:.7g}")
         for name, value in values.items()
-        if isinstance(value, int | float)
+        if isinstance(value, int | float) and isfinite(value)
     }
-
-
-def _read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
-    def refuse(key: str, expected: str, found: object) -> ConvertError:
-        return ConvertError(
-            f'"{where}": {PREFIX}{key}: the tokenizer needs {expected}, found {found}. '
-            "Download the file again."
-        )
-
-    def numbers(key: str, n: int, kinds: str) -> NDArray[Any] | None:
-        found = metadata.get(PREFIX + key)
-        if found is None:
-            return None
-        if not isinstance(found, np.ndarray) or len(found) < n or found.dtype.kind not in kinds:
-            raise refuse(key, f"a number for each of {n} tokens", quoted(type(found).__name__))
-        return found[:n]
-
-    tokens = metadata.get(PREFIX + "tokens")
-    if not isinstance(tokens, list) or not tokens:
-        raise refuse("tokens", "a list of tokens", "none")
-    tokens = [text or f"[EMPTY_{token}]" for token, text in enumerate(tokens)]
-    if len(set(tokens)) < len(tokens):
-        twice = Counter(tokens).most_common(1)[0][0]
-        raise refuse("tokens", "each token once", f"{quoted(twice)} twice")
-    types, scores = numbers("token_type", len(tokens), "iu"), numbers("scores", len(tokens), "iuf")
-    flags = {key: metadata[PREFIX + key] for key in _FLAGS if PREFIX + key in metadata}
-    for key, found in flags.items():
-        if not isinstance(found, bool):
-            raise refuse(key, "true or false", quoted(found))
-    ids: dict[str, int] = {}
-    for key in (*_NAMED_IDS, *_END_IDS):
-        found = metadata.get(PREFIX + key)
-        if type(found) is int and 0 <= found < len(tokens):  # llama.cpp ignores others too
-            ids[key] = found
-    return Vocabulary(
-        tokens,
-        np.ones(len(tokens), np.int32) if types is None else types.astype(np.int32),
-        None if scores is None else scores.astype(np.float32),
-        ids,
-        flags,
-    )
 
 
 def _templates(metadata: Mapping[str, Any]) -> str | list[dict[str, str]] | None:
