@@ -180,7 +180,9 @@ def test_damaged_tokenizer_is_refused(changes: dict[str, Any], message: str) -> 
 
 
 def test_damaged_byte_level_is_refused() -> None:
-    refused(byte_level_metadata("no-such\n"), r'how this tokenizer splits text .* "no-such\\n"')
+    refused(
+        byte_level_metadata("no-such\n"), r'splits text is unknown to cpumix, found "no-such\\n"'
+    )
     metadata = byte_level_metadata()
     del metadata["tokenizer.ggml.merges"]
     refused(metadata, "expected the merges of a byte-level BPE, found none")
