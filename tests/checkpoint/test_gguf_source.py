@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import LLAMA, MISTRAL, MIXTRAL
+from fuzz.gguf_models import run as run_wrong_values
 from gguf_files import (
     TOKENIZERS,
     Stored,
@@ -434,6 +435,11 @@ def test_random_damage_is_refused_or_read(tmp_path: Path) -> None:
         except CpumixError:
             pass
     assert opened < 150
+
+
+def test_wrong_values_in_metadata_are_refused_or_read(tmp_path: Path) -> None:
+    """A bounded run of tools/fuzz/gguf_models.py."""
+    assert 0 < run_wrong_values(400, 1, tmp_path) < 400
 
 
 # ---- the files made by llama.cpp's own tools, where they are at hand
