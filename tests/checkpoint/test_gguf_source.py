@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -440,22 +438,3 @@ def test_random_damage_is_refused_or_read(tmp_path: Path) -> None:
 def test_wrong_values_in_metadata_are_refused_or_read(tmp_path: Path) -> None:
     """A bounded run of tools/fuzz/gguf_models.py."""
     assert 0 < run_wrong_values(400, 1, tmp_path) < 400
-
-
-# ---- the files made by llama.cpp's own tools, where they are at hand
-
-SHARED = Path(__file__).parents[3] / "shared/checkpoints"
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/checkpoints")
-@pytest.mark.parametrize("folder", sorted(SHARED.glob("gguf-*")), ids=lambda path: path.name)
-def test_files_of_llama_cpp_have_the_numbers_of_gguf(folder: Path) -> None:
-    from cpumix.checkpoint.namings import huggingface
-
-    checkpoint = open_checkpoint(min(folder.glob("*.gguf")))
-    naming = huggingface.namings(checkpoint.config.family)[0]
-    expected = json.loads((folder / "tensors.json").read_text())
-    for spec in checkpoint.config.tensors():
-        entry = expected[naming[spec.role].source(spec)]
-        data = np.ascontiguousarray(values(checkpoint, spec.name), "<f4").tobytes()
-        assert hashlib.sha256(data).hexdigest() == entry["sha256_f32le"], spec.name
