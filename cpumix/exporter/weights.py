@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant import FLOAT32, FORMATS, bf16, q4, q8
+from cpumix.quant import FLOAT32, FORMATS, q4, q8
 from cpumix.quant.tiles import BLOCK, GROUPS, ROWS, deinterleave
 
 Bytes = NDArray[np.uint8]
@@ -68,8 +68,10 @@ def _with_scales(scales: Bytes, codes: Bytes, n: int) -> Bytes:
 
 
 def _bfloat16(tiles: Bytes, n: int, k: int) -> Bytes:
-    wide = np.ascontiguousarray(bf16.dequantize(tiles, n, k))
-    return (wide.view(np.uint32) >> 16).astype("<u2").view(np.uint8)
+    count, blocks, _ = tiles.shape
+    pairs = tiles.view("<u2").reshape(count, blocks, BLOCK // 2, ROWS, 2)
+    rows = pairs.transpose(0, 3, 1, 2, 4).reshape(count * ROWS, blocks * BLOCK)[:n, :k]
+    return np.ascontiguousarray(rows).view(np.uint8)
 
 
 def _float32(data: Bytes, n: int, k: int) -> Bytes:
