@@ -97,6 +97,7 @@ def source_names() -> dict[str, str]:
     return {names[int(value[0])]: source for source, value in renamed.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_same_bytes_from_every_form_of_a_checkpoint(tmp_path, monkeypatch, precision):
     forms = [

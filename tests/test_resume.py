@@ -15,6 +15,8 @@ from make_checkpoint import synthetic_tokenizer
 import cpumix
 from cpumix.errors import ConvertError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 TENSORS = 1 + 2 * 7 + 2 + 8  # embedding, two layers, norm and head, eight experts
 

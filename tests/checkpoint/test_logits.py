@@ -26,6 +26,8 @@ from tiny_checkpoint import to_bf16, to_f32
 import cpumix
 from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
 
+pytestmark = pytest.mark.slow
+
 FOLDERS = sorted(path.parent for root in ROOTS for path in root.glob("*/ref.npz"))
 EXACT = 2e-4  # relative RMS; what the project asks of exact arithmetic
 

@@ -17,6 +17,8 @@ from cpumix.cli.main import main
 from cpumix.errors import ConvertError
 from cpumix.store import ModelFile
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

@@ -54,6 +54,7 @@ def test_demo_writes_english():
     assert {"the", "and"} <= set(words)
 
 
+@pytest.mark.slow
 def test_same_seed_same_text_for_any_number_of_threads():
     options = ["-p", "The wicked man", "-n", 24, "--seed", 7]
     texts = {invoke("run", *options, "--threads", n).stdout for n in range(1, os.cpu_count() + 1)}
@@ -122,6 +123,7 @@ def test_existing_target_needs_force(checkpoint_folder, model):
     assert model.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for another process")
 def test_interrupted_run_ends_cleanly(demo_model):
     process = start("run", "-p", "And they returned", "-n", "2000", "--stats")
@@ -134,6 +136,7 @@ def test_interrupted_run_ends_cleanly(demo_model):
     assert "Traceback" not in errors
 
 
+@pytest.mark.slow
 def test_reader_that_goes_away_is_not_an_error():
     process = start("run", "-p", "And they returned", "-n", "2000")
     assert process.stdout.read(8)

@@ -53,6 +53,7 @@ def test_seed_fixes_the_text(model):
     assert text(None) != text(None)
 
 
+@pytest.mark.slow
 def test_threads_do_not_change_the_text(path):
     with cpumix.load(path) as model:
         most = model.threads

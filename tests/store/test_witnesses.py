@@ -52,6 +52,7 @@ def test_it_opens_and_is_whole(witness):
         assert file.config.to_json() == file.metadata["cpumix.config"]
 
 
+@pytest.mark.slow
 def test_it_writes_the_same_text(witness):
     name, path = witness
     expected = EXPECTED[name]
@@ -60,6 +61,7 @@ def test_it_writes_the_same_text(witness):
         assert list(ids) == expected["greedy"]
 
 
+@pytest.mark.slow
 def test_the_demo_model_stays(demo_model):
     assert hashlib.sha256(demo_model.read_bytes()).hexdigest() == DEMO_SHA256
     with cpumix.load(demo_model) as model:

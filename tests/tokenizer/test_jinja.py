@@ -175,6 +175,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux tells it")
 def test_hostile_templates_take_little_memory() -> None:
     tests = Path(__file__).parents[1]

@@ -146,6 +146,7 @@ def test_batches_do_not_show(model_file, monkeypatch, name, batch):
             np.testing.assert_array_equal(last, expected[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", ["moe", "dense"])
 def test_threads_do_not_show(model_file, name, precision):

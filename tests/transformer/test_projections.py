@@ -49,6 +49,7 @@ def test_norm_of_a_row_does_not_depend_on_the_others(size):
     assert (x == together).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [LLAMA | {"attention_bias": True}, QWEN2, QWEN3_MOE, OLMOE],

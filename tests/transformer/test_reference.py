@@ -19,6 +19,7 @@ def config_of(case: Case) -> ModelConfig:
     return ModelConfig.from_huggingface(dict(case.config), where=case.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_reference_equals_transformers(case: Case) -> None:
     golden = Golden.load(case.name)
@@ -36,6 +37,7 @@ def test_reference_equals_transformers(case: Case) -> None:
     np.testing.assert_array_equal(after.argmax(axis=1), golden.greedy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "change"),
     [
