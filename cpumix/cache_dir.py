@@ -1,8 +1,13 @@
-"""Where cpumix keeps what it can make again: compiled kernels, measured bandwidths."""
+"""Where cpumix keeps what it can make again: compiled kernels, converted models, bandwidths.
+
+Numba runs the code that it finds in its cache, and anyone can make a folder in /tmp. So only
+folders are used that are this user's and closed to all others; links are not followed.
+"""
 
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import tempfile
 from pathlib import Path
@@ -14,19 +19,54 @@ def cache_roots() -> list[Path]:
     """Return the folders that may hold the cache, the preferred one first."""
     if named := os.environ.get(CACHE_VARIABLE):
         return [Path(named)]
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    return [base / "cpumix", Path(tempfile.gettempdir()) / f"cpumix-{user}"]
+    second = Path(tempfile.gettempdir()) / f"cpumix-{user}"
+    try:
+        return [_user_cache() / "cpumix", second]
+    except RuntimeError:  # no HOME, and the user is in no list
+        return [second]
 
 
-def is_trusted(folder: Path) -> bool:
-    """Whether only this user and the administrator can have put something there.
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        named = os.environ.get("LOCALAPPDATA")
+        return Path(named) if named else Path.home() / "AppData" / "Local"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    named = os.environ.get("XDG_CACHE_HOME")
+    return Path(named) if named else Path.home() / ".cache"
 
-    Numba runs the code that it finds in its cache, and anyone can make a folder in /tmp.
-    """
-    return not hasattr(os, "getuid") or folder.stat().st_uid in (os.getuid(), 0)
+
+def cache_folder(root: Path, name: str = "") -> Path | None:
+    """Return the folder `name` in a root, made if need be; None if it is not fit for use."""
+    folder = root / name
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        for place in dict.fromkeys((root, folder)):
+            place.mkdir(mode=0o700, exist_ok=True)
+    except OSError:
+        return None
+    if CACHE_VARIABLE not in os.environ:
+        _close_to_others(root)
+    return None if fault(root) or fault(folder) else folder
+
+
+def fault(folder: Path) -> str | None:
+    """Say why a folder is not fit for a cache; None if it is."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return "cannot be made"
+    if not stat.S_ISDIR(found.st_mode):
+        return "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder"
+    if hasattr(os, "getuid") and found.st_uid != os.getuid():
+        return "belongs to another user"
+    if hasattr(os, "getuid") and found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by other users"
+    return None if os.access(folder, os.W_OK) else "cannot be written"
+
+
+def _close_to_others(root: Path) -> None:
+    """Take away from others the right to write, which a folder of ours may have by its umask."""
+    if hasattr(os, "getuid") and not root.is_symlink() and root.stat().st_uid == os.getuid():
+        root.chmod(stat.S_IMODE(root.stat().st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import click
 
 import cpumix
-from cpumix.cache_dir import cache_roots, is_trusted
+from cpumix.cache_dir import cache_folder, cache_roots
 from cpumix.errors import ConvertError
 from cpumix.units import format_size
 
@@ -58,15 +57,10 @@ def _is_checkpoint(path: Path) -> bool:
 def _models_folder() -> Path:
     """Return the folder for converted models, of this user only."""
     for root in cache_roots():
-        folder = root / _FOLDER
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if is_trusted(folder) and os.access(folder, os.W_OK):
-                return folder
-        except OSError:
-            continue
+        if folder := cache_folder(root, _FOLDER):
+            return folder
     raise ConvertError(
-        "cache folder: expected one that can be written, found none. "
+        "cache folder: expected one that only this user can write, found none. "
         "Convert the checkpoint to a file of your own with `cpumix convert`."
     )
 

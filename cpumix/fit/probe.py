@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cpumix.cache_dir import cache_roots
+from cpumix.cache_dir import cache_folder, cache_roots
 from cpumix.machine import machine_info
 from cpumix.units import MIB
 
@@ -129,10 +129,8 @@ def _largest_file(model: Path | None) -> Path | None:
 def _scratch_folder() -> Path:
     """Return a folder of ours that exists, or at least the system's for temporary files."""
     for root in cache_roots():
-        with contextlib.suppress(OSError):
-            root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.access(root, os.W_OK):
-                return root
+        if folder := cache_folder(root):
+            return folder
     return Path(tempfile.gettempdir())
 
 

@@ -25,7 +25,8 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 
-from cpumix.cache_dir import CACHE_VARIABLE, cache_roots, is_trusted
+from cpumix import cache_dir
+from cpumix.cache_dir import CACHE_VARIABLE, cache_roots
 from cpumix.errors import ConfigError
 
 from .code_cache import CodeCache
@@ -58,26 +59,21 @@ def source_key() -> str:
 
 @lru_cache(maxsize=1)
 def cache_folder() -> Path | None:
-    """Return the folder for this machine code, made if need be; None if no place is writable."""
-    for root in cache_roots():
-        folder = root / source_key()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError:
-            continue
-        if is_trusted(root) and os.access(folder, os.W_OK):
-            return folder
-    return None
+    """Return the folder for this machine code, made if need be; None if no place is fit."""
+    folders = (cache_dir.cache_folder(root, source_key()) for root in cache_roots())
+    return next(filter(None, folders), None)
 
 
 def cache_note() -> str | None:
     """Return what a user should know about the folder; None if it is where it should be."""
     preferred, folder = cache_roots()[0], cache_folder()
+    if folder is not None and folder.parent == preferred:
+        return None
+    here = next(place for place in (preferred, preferred / source_key()) if cache_dir.fault(place))
+    why = f"{here} {cache_dir.fault(here)}"
     if folder is None:
-        return f"{preferred} cannot be written, so every run compiles; set {CACHE_VARIABLE}"
-    if folder.parent != preferred:
-        return f"{preferred} cannot be written, so compiled kernels are kept in {folder.parent}"
-    return None
+        return f"{why}, so every run compiles; set {CACHE_VARIABLE} to a folder of your own"
+    return f"{why}, so compiled kernels are kept in {folder.parent}"
 
 
 def is_cold() -> bool:
