@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from checkpoints import LLAMA, write_checkpoint
 from click.testing import CliRunner
-from make_checkpoint import synthetic_tokenizer
 
 import cpumix
 from cpumix.cli import conversions
@@ -23,9 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint whose name a shell would take apart."""
-    tokenizer = tmp_path / "tokenizer.model"
-    tokenizer.write_bytes(synthetic_tokenizer(300))
-    write_checkpoint(tmp_path / "a model", LLAMA | {"vocab_size": 300}, tokenizer=tokenizer)
+    write_checkpoint(tmp_path / "a model", LLAMA | {"vocab_size": 300})
     return tmp_path / "a model"
 
 
