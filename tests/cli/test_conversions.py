@@ -70,7 +70,5 @@ def test_cache_folder_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(conversions, "cache_roots", lambda: [tmp_path / "file"])
-    with pytest.raises(
-        ConvertError, match="expected one that only this user can write"
-    ):
+    with pytest.raises(ConvertError, match="expected one that only this user can write"):
         model_file(folder, True, None)
