@@ -277,6 +277,27 @@ def test_blocks_need_not_divide_the_matrix(tmp_path: Path) -> None:
     check(found["m.weight"], codes.astype(F32) * spread(scale, shape))
 
 
+@pytest.mark.parametrize(
+    ("shape", "block", "settings"),
+    [
+        ((34, 40), (16, 16), {}),  # powers of two need not be told
+        ((36, 40), (24, 24), {"weight_block_size": [24, 24]}),
+        ((36, 40), (24, 24), {"config_groups": {"a": {"weights": {"block_structure": [24, 24]}}}}),
+        ((48, 32), (16, 32), {"weight_block_size": "often", "config_groups": [1]}),
+    ],
+)
+def test_blocks_of_rows_and_columns(
+    tmp_path: Path, shape: tuple[int, int], block: tuple[int, int], settings: dict[str, Any]
+) -> None:
+    rng = random(3)
+    codes = rng.integers(0, 127, shape).astype(np.int8)
+    scale = rng.normal(size=[-(-n // b) for n, b in zip(shape, block, strict=True)]).astype(F32)
+    parts = {"m.weight": codes, "m.weight_scale_inv": scale}
+    found = assembled(tmp_path, "fp8", parts, settings, {"m.weight": "F8_E4M3"})
+    whole = scale.repeat(block[0], axis=0).repeat(block[1], axis=1)[: shape[0], : shape[1]]
+    check(found["m.weight"], E4M3[codes] * whole)
+
+
 def test_nvfp4(tmp_path: Path) -> None:
     rng, shape = random(2), (6, 64)
     codes = rng.integers(0, 16, shape)

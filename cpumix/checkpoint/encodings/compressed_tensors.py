@@ -46,23 +46,28 @@ class _Scales:
     scale: NDArray[np.float32]
     zero: NDArray[np.float32] | None
     groups: NDArray[np.int64] | None
+    block: tuple[int, int]
+    """Rows and columns that share a scale."""
 
-    def apply(self, rows: NDArray[np.float32], start: int, shape: tuple[int, ...]) -> None:
-        """Turn codes (n, columns), rows `start` on of a matrix of `shape`, to weights in place."""
-        share = -(-shape[0] // len(self.scale))
-        of_row = np.arange(start, start + len(rows)) // share
+    def of_rows(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return which row of scales each of rows start..stop has."""
+        return np.arange(start, stop) // self.block[0]
+
+    def apply(self, rows: NDArray[np.float32], start: int) -> None:
+        """Turn codes (n, columns), rows `start` on of a matrix, to weights in place."""
+        of_row, columns = self.of_rows(start, start + len(rows)), rows.shape[1]
         for numbers, operate in ((self.zero, np.subtract), (self.scale, np.multiply)):
             if numbers is not None:
                 factors = numbers[of_row]
                 if self.groups is not None:
                     operate(rows, factors.take(self.groups, axis=1), out=rows)
                     continue
-                width = -(-shape[1] // factors.shape[1])
-                whole = shape[1] // width * width
+                width = self.block[1]
+                whole = columns // width * width
                 blocks = rows[:, :whole].reshape(len(rows), -1, width)
                 blocks = operate(blocks, factors[:, : blocks.shape[1], None])
                 rows[:, :whole] = blocks.reshape(len(rows), whole)
-                if whole < shape[1]:
+                if whole < columns:
                     operate(rows[:, whole:], factors[:, -1:], out=rows[:, whole:])
 
 
@@ -70,11 +75,14 @@ class _Scales:
 class ScaledMatrix(Quantized):
     """Codes with scales and perhaps zeros; kinds of it say what the codes are."""
 
+    block: tuple[int, int]
+    """Rows and columns that share a scale."""
+
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop."""
         scales = self._held.get(last=stop == self.shape[0])
         rows = self._codes(start, stop)
-        scales.apply(rows, start, self.shape)
+        scales.apply(rows, start)
         return rows
 
     def read_codes(self, start: int, stop: int) -> Coded | None:
@@ -82,9 +90,9 @@ class ScaledMatrix(Quantized):
         scales = self._held.get(last=stop == self.shape[0])
         if not self.has_whole_codes or scales.groups is not None:
             return None
-        of_row = np.arange(start, stop) // -(-self.shape[0] // len(scales.scale))
+        of_row = scales.of_rows(start, stop)
         factors = scales.scale[of_row]
-        if self.shape[1] % factors.shape[1]:
+        if self.shape[1] != factors.shape[1] * self.block[1]:
             return None
         codes = self._codes(start, stop).astype(np.int16)
         if scales.zero is not None:
@@ -117,7 +125,7 @@ class ScaledMatrix(Quantized):
             inside = groups.min() >= 0 and groups.max() < len(scale[0])
             expect(self.name, self.parts, bool(inside), "groups below those of weight_scale")
         zeros = None if zero is None else self._zeros(zero).reshape(scale.shape)
-        return _Scales(scale, zeros, groups)
+        return _Scales(scale, zeros, groups, self.block)
 
     def _zeros(self, part: StoredTensor) -> NDArray[np.float32]:
         return part.read().astype(np.float32)
@@ -172,46 +180,58 @@ def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> di
         if name.endswith(tuple(f".{part}" for part in (*_OF_ACTIVATIONS, *_OF_CACHE))):
             del stored[name]
     found: dict[str, Matrix] = {}
+    block = _block_size(settings)
     optional = ["weight_zero_point", "weight_g_idx", "weight_shape", "weight_global_scale"]
     for marker in _SCALES:
         for module, parts in collect(stored, marker, [], ["weight", "weight_packed", *optional]):
-            found[module + ".weight"] = _matrix(module, parts, parts[marker])
+            found[module + ".weight"] = _matrix(module, parts, parts[marker], block)
     return found
 
 
-def _matrix(module: str, parts: dict[str, StoredTensor], scale: StoredTensor) -> Matrix:
+def _block_size(settings: Mapping[str, Any]) -> list[int]:
+    """Return the rows and columns of blocks that the settings tell, [0, 0] if they do not."""
+    groups = settings.get("config_groups")
+    told = [settings.get("weight_block_size")]
+    for group in groups.values() if isinstance(groups, dict) else ():
+        weights = group.get("weights") if isinstance(group, dict) else None
+        told.append(weights.get("block_structure") if isinstance(weights, dict) else None)
+    for block in told:
+        if isinstance(block, list) and len(block) == 2 and all(type(n) is int for n in block):
+            return block
+    return [0, 0]
+
+
+def _matrix(
+    module: str, parts: dict[str, StoredTensor], scale: StoredTensor, block: list[int]
+) -> Matrix:
     given, packed = parts.pop("weight_shape", None), parts.get("weight_packed")
+    share = parts.get("weight_global_scale")
     if packed is None:
         weight = parts.get("weight")
         fits = weight is not None and (weight.dtype == "I8" or weight.dtype in FLOAT8_VALUES)
         expect(module, parts, fits, "weight of int8 or float8")
         assert weight is not None
-        label = "int8" if weight.dtype == "I8" else "float8"
-        return _checked(ScaledMatrix(module, parts, weight.shape, f"scaled {label}"), scale)
+        label = "scaled int8" if weight.dtype == "I8" else "scaled float8"
+        return _checked(ScaledMatrix(module, parts, weight.shape, label, (1, 1)), scale, block)
     rows, words = packed.shape if len(packed.shape) == 2 else (0, 0)
-    share = parts.get("weight_global_scale")
     if packed.dtype == "U8":
-        expect(
-            module,
-            parts,
-            share is not None and prod(share.shape) == 1 and are_floats(share),
-            "weight_global_scale of one number",
-        )
-        return _checked(Fp4Matrix(module, parts, (rows, 2 * words), "nvfp4"), scale)
+        fits = share is not None and prod(share.shape) == 1 and are_floats(share)
+        expect(module, parts, fits, "weight_global_scale of one number")
+        matrix = Fp4Matrix(module, parts, (rows, 2 * words), "nvfp4", (1, 1))
+        return _checked(matrix, scale, block)
     is_small = given is not None and given.shape == (2,) and given.dtype in ("I64", "I32")
     shape: tuple[int, ...] = (0, 0)
     if given is not None and is_small:
         shape = tuple(given.read().tolist())
     bits = next((b for b in (2, 4, 8) if words == -(-shape[1] * b // 32)), None)
-    expect(
-        module, parts, bits is not None and shape[0] == rows > 0, "weight_packed as weight_shape"
-    )
+    fits = bits is not None and shape[0] == rows > 0
+    expect(module, parts, fits, "weight_packed as weight_shape")
     assert bits is not None
-    matrix = PackedMatrix(module, parts, shape, f"compressed-tensors {bits} bits", bits)
-    return _checked(matrix, scale)
+    label = f"compressed-tensors {bits} bits"
+    return _checked(PackedMatrix(module, parts, shape, label, (1, 1), bits), scale, block)
 
 
-def _checked(matrix: ScaledMatrix, scale: StoredTensor) -> Matrix:
+def _checked(matrix: ScaledMatrix, scale: StoredTensor, block: list[int]) -> Matrix:
     """Return the matrix if scales, zeros and groups are those of its shape."""
     rows, columns = matrix.shape if len(matrix.shape) == 2 else (0, 0)
     spread = scale.shape if len(scale.shape) == 2 else (prod(scale.shape), 1)
@@ -219,12 +239,27 @@ def _checked(matrix: ScaledMatrix, scale: StoredTensor) -> Matrix:
     zero_fits = zero is None or (zero.dtype == "I8" and prod(zero.shape) == prod(spread))
     if zero is not None and isinstance(matrix, PackedMatrix) and zero.dtype == "I32":
         zero_fits = zero.shape == (-(-rows * matrix.bits // 32), spread[1]) and spread[0] == rows
+    found = _share(rows, spread[0], block[0]), _share(columns, spread[1], block[1])
     fits = (
         are_floats(scale)
-        and 0 < spread[0] <= rows
-        and 0 < spread[1] <= columns
+        and min(found) > 0
         and zero_fits
         and (groups is None or (groups.shape == (columns,) and groups.dtype in ("I32", "I64")))
     )
     expect(matrix.name, matrix.parts, fits, "scales, zeros and groups of the matrix's shape")
-    return matrix
+    return replace(matrix, block=found)
+
+
+def _share(size: int, scales: int, told: int) -> int:
+    """Return how many rows or columns have one scale, 0 if so many scales cannot be.
+
+    Blocks that do not divide a size are as large as the settings tell, or a power of two.
+    """
+    if not 0 < scales <= size:
+        return 0
+    if told > 0 and -(-size // told) == scales:
+        return told
+    if size % scales == 0:
+        return size // scales
+    powers = (1 << power for power in range(size.bit_length() + 1))
+    return next((power for power in powers if -(-size // power) == scales), 0)
