@@ -92,14 +92,14 @@ class Work:
         self._model, self._disk = model, Disk(model.file)
         self._random = np.random.default_rng(3)
         self._guessed_hits = 0  # uses that a guess, read since the lease before, has made hits
-        settle = model._pager._settle_guesses
+        settle = model._engine.pager._settle_guesses
 
         def count(lease: Any) -> None:
-            guessed = model._pager._prefetched
+            guessed = model._engine.pager._prefetched
             self._guessed_hits += sum((lease.layer, e) in guessed for e in lease.hits)
             settle(lease)
 
-        model._pager._settle_guesses = count  # type: ignore[method-assign]
+        model._engine.pager._settle_guesses = count  # type: ignore[method-assign]
 
     def _ids(self, count: int) -> list[int]:
         ids: list[int] = self._random.integers(3, self._model.config.vocab_size, count).tolist()
@@ -109,18 +109,18 @@ class Work:
         """Read a cold file's first token, and count the experts that came into memory."""
         file = self._model.file
         self._model.advance(self._ids(1))
-        region = self._model._pager.region
+        region = self._model._engine.pager.region
         experts = [t for t in file.tensors.values() if t.spec.expert is not None]
         found = sum(t.nbytes - region.missing(t.offset, t.nbytes) for t in experts)
         return {"experts": found / sum(t.nbytes for t in experts)}
 
     def measure(self, tokens: int, prompt: bool) -> dict[str, Any]:
         """Return what so many tokens took: the pager's counters, seconds, and the disk's speed."""
-        pager, turns = self._model._pager, []
+        pager, turns = self._model._engine.pager, []
         before, disk_before = pager.counters, self._disk.gb_s()
         for first in range(0, tokens, tokens if prompt else TURN):
             count = tokens if prompt else min(TURN, tokens - first)
-            if prompt or self._model._position + count > self._model.context:
+            if prompt or self._model._engine.position + count > self._model.context:
                 self._model.restart()
             ids, misses, self._guessed_hits = self._ids(count), pager.counters.misses, 0
             began = time.perf_counter()
@@ -154,7 +154,7 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
     """Do one run; this is the process that is watched."""
     ram, tokens, prompt = options.work or None, options.tokens, options.prompt
     with cpumix.load(options.model, ram=ram, context=CONTEXT) as model:
-        model._pager._predict = not options.no_guesses
+        model._engine.pager._predict = not options.no_guesses
         work = Work(model)
         result: dict[str, Any] = {"first token": work.first_token()}
         if ram is None:  # all resident: what computing alone takes

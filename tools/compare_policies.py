@@ -69,7 +69,7 @@ class Recorder(ExpertPager):
 
 def record(model: Model, ids: list[int]) -> tuple[NDArray[np.int32], float]:
     """Return the routing (tokens, layers, A) of a text, and the share of right guesses."""
-    recorder = model._pager
+    recorder = model._engine.pager
     assert isinstance(recorder, Recorder)
     for first in range(0, len(ids), model.context):
         model.restart()

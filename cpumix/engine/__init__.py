@@ -1,1 +1,1 @@
-"""Many texts through one model: what a request is, and what it leaves behind."""
+"""Many texts through one model: jobs, their scheduler, and the thread that computes."""

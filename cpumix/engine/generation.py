@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from cpumix.kernels.compile import jit
-from cpumix.sampling import LogProbability, Sampler, StopMatcher
-from cpumix.tokenizer import TextStream
+from cpumix.sampling import LogProbability, Sampler
 
+from .events import Event, Failure, Finish, Token
+from .sequence import OnEvent, Text
 from .stats import Stats
 
 
 class Generation:
-    """Text as it comes: iterate over it once. `stop_reason` is set at the end.
+    """Text as it comes: iterate over it once, with `for` or `async for`.
 
-    It is "eos" (the model ended its text, or a grammar did), "stop" (a stop string came),
-    "length" (`max_tokens`) or "context" (no room left).
+    The text begins when iteration does, and ends when iteration is broken off. `stop_reason` is set
+    at the end: "eos" (the model or a grammar ended it), "stop" (a stop string came), "length"
+    (`max_tokens`) or "context" (no room left).
     """
 
     def __init__(
         self,
-        tokens: Callable[[Generation], Iterator[int]],
-        stream: TextStream,
+        start: Callable[[OnEvent], Text],
+        cancel: Callable[[Text], None],
         measure: Callable[[Stats], None],
         sampler: Sampler,
     ) -> None:
         self.stop_reason = ""
+        self.token_ids: list[int] = []
         self.log_probabilities: list[LogProbability] = []  # of each token, if asked for
-        self._stats, self._ended = Stats(), False
-        self._stream, self._measure, self._sampler = stream, measure, sampler
-        self._stop = StopMatcher(sampler.params.stop)
-        self._tokens = tokens(self)
+        self._start, self._cancel, self._measure = start, cancel, measure
+        self._sampler = sampler
+        self._text: Text | None = None
+        self._stats = Stats()
 
     @property
     def seed(self) -> int:
@@ -45,25 +50,61 @@ class Generation:
     @property
     def stats(self) -> Stats:
         """The numbers so far; after the end, or an interruption, those of the whole."""
+        stats = self._stats if self._text is None else self._text.stats
         if not self._ended:
-            self._measure(self._stats)
-        return self._stats
+            self._measure(stats)
+        return stats
+
+    @property
+    def _ended(self) -> bool:
+        return bool(self.stop_reason)
 
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text; each is whole characters."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._text = text = self._start(events.put)
         try:
-            for token in self._tokens:
-                if self._sampler.log_probability:
-                    self.log_probabilities.append(self._sampler.log_probability)
-                if piece := self._stop.put(self._stream.put(token)):
+            while not self._ended:
+                if piece := self._take(events.get()):
                     yield piece
-                if self._stop.found:
-                    break
-            if piece := self._stop.put(self._stream.finish()) + self._stop.finish():
-                yield piece
-            if self._stop.found:
-                self.stop_reason = "stop"
-            jit.mark_warm()
         finally:
-            self._measure(self._stats)
-            self._ended = True
+            self._leave(text)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Yield pieces of text; each is whole characters."""
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+
+        def put(event: Event) -> None:  # on the compute thread
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        self._text = text = self._start(put)
+        try:
+            while not self._ended:
+                if piece := self._take(await events.get()):
+                    yield piece
+        finally:
+            self._leave(text)
+
+    def _take(self, event: Event) -> str:
+        match event:
+            case Failure():
+                self.stop_reason = "error"
+                raise event.error
+            case Finish():
+                self._measure(self._text.stats if self._text else self._stats)
+                self.stop_reason = event.reason
+                jit.mark_warm()
+                return event.text
+            case Token():
+                self.token_ids.append(event.id)
+                if event.log_probability is not None:
+                    self.log_probabilities.append(event.log_probability)
+                return event.text
+
+    def _leave(self, text: Text) -> None:
+        if not self._ended:
+            self._cancel(text)
+            self._measure(text.stats)
+            self.stop_reason = "cancelled"

@@ -18,6 +18,11 @@ class Stats:
     generated_tokens: int = 0
     generate_seconds: float = 0.0
     time_to_first_token_seconds: float = 0.0
+    cached_tokens: int = 0
+    """Of the prompt: they were in the KV cache already."""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Of the drafted ones: they came without a pass of their own."""
     peak_rss_bytes: int = 0
     mapped_bytes: int = 0
     resident_bytes: int | None = None

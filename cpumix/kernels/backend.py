@@ -27,11 +27,15 @@ Rope = tuple[Floats, Floats]
 class Backend(ABC):
     """The operations of the forward pass; `n` is how many rows of a buffer are in use.
 
-    Call it from one thread only: numba's thread pools do not bear two.
+    Call it from one thread only, which calls `bind` first unless it made the backend.
     """
 
     def __init__(self, threads: int) -> None:
         self.threads = set_threads(threads)
+
+    def bind(self) -> None:
+        """Make this thread the one that runs the kernels: numba counts threads for each caller."""
+        set_threads(self.threads)
 
     @abstractmethod
     def norm(

@@ -54,6 +54,8 @@ class BlockPool:
         """Whether to cache a block that its last holder has given back."""
         self.evict: Callable[[], int] = lambda: -1
         """Return the cached block to do without."""
+        self.revive: Callable[[int], None] = lambda block: None
+        """Note that a cached block is held again."""
 
     def layer(
         self, layer: int
@@ -111,8 +113,7 @@ class BlockPool:
         """
         self.reserved -= count
         while int(self._free.sum()) < count:
-            self._free[self.evict()] = True
-            self.cached -= 1
+            self.release_cached(self.evict())
         blocks = self._run(count, after)
         self._free[blocks] = False
         self._holders[blocks] = 1
@@ -133,7 +134,17 @@ class BlockPool:
         """Hold a block that another sequence holds too, or that is cached."""
         if self._holders[block] == 0:
             self.cached -= 1
+            self.revive(block)
         self._holders[block] += 1
+
+    def holders(self, block: int) -> int:
+        """Return how many sequences hold a block."""
+        return int(self._holders[block])
+
+    def release_cached(self, block: int) -> None:
+        """Free a cached block."""
+        self._free[block] = True
+        self.cached -= 1
 
     def give_back(self, block: int) -> bool:
         """Hold a block no longer; tell whether nobody does now."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,20 +20,26 @@ class BlockTable:
     places in the table stay, and are not looked at.
     """
 
-    def __init__(self, pool: BlockPool, need: int, shared: list[int] | None = None) -> None:
+    def __init__(self, pool: BlockPool, need: int, shared: Sequence[int] = ()) -> None:
         """Reserve `need` blocks, behind `shared` ones, which other sequences filled.
 
-        The caller has seen that as many are `available`.
+        Of these the first may be -1: no token to come sees them. The caller has seen that as many
+        are `available`, cached ones among the shared not counted.
         """
         self._pool = pool
-        self.blocks = list(shared or ())
-        for block in self.blocks:
+        self.blocks = [max(block, 0) for block in shared]
+        self._first = sum(block < 0 for block in shared)  # blocks before this one are not held
+        for block in self.blocks[self._first :]:
             pool.hold(block)
         self._reserved = need
         pool.reserved += need
-        self._first = 0  # blocks before this one have been given back
         if pool.window == UNLIMITED and need:
             self._take(need)
+
+    @property
+    def first_held(self) -> int:
+        """The first block of the sequence that is still its own."""
+        return self._first
 
     def _take(self, count: int) -> None:
         self._reserved -= count
@@ -65,7 +73,7 @@ class BlockTable:
 
     def close(self) -> None:
         """Give everything back."""
-        for block in self.blocks[self._first :]:
+        for block in reversed(self.blocks[self._first :]):  # so that cached ones end last first
             self._pool.give_back(block)
         self._pool.reserved -= self._reserved
         self._first, self._reserved = len(self.blocks), 0

@@ -46,6 +46,7 @@ class Batch:
         self._steps = steps
         self.num_logits = sum(step.num_logits for step in steps)
         """Their rows are the last ones, in the order of the steps."""
+        self.logits_of_steps = [step.num_logits for step in steps]
         silent = [Span(i, 0, len(s.ids) - s.num_logits) for i, s in enumerate(steps)]
         wanted = [Span(i, len(s.ids) - s.num_logits, s.num_logits) for i, s in enumerate(steps)]
         self._spans = [span for span in (*silent, *wanted) if span.tokens]

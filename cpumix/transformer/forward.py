@@ -96,6 +96,10 @@ class Transformer:
             return self._second_look.explain(found, batch)
         raise AssertionError("a second pass gave other numbers")
 
+    def close(self) -> None:
+        """Let go of the views of the file, so that it can be closed."""
+        del self._weights, self._attention, self._moe, self._prefetch
+
     def logits(self, count: int = 1) -> Floats:
         """Return the logits (count, V) of the first of the tokens that the last batch wanted.
 

@@ -37,6 +37,8 @@ class MoE:
         `meanwhile` is called when the layer's reads have begun: what it asks for comes after them.
         """
         b = self._buffers
+        if not n:  # a chunk of a prompt, in the last layer
+            return Residual(b.expert_out, b.inverse_order[:0], b.topk_weights[:0])
         if layer.router is not None:
             experts, norm_topk = self._config.num_local_experts, self._config.norm_topk_prob
             self._backend.route(h, layer.router, experts, n, b.topk_ids, b.topk_weights, norm_topk)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +127,9 @@ def test_stats_are_complete_and_agree(path, model):
         "generated_tokens",
         "generate_seconds",
         "time_to_first_token_seconds",
+        "cached_tokens",
+        "drafted_tokens",
+        "accepted_tokens",
         "peak_rss_bytes",
         "mapped_bytes",
         "resident_bytes",
@@ -134,8 +140,7 @@ def test_stats_are_complete_and_agree(path, model):
     assert stats["prompt_tokens"] == len(model.tokenizer.encode("one two three"))
     assert stats["generated_tokens"] == 9
     assert 0 < stats["prompt_seconds"] < stats["time_to_first_token_seconds"]
-    first = stats["time_to_first_token_seconds"] - stats["prompt_seconds"]
-    assert first < stats["generate_seconds"]
+    assert 0 < stats["generate_seconds"]
     assert stats["mapped_bytes"] == path.stat().st_size
     assert 0 < stats["resident_bytes"] <= stats["mapped_bytes"]
     assert stats["peak_rss_bytes"] > 30 << 20  # Python and NumPy alone take as much
@@ -143,14 +148,14 @@ def test_stats_are_complete_and_agree(path, model):
     assert generation.stats.summary().count("tok/s") == 2
 
 
-def test_time_of_the_reader_does_not_count(model, monkeypatch):
-    clock = iter(range(1000))
-    monkeypatch.setattr("cpumix.model.time.perf_counter", lambda: float(next(clock)))
-    generation = model.generate("one two", max_tokens=4, temperature=0)
-    for _ in generation:
-        next(clock)  # a reader that takes a second for each piece
-    assert generation.stats.prompt_seconds == 1
-    assert generation.stats.generate_seconds == 4
+def test_text_is_written_whether_or_not_anybody_reads(model):
+    generation = model.generate("one two", max_tokens=20, temperature=0)
+    pieces = iter(generation)
+    first = next(pieces)
+    model.logits([1, 2, 3])  # comes to its turn when there is room: after the text
+    assert generation.stats.generated_tokens == 20
+    whole = "".join(model.generate("one two", max_tokens=20, temperature=0))
+    assert first + "".join(pieces) == whole
 
 
 def test_summary_of_one_token_claims_no_speed(model):
@@ -174,21 +179,23 @@ def test_stats_of_an_abandoned_text(model):
     assert generation.stop_reason == ""
 
 
-def test_text_goes_on_after_the_model_was_asked_something_else_is_refused(model):
-    first = iter(model.generate("one two", max_tokens=30, temperature=0))
-    next(first)
-    model.logits([1, 2, 3])
-    with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
-        list(first)
-    model.close()
-
-
 def test_text_of_a_model_closed_meanwhile_is_refused(path):
     with cpumix.load(path, threads=1) as model:
-        pieces = iter(model.generate("one two", max_tokens=30, temperature=0))
+        pieces = iter(model.generate("one two", max_tokens=500, temperature=0))
         next(pieces)
-    with pytest.raises(ConfigError, match="found it closed or asked something else meanwhile"):
+    with pytest.raises(ConfigError, match="text: the model was closed before its end"):
         list(pieces)
+
+
+def test_model_that_nobody_closes_gives_its_threads_and_files_back(path):
+    model = cpumix.load(path, threads=1)
+    model.generate_ids([1], 3)
+    descriptors, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    with pytest.warns(ResourceWarning, match="dropped without close"):
+        del model
+        gc.collect()
+    assert threading.active_count() < threads
+    assert len(os.listdir("/proc/self/fd")) < descriptors
 
 
 def test_closed_model(path):

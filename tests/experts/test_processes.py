@@ -29,7 +29,7 @@ WRITES = """
         tokens = model.generate_ids(ids, 40)
         tokens += model.generate_ids(ids[:5], 40)
         print(tokens)
-        print(model._pager.counters.evictions, model._pager.counters.budget_bytes)
+        print(model._engine.pager.counters.evictions, model._engine.pager.counters.budget_bytes)
 """
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

@@ -95,9 +95,10 @@ def test_the_drawn_seed_gives_the_same_text_again(model):
 
 def test_forced_tokens_cost_no_forward_pass(model, monkeypatch):
     passes = []
-    forward = model._transformer.forward
+    transformer = model._engine.transformer
+    forward = transformer.forward
     monkeypatch.setattr(
-        model._transformer, "forward", lambda *args, **more: passes.append(forward(*args, **more))
+        transformer, "forward", lambda *args, **more: passes.append(forward(*args, **more))
     )
     generation = model.generate(PROMPT, max_tokens=60, regex="(yes|no), and that is final: [0-9]")
     text = "".join(generation)

@@ -12,7 +12,7 @@ from cpumix.experts import Budget, ExpertPager, madvise
 from cpumix.experts.region import MappedRegion
 from cpumix.measure.random_model import write_random_model
 from cpumix.model import Model
-from cpumix.transformer.forward import Transformer
+from cpumix.store import ModelFile
 
 LAYERS, EXPERTS, ACTIVE = 3, 8, 2
 
@@ -60,14 +60,16 @@ def page(
     predict: bool = True,
     platform: madvise.Platform | None = None,
 ) -> ExpertPager:
-    """Give a loaded model a new pager with room for so many experts, all if None."""
+    """Load a model again with room for so many experts, all if None, and return its pager."""
     room = None if experts is None else Room(int(experts * expert_bytes(model)))
-    model._pager.close()
-    model._pager = ExpertPager(model.file, room, predict=predict, platform=platform)
-    model._transformer = Transformer(
-        model.file, model._backend, model._pool, model._pager, model.context, model.prefill_chunk
-    )
-    return model._pager
+
+    def make_pager(file: ModelFile, budget: Budget | None) -> ExpertPager:
+        return ExpertPager(file, room, predict=predict, platform=platform)
+
+    model.close()
+    again = {"context": model.context, "kv": model.kv, "threads": model.threads}
+    model.__init__(model.file.path, **again, make_pager=make_pager)
+    return model._engine.pager
 
 
 class Recorder:

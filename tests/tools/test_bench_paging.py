@@ -24,13 +24,13 @@ def test_big_model_loads_and_routes_evenly(tmp_path, monkeypatch, capsys):
     assert make_big_model.main([str(path)]) == 0
     assert f"{path}: " in capsys.readouterr().out
     with cpumix.load(path, context=600, threads=1) as model:
-        lease, counts = model._pager.lease, np.zeros((LAYERS, EXPERTS))
+        lease, counts = model._engine.pager.lease, np.zeros((LAYERS, EXPERTS))
 
         def count(layer, used, chosen):
             counts[layer] += np.bincount(chosen.ravel(), minlength=EXPERTS)
             return lease(layer, used, chosen)
 
-        monkeypatch.setattr(model._pager, "lease", count)
+        monkeypatch.setattr(model._engine.pager, "lease", count)
         model.logits(np.random.default_rng(1).integers(3, 2000, 512).tolist())
     assert counts.sum() == LAYERS * 2 * 512
     assert counts.min() > 0.4 * 128  # 128 of each when even

@@ -52,10 +52,11 @@ class Sequences:
     """Several texts in one model, which go on by any mix of chunks."""
 
     def __init__(self, model: Model, texts: list[list[int]]) -> None:
-        blocks = model._pool.blocks // len(texts)
-        model._table.close()
+        engine = model._engine
+        engine.session.close()
+        blocks = engine.pool.blocks // len(texts)
         self.model, self.texts = model, texts
-        self.tables = [BlockTable(model._pool, blocks) for _ in texts]
+        self.tables = [BlockTable(engine.pool, blocks) for _ in texts]
         self.done = [0] * len(texts)
         self.found: list[list[np.ndarray]] = [[] for _ in texts]
 
@@ -69,10 +70,11 @@ class Sequences:
                 who.append((i, logits))
                 self.done[i] += count
         batch = Batch(steps)
-        self.model._transformer.forward(batch)
+        transformer = self.model._engine.transformer
+        transformer.forward(batch)
         if not batch.num_logits:
             return
-        rows = self.model._transformer.logits(batch.num_logits)
+        rows = transformer.logits(batch.num_logits)
         first = 0
         for i, logits in who:
             self.found[i] += [(self.done[i], rows[first : first + logits])] if logits else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import reference
@@ -11,7 +13,6 @@ from tiny_models import CONFIGS
 import cpumix
 from cpumix.quant import FLOAT32, FORMATS
 from cpumix.store.reader import ModelFile
-from cpumix.transformer.batch import Batch, Step
 
 TOKENS = 100  # more than any window, and than a block of the cache
 # Largest relative RMS of a token's logits against float64, bfloat16 weights and a float32 cache: as
@@ -120,11 +121,11 @@ def test_what_only_the_last_token_goes_through_is_right(model_file, name):
             if first == 0:
                 model.restart()
             np.testing.assert_array_equal(model.advance(ids[first:end]), expected[end - 1])
-        transformer = model._transformer
+        engine = model._engine
         for wanted in (1, 2, 17, len(ids)):
             model.restart()
-            transformer.forward(Batch([Step(ids, 0, model._table, wanted)]))
-            np.testing.assert_array_equal(transformer.logits(wanted), expected[-wanted:])
+            found = engine.loop.call(partial(engine.session.advance, ids, wanted))
+            np.testing.assert_array_equal(found, expected[-wanted:])
 
 
 @pytest.mark.parametrize("batch", [1, 3, 16, 33, 64])
@@ -133,13 +134,12 @@ def test_batches_do_not_show(model_file, monkeypatch, name, batch):
     ids = prompt(name, 200)  # with a window, more than the rolling cache of small batches holds
     with cpumix.load(model_file(name, "int4"), threads=1) as model:
         expected = model.logits(ids)
-    monkeypatch.setattr("cpumix.transformer.forward.PREFILL_CHUNK", batch)
-    monkeypatch.setattr("cpumix.model.PREFILL_CHUNK", batch)
+    monkeypatch.setattr("cpumix.engine.engine.PREFILL_CHUNK", batch)
     with cpumix.load(model_file(name, "int4"), threads=1) as model:
         assert model.prefill_chunk == batch
         np.testing.assert_array_equal(model.logits(ids), expected)
         if name == "window":
-            assert model._cache.capacity < len(ids)
+            assert 64 * model._engine.pool.blocks < len(ids)
             model.restart()
             for token in ids:
                 last = model.advance([token])

@@ -15,6 +15,7 @@ import hashlib
 import inspect
 import os
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache, wraps
@@ -180,5 +181,8 @@ def set_threads(count: int) -> int:
     numba.set_num_threads(count)
     return count
 
+
+computing = threading.RLock()
+"""Held by whoever runs parallel kernels: numba's thread pools do not bear two callers at once."""
 
 prange = numba.prange

@@ -1,0 +1,101 @@
+"""A model file ready to compute: weights, KV cache, scheduler and the thread that runs them."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from typing import IO
+
+from cpumix.experts import Counters, ExpertPager, Trace
+from cpumix.kernels.backend import Backend
+from cpumix.kernels.compile import isa
+from cpumix.kv.formats import count_blocks
+from cpumix.kv.pool import BlockPool
+from cpumix.machine import peak_rss_bytes
+from cpumix.store.reader import ModelFile
+from cpumix.transformer.forward import PREFILL_CHUNK, Transformer
+
+from .job import Floats
+from .loop import EngineLoop
+from .scheduler import Scheduler
+from .scoring import Scoring
+from .sequence import OnEvent, Request, Text
+from .session import Session
+from .stats import Stats
+
+
+class Engine:
+    """Takes texts from any thread; owns the file, and closes it."""
+
+    def __init__(
+        self,
+        file: ModelFile,
+        pager: ExpertPager,
+        backend: Backend,
+        context: int,
+        kv: str,
+        parallel: int,
+    ) -> None:
+        self._file, self.pager, self.backend, self._context = file, pager, backend, context
+        each = count_blocks(file.config, context, PREFILL_CHUNK)
+        self.pool = BlockPool(file.config, parallel * each, kv)
+        rows = min(PREFILL_CHUNK, context * parallel)
+        self.transformer = Transformer(file, backend, self.pool, pager, context, rows)
+        self.scheduler = Scheduler(file.config, self.pool, rows)
+        self.loop = EngineLoop(self.transformer, self.scheduler, backend)
+        self.session = Session(self.transformer, self.pool, each)
+
+    def write(self, request: Request, on_event: OnEvent) -> Text:
+        """Begin a text; `on_event` is called on the compute thread for all that comes of it."""
+        text = Text(request, self._context, self._file.config.num_hidden_layers, on_event)
+        self.loop.call_soon(self.session.close)
+        self.loop.submit(text)
+        return text
+
+    def score(self, ids: Sequence[int]) -> Floats:
+        """Return the logits (len(ids), vocab_size) of every position of a text."""
+        found: queue.SimpleQueue[Floats | BaseException] = queue.SimpleQueue()
+        job = Scoring(ids, self._file.config.vocab_size, found.put)
+        self.loop.call_soon(self.session.close)
+        self.loop.submit(job)
+        try:
+            result = found.get()
+        except BaseException:
+            self.loop.cancel(job)
+            raise
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+    def restart(self) -> None:
+        """Begin a sequence to `advance`."""
+        self.loop.call(self.session.begin)
+
+    def advance(self, ids: Sequence[int]) -> Floats:
+        """Take in more tokens of that sequence; return the last one's logits (vocab_size,)."""
+        logits: Floats = self.loop.call(lambda: self.session.advance(ids))[0]
+        return logits
+
+    @property
+    def position(self) -> int:
+        """The position of the next token to `advance`."""
+        return self.session.position
+
+    def trace(self, stream: IO[str]) -> None:
+        """Write a line to `stream` for each layer and pass from now on; see `experts.trace`."""
+        self.pager.trace = Trace(stream)
+
+    def measure(self, stats: Stats, before: Counters) -> None:
+        """Fill in what does not depend on the tokens; `before` is what the pager had counted."""
+        stats.experts = self.pager.counters.since(before)
+        stats.peak_rss_bytes = peak_rss_bytes()
+        stats.mapped_bytes = self._file.mapped_bytes
+        stats.resident_bytes = self._file.resident_bytes()
+        stats.threads, stats.isa = self.backend.threads, isa.active().name
+
+    def close(self) -> None:
+        """Cancel all texts, end all threads, and close the file; a second time does no harm."""
+        self.loop.close()
+        self.pager.close()
+        self.transformer.close()
+        self._file.close()
