@@ -84,6 +84,7 @@ class ReaderThreads:
         """Break a read off after the pieces under way; call with `changed` held."""
         if self._stop(read) and not read.under_way:
             self._on_end(read)
+        self.changed.notify_all()  # what was to leave for it leaves all the same
 
     def resume(self, read: Read) -> None:
         """Go on with a read that was broken off but has not ended; call with `changed` held."""
@@ -115,10 +116,31 @@ class ReaderThreads:
             while not self._closed:
                 if not self._queue and (read := self._on_idle()) is not None:
                     self._queue.append(read)
-                if not self._queue or self._queue[0].file_range.offset in self._leaving:
+                if not self._queue and self._left_over:
+                    self._give_back()
+                elif not self._queue or self._queue[0].file_range.offset in self._leaving:
                     self.changed.wait()
                 else:
                     self._take(self._queue[0])
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to be given back; ask with `changed` held."""
+        return not self._left_over and not self._leaving
+
+    def _give_back(self) -> None:
+        """Give back what was to leave for reads that never began; the lock is free meanwhile."""
+        leaving, self._left_over = self._left_over, []
+        offsets = {p.offset for p in leaving}
+        self._leaving |= offsets
+        self.changed.release()
+        try:
+            for p in leaving:
+                self._region.give_back(p.offset, p.nbytes)
+        finally:
+            self.changed.acquire()
+        self._leaving -= offsets
+        self.changed.notify_all()
 
     def _take(self, read: Read) -> None:
         """Bring the next piece of a read; the lock is free meanwhile."""

@@ -141,6 +141,8 @@ def test_what_leaves_is_given_back_by_process_and_page_cache(path, model):
     pager = page(model, 6)
     write(model, 5)
     tensors, region = model.file.tensors, pager.region
+    with pager._changed:
+        assert pager._changed.wait_for(lambda: pager._readers.settled, 600)
     books = pager._resident_set
     counted = books.present | books._remains.keys()  # those that were read in part, too
     present = {f"blk.{n}.expert.{e}" for n, e in counted}
@@ -148,7 +150,8 @@ def test_what_leaves_is_given_back_by_process_and_page_cache(path, model):
     assert len(gone) >= LAYERS * EXPERTS - 6
     left = sum(t.nbytes - region.missing(t.offset, t.nbytes) for t in gone)
     if sys.platform == "linux":
-        assert left <= 0.05 * sum(t.nbytes for t in gone)
+        # Pages of the cache of up to 64 KiB that reach into a neighbour stay: measured 48 KiB each.
+        assert left <= len(gone) * (48 << 10)
 
 
 @pytest.mark.parametrize("experts", [2, 12])
