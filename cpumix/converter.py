@@ -22,20 +22,23 @@ from numpy.typing import NDArray
 from cpumix.checkpoint import Checkpoint, SourceTensor, merge_adapter, open_checkpoint
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
 from cpumix.checkpoint.matrix import Coded, widen
-from cpumix.errors import ConvertError
+from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import download, parse_name
 from cpumix.kernels.encode import encode
 from cpumix.losses import Loss, Losses
 from cpumix.machine import machine_info
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.quant import FLOAT32, exact
+from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.bf16 import to_float32
 from cpumix.quant.tiles import BLOCK, ROWS
+from cpumix.shard_disposal import ShardDisposal, most_space
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 from cpumix.tokenizer import Tokenizer, prepare_files
 from cpumix.units import parse_size
 
 Progress = Callable[[int, int], None]
+HEADER_BYTES = 64 << 20  # of a model file, with tokenizer and padding of tensors, at most
 SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
 # Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
 # rounds it to infinity.
@@ -82,6 +85,7 @@ def convert(
     lora: Sequence[tuple[str | Path, float]] = (),
     force: bool = False,
     resume: bool = False,
+    discard_shards: bool = False,
     ignore_fields: Collection[str] = (),
     progress: Progress | None = None,
 ) -> ConvertReport:
@@ -94,12 +98,19 @@ def convert(
     Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
     adapters to merge in, in this order, and how many times each. An existing target is replaced
     only with `force`. With `resume`, what an interrupted conversion has done is kept, and taken up
-    by the next one of the same source and options. Fields of config.json that are named in
-    `ignore_fields` count as absent. `progress` is called with the source bytes done and in all.
+    by the next one of the same source and options. With `discard_shards`, a download's shards are
+    deleted from the hub's cache one by one, as soon as they are converted. Fields of config.json
+    that are named in `ignore_fields` count as absent. `progress` is called with the source bytes
+    done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     began = time.perf_counter()
     hub_name = None if Path(source).exists() else parse_name(Path(source).as_posix())
+    if discard_shards and (hub_name is None or resume):
+        raise ConfigError(
+            "discard shards: expected a name on the hub as source and no resume, which needs all "
+            "shards. Leave one of the options out."
+        )
     place = Path(source) if hub_name is None else download(hub_name)
     checkpoint = open_checkpoint(place, ignore_fields)
     for folder, times in lora:
@@ -116,12 +127,20 @@ def convert(
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
     metadata = build_metadata(checkpoint.config, precision, files, name)
-    origin = _fingerprint(checkpoint, lora)
+    slices = list(_slices(checkpoint, entries))
+    uses = [(s.source.paths, _target_bytes(s)) for s in slices] if discard_shards else []
     with ModelWriter(
-        Path(target), metadata, entries, force=force, resume=resume, source=origin
+        Path(target),
+        metadata,
+        entries,
+        force=force,
+        resume=resume,
+        source=_fingerprint(checkpoint, lora),
+        free_bytes=most_space(uses) + HEADER_BYTES if discard_shards else None,
     ) as writer:
         resumed = writer.done
-        losses = _write_tensors(writer, list(_slices(checkpoint, entries)), resumed, progress)
+        disposal = ShardDisposal(uses) if discard_shards else None
+        losses = _write_tensors(writer, slices, resumed, disposal, progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began
@@ -178,7 +197,11 @@ def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slic
 
 
 def _write_tensors(
-    writer: ModelWriter, slices: list[Slice], resumed: int, progress: Progress | None
+    writer: ModelWriter,
+    slices: list[Slice],
+    resumed: int,
+    disposal: ShardDisposal | None,
+    progress: Progress | None,
 ) -> tuple[Loss, ...]:
     """Write all slices but those of the first `resumed` tensors."""
     total, losses = sum(_source_bytes(s) for s in slices), Losses()
@@ -202,13 +225,21 @@ def _write_tensors(
             data = _encode(s, rows, losses)
             if written is not None:
                 written.result()
+                if disposal is not None:
+                    disposal.done(slices[i - 1].source.paths)
             written = output.submit(writer.write, s.entry.name, data)
             done += _source_bytes(s)
             if progress is not None:
                 progress(done, total)
         if written is not None:
             written.result()
+            if disposal is not None:
+                disposal.done(slices[-1].source.paths)
     return losses.all()
+
+
+def _target_bytes(s: Slice) -> int:
+    return tensor_bytes(s.entry.format, (s.stop - s.start, *s.source.shape[1:]))
 
 
 def _source_bytes(s: Slice) -> int:

@@ -18,8 +18,9 @@ import pytest
 
 from cpumix import hub
 from cpumix.checkpoint import open_checkpoint
-from cpumix.errors import ConvertError
+from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubFile, HubName, choose_files, download, parse_name
+from cpumix.shard_disposal import most_space
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = Path(__file__).parent / "data/tokenizer/small.model"
@@ -269,6 +270,50 @@ def test_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConvertError, match=r"no folder here, .* Run `pip install 'cpumix\[hub\]'`"):
         hub.download(NAME)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_are_deleted_one_by_one(server: Server, tmp_path: Path) -> None:
+    import cpumix
+
+    whole, target = tmp_path / "whole.bin", tmp_path / "x.bin"
+    place = download(NAME)
+    cpumix.convert(place, whole, "int8")
+    shards = sorted(place.glob("*.safetensors"))
+    blobs = [shard.resolve() for shard in shards]
+    left = []
+    cpumix.convert(
+        "org/tiny",
+        target,
+        "int8",
+        discard_shards=True,
+        progress=lambda *_: left.append(sum(blob.exists() for blob in blobs)),
+    )
+    assert left[0] == 2 and left[-1] == 1  # the last one goes when all is written
+    assert not any(path.exists() for path in (*shards, *blobs))
+    assert (place / "config.json").exists()
+    skip = 16384 * 4  # the header has the source's name
+    assert target.read_bytes()[skip:] == whole.read_bytes()[skip:]
+    assert open_checkpoint(download(NAME)).tensors  # what is gone is downloaded again
+
+
+@pytest.mark.parametrize("options", [{"resume": True}, {}])
+def test_shards_of_a_folder_are_never_deleted(tmp_path: Path, options: dict[str, bool]) -> None:
+    import cpumix
+
+    source = "org/tiny" if options else str(tmp_path)
+    with pytest.raises(ConfigError, match="expected a name on the hub as source and no resume"):
+        cpumix.convert(source, tmp_path / "x.bin", discard_shards=True, **options)
+
+
+def test_space_that_is_needed_at_most(tmp_path: Path) -> None:
+    a, b = (tmp_path / name for name in "ab")
+    a.write_bytes(bytes(100))
+    b.write_bytes(bytes(50))
+    both, first, second = frozenset({a, b}), frozenset({a}), frozenset({b})
+    assert most_space([(both, 10), (first, 30), (second, 20), (second, 20)]) == 40
+    assert most_space([(second, 80), (first, 30)]) == 80
+    assert most_space([]) == 0
 
 
 @pytest.mark.slow

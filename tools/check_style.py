@@ -41,6 +41,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "engine",
     "model",
     "losses",
+    "shard_disposal",
     "converter",
     "exporter",
     "inspector",

@@ -86,6 +86,20 @@ def coded(codes: NDArray[Any], scales: NDArray[Any]) -> Coded | None:
     return Coded(codes.astype(np.int8, copy=False), narrow.repeat(columns // groups // BLOCK, 1))
 
 
+@runtime_checkable
+class SpreadMatrix(Protocol):
+    """A matrix that may be made of parts in several files."""
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """All files that its rows are read from."""
+
+
+def files_of(matrix: Matrix) -> frozenset[Path]:
+    """Return all files that a matrix is read from."""
+    return matrix.paths if isinstance(matrix, SpreadMatrix) else frozenset({matrix.path})
+
+
 def count_rows(matrix: Matrix) -> int:
     """Return how many rows `read_rows` numbers."""
     rows = 1

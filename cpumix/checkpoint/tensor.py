@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 
-from .matrix import Coded, Matrix, read_codes
+from .matrix import Coded, Matrix, files_of, read_codes
 from .namings import Naming
 
 
@@ -33,6 +33,11 @@ class SourceTensor:
     def path(self) -> Path:
         """The file that holds it."""
         return self.matrix.path
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """All files that it is read from."""
+        return files_of(self.matrix)
 
     @property
     def encoding(self) -> str:

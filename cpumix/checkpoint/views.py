@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .matrix import Coded, Held, Matrix, count_rows, read_codes
+from .matrix import Coded, Held, Matrix, count_rows, files_of, read_codes
 
 BAND = 8 << 20  # bytes of float32 that a transposition has in hand beside its result
 
@@ -44,6 +44,11 @@ class View:
     def path(self) -> Path:
         """File of the whole."""
         return self.base.path
+
+    @property
+    def paths(self) -> frozenset[Path]:
+        """All files of the whole."""
+        return files_of(self.base)
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start..stop of this view."""

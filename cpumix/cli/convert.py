@@ -23,6 +23,7 @@ from .progress import byte_progress
 @options.lora
 @options.force
 @options.resume
+@options.discard_shards
 @options.ignore_field
 @options.as_json
 def command(
@@ -33,6 +34,7 @@ def command(
     lora: list[tuple[Path, float]],
     force: bool,
     resume: bool,
+    discard_shards: bool,
     ignore_field: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -52,6 +54,7 @@ def command(
             lora=lora,
             force=force,
             resume=resume,
+            discard_shards=discard_shards,
             ignore_fields=ignore_field,
             progress=progress,
         )

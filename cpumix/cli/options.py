@@ -93,6 +93,11 @@ convert = click.option(
     is_flag=True,
     help="Convert MODEL first if it is a checkpoint, into the cache folder, and only once.",
 )
+discard_shards = click.option(
+    "--discard-shards",
+    is_flag=True,
+    help="Delete each shard of a download from the hub's cache once it is converted.",
+)
 lora = click.option(
     "--lora",
     metavar="DIR[:SCALE]",

@@ -64,10 +64,16 @@ class PartialFile:
     Bytes that are never written are zeros. Raises ConvertError when the disk refuses; a file that
     could not be made to the end is gone by then. `accepts` is asked of each file of this size that
     a dead process left, by its descriptor: the first accepted one is taken instead of a new one.
+    With `free_bytes`, so much must be free on the disk, and none is taken beforehand: the rest
+    becomes free while the file grows.
     """
 
     def __init__(
-        self, target: Path, nbytes: int, accepts: Callable[[int], bool] | None = None
+        self,
+        target: Path,
+        nbytes: int,
+        accepts: Callable[[int], bool] | None = None,
+        free_bytes: int | None = None,
     ) -> None:
         self.target = target
         self.nbytes = nbytes
@@ -79,15 +85,16 @@ class PartialFile:
         if adopted:
             return
         free = shutil.disk_usage(target.parent).free
-        if free < nbytes:
+        need = nbytes if free_bytes is None else free_bytes
+        if free < need:
             raise ConvertError(
-                f"disk space: {format_size(nbytes)} needed, {format_size(free)} free, for "
-                f'"{target}". Free {format_size(nbytes - free)}, or name a target on another disk.'
+                f"disk space: {format_size(need)} needed, {format_size(free)} free, for "
+                f'"{target}". Free {format_size(need - free)}, or name a target on another disk.'
             )
         try:
             while not self._create():
                 pass
-            self._allocate()
+            self._allocate(at_once=free_bytes is None)
         except OSError as e:
             self.discard()
             raise self._explained(e) from e
@@ -120,9 +127,9 @@ class PartialFile:
                 return False
         return True
 
-    def _allocate(self) -> None:
+    def _allocate(self, at_once: bool) -> None:
         """Take the space now: contiguous, and a disk that fills up meanwhile shows at once."""
-        if hasattr(os, "posix_fallocate"):
+        if at_once and hasattr(os, "posix_fallocate"):
             try:
                 os.posix_fallocate(self._fd, 0, self.nbytes)
             except OSError as e:

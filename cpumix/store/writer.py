@@ -48,7 +48,8 @@ class ModelWriter:
     ConvertError.
 
     With `resume`, entering takes over what an interrupted conversion of the same `source` (bytes
-    that tell it from any other) has done, and leaving keeps what is done.
+    that tell it from any other) has done, and leaving keeps what is done. `free_bytes` is what the
+    disk must have free, if that is less than the file because the source shrinks meanwhile.
     """
 
     def __init__(
@@ -60,12 +61,14 @@ class ModelWriter:
         force: bool = False,
         resume: bool = False,
         source: bytes = b"",
+        free_bytes: int | None = None,
     ) -> None:
         self.path = Path(path)
         self._metadata = metadata
         self._entries = entries
         self._force = force
         self._resume = resume
+        self._free_bytes = free_bytes
         self._crcs = np.zeros(len(entries), np.uint32)
         self._current = 0  # index of the tensor being written
         self._written = 0  # bytes of it so far
@@ -84,7 +87,7 @@ class ModelWriter:
     def __enter__(self) -> ModelWriter:
         """Take the disk space, after removing or taking over what killed conversions left."""
         accepts = self._read_journal if self._resume else None
-        self._file = PartialFile(self.path, self.nbytes, accepts)
+        self._file = PartialFile(self.path, self.nbytes, accepts, self._free_bytes)
         return self
 
     @property

@@ -353,7 +353,13 @@ def test_convert_reports_on_stderr(invoke, convert):
     )
     del convert["progress"]
     expected = {"source": "s", "target": "t.bin", "precision": "int4", "ram": 48 * 2**30}
-    assert convert == expected | {"force": True, "resume": False, "lora": [], "ignore_fields": ()}
+    assert convert == expected | {
+        "force": True,
+        "resume": False,
+        "discard_shards": False,
+        "lora": [],
+        "ignore_fields": (),
+    }
 
 
 def test_convert_prints_json(invoke, convert):

@@ -35,6 +35,11 @@ class Quantized:
         return sum(part.nbytes for part in self.parts.values())
 
     @property
+    def paths(self) -> frozenset[Path]:
+        """The files of all parts."""
+        return frozenset(part.path for part in self.parts.values())
+
+    @property
     def path(self) -> Path:
         """The file of the largest part."""
         return max(self.parts.values(), key=lambda part: part.nbytes).path
