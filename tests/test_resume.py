@@ -10,7 +10,6 @@ from pathlib import Path
 
 import checkpoints
 import pytest
-from make_checkpoint import synthetic_tokenizer
 
 import cpumix
 from cpumix.errors import ConvertError
@@ -26,8 +25,7 @@ class Interrupt(BaseException):
 
 
 def write(tmp_path: Path, **sizes: int) -> Path:
-    tokenizer = synthetic_tokenizer(CONFIG["vocab_size"])
-    checkpoints.write_checkpoint(tmp_path / "source", CONFIG | sizes, tokenizer=tokenizer)
+    checkpoints.write_checkpoint(tmp_path / "source", CONFIG | sizes)
     return tmp_path / "source"
 
 
