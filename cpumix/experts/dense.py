@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from cpumix.config import Role, tensor_name
-from cpumix.quant.tiles import ROWS
+from cpumix.quant.tiles import TILE_ROWS
 from cpumix.store.reader import ModelFile
 from cpumix.units import MIB
 
@@ -30,7 +30,7 @@ class DensePart:
         dense = [t for t in file.tensors.values() if t.spec.expert is None]
         self._all_rows = file.config.tie_word_embeddings
         self._tensors = [t for t in dense if self._all_rows or t.name != EMBEDDING]
-        self._tile_bytes = self._embedding.nbytes // -(-self._embedding.shape[0] // ROWS)
+        self._tile_bytes = self._embedding.nbytes // -(-self._embedding.shape[0] // TILE_ROWS)
         self._tiles: set[int] = set()
 
     def bring(self) -> None:
@@ -54,7 +54,7 @@ class DensePart:
             self._tensors, self._all_rows = [self._embedding], True
             self.bring()
             return
-        tiles = {int(i) // ROWS for i in ids} - self._tiles
+        tiles = {int(i) // TILE_ROWS for i in ids} - self._tiles
         if tiles and len(self._tiles) * self._tile_bytes > ROWS_BYTES:
             self._region.give_back(self._embedding.offset, self._embedding.nbytes)
             self._tiles.clear()

@@ -1,4 +1,4 @@
-"""The door to the encoding kernels: rows of weights in, tiles out, at this process's level."""
+"""The door to the encoders: rows of weights in, tiles out, at this process's level."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def encode(rows: NDArray[Any], format_name: str) -> tuple[NDArray[np.uint8], int
         if most >= 0x7F800000:
             return np.zeros((tiles, blocks, target.tile_bytes), np.uint8), most
         return target.quantize(wide), most
-    from . import encode_simd as kernels
+    from .codecs import CODECS
+    from .codecs.encoding import encoder
 
     tiles, blocks = tile_counts(*rows.shape)
     out = np.empty((tiles, blocks, target.tile_bytes), np.uint8)
     largest = np.zeros(tiles, np.int32)
-    kernels.encode(rows, target.tile_bytes, out, largest)
+    encoder(CODECS[format_name])(rows, out, largest)
     return out, int(largest.max())

@@ -5,57 +5,40 @@ Integer sums equal the other levels' exactly; float sums are the same terms in a
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant.activations import SMALLEST_PEAK
-from cpumix.quant.q4 import CODE_BOOK
+from cpumix.quant.tiles import BLOCK
 
-from .compile.jit import kernel, parallel_kernel, prange
+from .compile.jit import parallel_kernel, prange
 from .operands import ResidualArrays
 from .scalar import add_residual, rope_row, round_up, topk_experts
-
-ROWS, BLOCK = 16, 32
-VALUES = CODE_BOOK.astype(np.int32)
-
-
-@kernel
-def tile_code(tile: NDArray[np.uint8], column: int, row: int) -> Any:
-    """Return the signed code of one weight of a q8 (544 bytes) or q4 (288 bytes) tile."""
-    group, place = column // 4, 4 * row + column % 4
-    if tile.shape[0] == 544:
-        return np.int32(tile[64 * group + place]) - 128
-    packed = np.int32(tile[64 * (group // 2) + place])
-    return VALUES[(packed >> 4) if group % 2 else (packed & 15)]
 
 
 @parallel_kernel
 def multiply_int(
-    tiles: NDArray[np.uint8],
+    weights: NDArray[np.int8],
     scales: NDArray[np.float32],
     codes: NDArray[np.int8],
     scale: NDArray[np.float32],
     rows: int,
     out: NDArray[np.float32],
 ) -> None:
-    """Multiply q8 or q4 tiles by quantized rows.
+    """Multiply signed weights with a scale for every block of 32 columns by quantized rows.
 
-    Shapes: tiles (t, b, bytes) u8 | scales (t, b, 16) f32 | codes (>= rows, >= 32 b) i8 | scale (>=
-            rows, >= b) f32
-            | out (>= rows, >= 16 t) f32.
+    Shapes: weights (n, 32 b) i8 | scales (n, b) f32 | codes (>= rows, >= 32 b) i8 | scale (>= rows,
+            >= b) f32 | out (>= rows, >= n) f32.
     """
-    for t in prange(tiles.shape[0]):
+    for i in prange(weights.shape[0]):
         for row in range(rows):
-            for r in range(ROWS):
-                total = np.float32(0)
-                for b in range(tiles.shape[1]):
-                    acc = np.int32(0)
-                    for c in range(BLOCK):
-                        acc += tile_code(tiles[t, b], c, r) * np.int32(codes[row, BLOCK * b + c])
-                    total += np.float32(acc) * scale[row, b] * scales[t, b, r]
-                out[row, ROWS * t + r] = total
+            total = np.float32(0)
+            for b in range(scales.shape[1]):
+                acc = np.int32(0)
+                for c in range(BLOCK * b, BLOCK * b + BLOCK):
+                    acc += np.int32(weights[i, c]) * np.int32(codes[row, c])
+                total += np.float32(acc) * scale[row, b] * scales[i, b]
+            out[row, i] = total
 
 
 @parallel_kernel

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant import bf16
 from cpumix.quant.kv import KV_BLOCK, to_f16
 from cpumix.quant.kv import quantize as quantize_heads
+from cpumix.quant.tiles import BLOCK, TILE_ROWS
 
 from . import generic
 from .backend import Backend, ExpertIds, Floats, Rope
 from .operands import KVView, Matmul, MatmulGroup, Matrix, Residual
 from .rows import Rows
+
+TILES = 64  # that are widened at a time: 1024 rows of a matrix
 
 
 class GenericBackend(Backend):
@@ -44,16 +46,21 @@ class GenericBackend(Backend):
                 generic.silu_multiply(p.out, other, p.rows, columns, p.out)
 
     def _one(self, weight: Matrix, p: Matmul, out: Floats) -> None:
-        rows = slice(p.first, p.first + p.rows)
-        tiles, blocks, _ = weight.tiles.shape
-        if weight.takes_codes:
-            tail = np.ascontiguousarray(weight.tiles[..., -32:])
-            scales = tail.view(np.float16).astype(np.float32)
-            codes, scale = p.x.codes[rows], p.x.scale[rows]
-            generic.multiply_int(weight.tiles, scales, codes, scale, p.rows, out)
-        else:
-            wide = bf16.dequantize(weight.tiles, 16 * tiles, 32 * blocks)
-            generic.multiply_float(wide, p.x.values[rows], p.rows, out)
+        rows, blocks = slice(p.first, p.first + p.rows), weight.tiles.shape[1]
+        split = weight.definition.split
+        for first in range(0, len(weight.tiles), TILES):
+            tiles = weight.tiles[first : first + TILES]
+            columns = out[:, TILE_ROWS * first :]
+            if split is None:
+                shape = TILE_ROWS * len(tiles), BLOCK * blocks
+                wide = weight.definition.dequantize(tiles, *shape, *weight.books)
+                generic.multiply_float(wide, p.x.values[rows], p.rows, columns)
+            else:
+                weights, scales = split(tiles, *weight.books)
+                weights = weights.reshape(TILE_ROWS * len(tiles), BLOCK * blocks)
+                scales = scales.reshape(TILE_ROWS * len(tiles), blocks)
+                codes, scale = p.x.codes[rows], p.x.scale[rows]
+                generic.multiply_int(weights, scales, codes, scale, p.rows, columns)
 
     def store_kv(  # noqa: D102
         self,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.tiles import BLOCK
+
 from .compile.jit import prange, row_kernel
 from .operands import ResidualArrays
 from .quantize import quantize_row
-from .rows import BLOCK, RowArrays
+from .rows import RowArrays
 from .scalar import add_residual
 from .simd.lanes import fma, mul, reduce_add
 from .simd.vectors import address, load_f32, splat, store_f32

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant import FORMATS
+
 from .rows import Rows, address_of
 
 ITEM_QUERIES = 8  # neighbouring queries that attention takes together
@@ -20,12 +22,23 @@ class Matrix:
 
     format: str
     tiles: NDArray[np.uint8]
+    book: NDArray[np.int8] | None = None
+    """The values of its codes; None for the format's own, or if it has none."""
 
     def __post_init__(self) -> None:
         """Look up once what every product asks for."""
         self.address = address_of(self.tiles)
-        self.takes_codes = self.format != "bf16"
+        self.definition = FORMATS[self.format]
+        if self.book is None:
+            self.book = self.definition.book
+        self.books = () if self.book is None else (self.book,)
+        """The code book as a further argument of the definition's functions, if there is one."""
+        self.takes_codes = self.definition.split is not None
         """Whether products read the rows quantized to 8 bits."""
+
+    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the rows with these indices, (len(ids), padded k) float32."""
+        return self.definition.rows(self.tiles, ids, *self.books)
 
 
 class Matmul(NamedTuple):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cpumix.quant.activations import SMALLEST_PEAK
+from cpumix.quant.tiles import BLOCK
 
-from .compile.jit import kernel
-from .rows import BLOCK, CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
+from .compile.jit import kernel, prange, row_kernel
+from .rows import CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
 from .scalar import round_up
 from .simd.lanes import (
     absolute,
@@ -65,3 +67,10 @@ def quantize_row(x: Address, blocks: int, codes: Address, header: Address) -> No
     """Quantize a row, block by block."""
     for b in range(blocks):
         quantize_block(x + 4 * BLOCK * b, codes + BLOCK * b, header + HEADER_BYTES * b)
+
+
+@row_kernel
+def quantize_rows(inputs: NDArray[np.int64], rows: int) -> None:
+    """Quantize rows of activations; inputs (rows, 4) i64 as `Rows.to_quantize` lists them."""
+    for row in prange(rows):
+        quantize_row(inputs[row, 0], inputs[row, 1], inputs[row, 2], inputs[row, 3])

@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 32
+from cpumix.quant.tiles import BLOCK
+
 # What products need to know of a block besides its codes: places in its header, and bytes of that.
 SCALE, START, CENTRE, START_AT_CENTRE, HEADER_BYTES = 0, 4, 8, 12, 16
 SPARE_ROWS = 16  # kernels read rows in groups; what they compute beyond the end is dropped

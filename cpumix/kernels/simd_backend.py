@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import attention, gemm, kv_store, matmul, norm, route
+from . import attention, gemm, kv_store, norm, route
 from .backend import Backend, ExpertIds, Floats, Rope
+from .codecs import CODECS
 from .compile.isa import active
+from .jobs import by_format, input_rows
+from .matmul import multiply
 from .operands import KVView, MatmulGroup, Residual
+from .quantize import quantize_rows
 from .rows import Rows, aligned_zeros
 from .simd import amx
 
@@ -29,10 +33,14 @@ class SimdBackend(Backend):
 
     def multiply(self, group: MatmulGroup) -> None:  # noqa: D102
         if group.layout is None:
-            group.layout = *matmul.job_table(group.matmuls), matmul.input_rows(group)
-        jobs, items, inputs = group.layout
-        self._counter[0] = 0
-        matmul.multiply(jobs, items, inputs, self._counter, self._scratch)
+            tables = [(multiply(CODECS[j.format]), j) for j in by_format(group.matmuls)]
+            group.layout = input_rows(group), tables
+        inputs, tables = group.layout
+        if len(inputs):
+            quantize_rows(inputs, len(inputs))
+        for run, jobs in tables:
+            self._counter[0] = 0
+            run(jobs.table, jobs.items, self._counter, self._scratch)
 
     def store_kv(  # noqa: D102
         self, q: Rows, k: Rows, v: Rows, rope: Rope, n: int, queries: int, kv: KVView

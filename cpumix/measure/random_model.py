@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig, Role
 from cpumix.quant import FLOAT32, FORMATS
-from cpumix.quant.tiles import ROWS
+from cpumix.quant.tiles import TILE_ROWS
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 
 CHUNK_BYTES = 64 << 20
@@ -102,6 +102,6 @@ def as_weights(tiles: NDArray[np.uint8], format_name: str, scale: float) -> NDAr
     else:
         # A random sign makes up for code books whose mean is not zero: a mean, however small, adds
         # up over columns and layers until all tokens look alike to the routers.
-        scales = tiles[:, -2 * ROWS :].view(np.float16)
+        scales = tiles[:, -2 * TILE_ROWS :].view(np.float16)
         np.copysign(np.float16(scale), scales, out=scales)
     return tiles

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bf16, q4, q8
-from .tiles import BLOCK, ROWS, tile_counts
+from .tiles import BLOCK, TILE_ROWS, tile_counts
 
 __all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes", "tile_counts"]
 
@@ -22,21 +22,29 @@ FLOAT32 = "f32"  # plain row-major float32, for norms and routers; has no tiles
 
 @dataclass(frozen=True)
 class QuantFormat:
-    """One way to store a weight matrix in tiles of 16 rows x 32 columns."""
+    """One way to store a weight matrix in tiles of 16 rows x 32 columns.
+
+    Where it has a code book, the functions that read tiles take a book as their last argument.
+    """
 
     name: str
     tile_bytes: int
     quantize: Callable[[NDArray[np.float32]], NDArray[np.uint8]]
     """(n, k) float32 -> (tiles, blocks, tile_bytes) uint8."""
-    dequantize: Callable[[NDArray[np.uint8], int, int], NDArray[np.float32]]
+    dequantize: Callable[..., NDArray[np.float32]]
     """tiles, n, k -> (n, k) float32."""
-    rows: Callable[[NDArray[np.uint8], NDArray[np.int64]], NDArray[np.float32]]
+    rows: Callable[..., NDArray[np.float32]]
     """tiles, indices (m,) -> (m, padded k) float32: the rows of an embedding."""
+    split: Callable[..., tuple[NDArray[np.int8], NDArray[np.float32]]] | None = None
+    """tiles -> signed codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks): what products
+    with 8-bit activations sum. None for formats that are multiplied as float32."""
+    book: NDArray[np.int8] | None = None
+    """The values of its codes, unless a tensor brings its own; None if codes are numbers."""
 
     @property
     def bits_per_weight(self) -> float:
         """Bits that one weight takes, scales included."""
-        return 8 * self.tile_bytes / (ROWS * BLOCK)
+        return 8 * self.tile_bytes / (TILE_ROWS * BLOCK)
 
     def nbytes(self, n: int, k: int) -> int:
         """Bytes that an (n, k) matrix takes, padding included."""
@@ -48,8 +56,10 @@ FORMATS = {
     f.name: f
     for f in (
         QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize, bf16.rows),
-        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize, q8.rows),
-        QuantFormat("q4", q4.TILE_BYTES, q4.quantize, q4.dequantize, q4.rows),
+        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize, q8.rows, q8.split),
+        QuantFormat(
+            "q4", q4.TILE_BYTES, q4.quantize, q4.dequantize, q4.rows, q4.split, q4.CODE_BOOK
+        ),
     )
 }
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .tiles import BLOCK, ROWS, from_blocks, to_blocks
+from .tiles import BLOCK, TILE_ROWS, from_blocks, to_blocks
 
-TILE_BYTES = ROWS * BLOCK * 2
+TILE_BYTES = TILE_ROWS * BLOCK * 2
 
 
 def from_float32(x: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -29,21 +29,25 @@ def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return w (n, k) as tiles (tiles, blocks, 1024)."""
     bits = from_float32(to_blocks(w))
     tiles, _, blocks, _ = bits.shape
-    pairs = bits.reshape(tiles, ROWS, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
+    pairs = bits.reshape(tiles, TILE_ROWS, blocks, BLOCK // 2, 2).transpose(0, 2, 3, 1, 4)
     return np.ascontiguousarray(pairs).view(np.uint8).reshape(tiles, blocks, TILE_BYTES)
 
 
 def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     """Return the (n, k) float32 matrix that the tiles hold."""
     count, blocks, _ = tiles.shape
-    pairs = np.ascontiguousarray(tiles).view(np.uint16).reshape(count, blocks, BLOCK // 2, ROWS, 2)
+    pairs = (
+        np.ascontiguousarray(tiles).view(np.uint16).reshape(count, blocks, BLOCK // 2, TILE_ROWS, 2)
+    )
     return from_blocks(
-        to_float32(pairs.transpose(0, 3, 1, 2, 4).reshape(count, ROWS, blocks, BLOCK)), n, k
+        to_float32(pairs.transpose(0, 3, 1, 2, 4).reshape(count, TILE_ROWS, blocks, BLOCK)), n, k
     )
 
 
 def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-    pairs = tiles.view(np.uint16).reshape(count, blocks, BLOCK // 2, ROWS, 2)
-    return to_float32(pairs[ids // ROWS, :, :, ids % ROWS]).reshape(len(ids), blocks * BLOCK)
+    pairs = tiles.view(np.uint16).reshape(count, blocks, BLOCK // 2, TILE_ROWS, 2)
+    return to_float32(pairs[ids // TILE_ROWS, :, :, ids % TILE_ROWS]).reshape(
+        len(ids), blocks * BLOCK
+    )

@@ -1,11 +1,14 @@
 """4-bit weights: a nibble indexes 16 values, blocks of 32 columns share a scale; 4.5 bits each.
 
-A weight is scale x CODE_BOOK[nibble]. The values are those of GGUF's IQ4_NL, denser near zero where
-weights are, which costs nothing over evenly spaced ones because a SIMD table look-up is needed to
-widen nibbles anyway. The scale is searched
-for the least squared error per block: relative RMS error 0.0734 on Gaussian weights against 0.0860
-of GGUF's Q4_0. Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = column
-group 2g, high nibbles = group 2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
+A weight is scale x code_book[nibble]. The default values are those of GGUF's IQ4_NL, denser near
+zero where weights are; that costs nothing over evenly spaced ones, for nibbles are widened by a
+SIMD table look-up anyway. A tensor may bring a book of its own. The scale is searched for the least
+squared error per block: relative RMS error 0.0734 on Gaussian weights against 0.0860 of Q4_0.
+Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = column group 2g, high
+nibbles = group 2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
+
+Source of the values: `kvalues_iq4nl`,
+https://github.com/ggml-org/llama.cpp/blob/b4000/ggml/src/ggml-common.h
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from .q8 import inverse
 from .tiles import (
     BLOCK,
     GROUPS,
-    ROWS,
+    TILE_ROWS,
     deinterleave,
     from_blocks,
     interleave,
@@ -26,13 +29,11 @@ from .tiles import (
     unpack_scales,
 )
 
-CODE_BYTES = ROWS * BLOCK // 2
-TILE_BYTES = CODE_BYTES + 2 * ROWS
+CODE_BYTES = TILE_ROWS * BLOCK // 2
+TILE_BYTES = CODE_BYTES + 2 * TILE_ROWS
 CODE_BOOK = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
 )
-TABLES = CODE_BOOK[np.arange(256) & 15].tobytes(), CODE_BOOK[np.arange(256) >> 4].tobytes()
-"""The values of a byte's lower nibble and of its upper one, as bytes, for `bytes.translate`."""
 MIDPOINTS = ((CODE_BOOK[1:].astype(np.float32) + CODE_BOOK[:-1]) / 2).astype(np.float32)
 
 # What the block's largest weight may map to: each is tried as a start of the search. 16 values of
@@ -89,23 +90,37 @@ def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.concatenate([nibbles, pack_scales(scale)], axis=-1)
 
 
-def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
-    """Return the (n, k) float32 matrix that the tiles hold."""
+def split(
+    tiles: NDArray[np.uint8], book: NDArray[np.int8] = CODE_BOOK
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return code-book values (tiles, 16, blocks, 32) and scales (tiles, 16, blocks)."""
     count, blocks, _ = tiles.shape
-    nibbles = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
-    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(count, blocks, GROUPS, ROWS, 4)
-    value = CODE_BOOK.astype(np.float32)[deinterleave(groups)]
-    return from_blocks(value * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k)
+    nibbles = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, TILE_ROWS, 4)
+    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3)
+    codes = deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
+    return book[codes], unpack_scales(tiles[..., CODE_BYTES:])
 
 
-def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+def dequantize(
+    tiles: NDArray[np.uint8], n: int, k: int, book: NDArray[np.int8] = CODE_BOOK
+) -> NDArray[np.float32]:
+    """Return the (n, k) float32 matrix that the tiles hold."""
+    values, scales = split(tiles, book)
+    return from_blocks(values * scales[..., None], n, k)
+
+
+def rows(
+    tiles: NDArray[np.uint8], ids: NDArray[np.int64], book: NDArray[np.int8] = CODE_BOOK
+) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-    words = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS // 2, ROWS)
-    packed = words[ids // ROWS, :, :, ids % ROWS].tobytes()
+    words = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS // 2, TILE_ROWS)
+    packed = words[ids // TILE_ROWS, :, :, ids % TILE_ROWS].tobytes()
     # bytes.translate looks bytes up ten times as fast as an array's index.
-    halves = [np.frombuffer(packed.translate(table), np.int8).reshape(-1, 4) for table in TABLES]
-    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
+    nibbles = np.arange(256) & 15, np.arange(256) >> 4
+    found = (packed.translate(book[nibble].tobytes()) for nibble in nibbles)
+    halves = [np.frombuffer(values, np.int8).reshape(-1, 4) for values in found]
+    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // TILE_ROWS, :, ids % TILE_ROWS]
     value = np.stack(halves, axis=1).reshape(len(ids), blocks, BLOCK).astype(np.float32)
     value *= scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)

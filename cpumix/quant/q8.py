@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .tiles import (
     BLOCK,
     GROUPS,
-    ROWS,
+    TILE_ROWS,
     deinterleave,
     from_blocks,
     interleave,
@@ -23,8 +23,8 @@ from .tiles import (
     unpack_scales,
 )
 
-CODE_BYTES = ROWS * BLOCK
-TILE_BYTES = CODE_BYTES + 2 * ROWS
+CODE_BYTES = TILE_ROWS * BLOCK
+TILE_BYTES = CODE_BYTES + 2 * TILE_ROWS
 ZERO = 128
 
 
@@ -38,13 +38,17 @@ def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     return np.concatenate([groups, pack_scales(scale)], axis=-1)
 
 
+def split(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return signed codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks)."""
+    count, blocks, _ = tiles.shape
+    code = deinterleave(tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, TILE_ROWS, 4))
+    return (code ^ np.uint8(ZERO)).view(np.int8), unpack_scales(tiles[..., CODE_BYTES:])
+
+
 def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
     """Return the (n, k) float32 matrix that the tiles hold."""
-    count, blocks, _ = tiles.shape
-    code = deinterleave(tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4))
-    return from_blocks(
-        (code.astype(np.float32) - ZERO) * unpack_scales(tiles[..., CODE_BYTES:])[..., None], n, k
-    )
+    codes, scales = split(tiles)
+    return from_blocks(codes * scales[..., None], n, k)
 
 
 def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:
@@ -56,9 +60,13 @@ def inverse(scale: NDArray[np.float16]) -> NDArray[np.float32]:
 def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-    groups = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS, ROWS)
-    code = groups[ids // ROWS, :, :, ids % ROWS].view(np.uint8).reshape(len(ids), blocks, BLOCK)
-    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // ROWS, :, ids % ROWS]
+    groups = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, GROUPS, TILE_ROWS)
+    code = (
+        groups[ids // TILE_ROWS, :, :, ids % TILE_ROWS]
+        .view(np.uint8)
+        .reshape(len(ids), blocks, BLOCK)
+    )
+    scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // TILE_ROWS, :, ids % TILE_ROWS]
     value = code.astype(np.float32)
     value -= ZERO
     value *= scale.astype(np.float32)[..., None]

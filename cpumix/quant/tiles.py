@@ -10,41 +10,41 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-ROWS = 16
+TILE_ROWS = 16
 BLOCK = 32
 GROUPS = 8  # groups of 4 columns in a block
 
 
 def tile_counts(n: int, k: int) -> tuple[int, int]:
     """Return how many tiles and blocks an (n, k) matrix fills: (ceil(n / 16), ceil(k / 32))."""
-    return -(-n // ROWS), -(-k // BLOCK)
+    return -(-n // TILE_ROWS), -(-k // BLOCK)
 
 
 def to_blocks(w: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return w (n, k) zero-padded as (tiles, 16, blocks, 32)."""
     n, k = w.shape
     tiles, blocks = tile_counts(n, k)
-    padded = np.zeros((tiles * ROWS, blocks * BLOCK), np.float32)
+    padded = np.zeros((tiles * TILE_ROWS, blocks * BLOCK), np.float32)
     padded[:n, :k] = w
-    return padded.reshape(tiles, ROWS, blocks, BLOCK)
+    return padded.reshape(tiles, TILE_ROWS, blocks, BLOCK)
 
 
 def from_blocks(blocks: NDArray[np.float32], n: int, k: int) -> NDArray[np.float32]:
     """Undo `to_blocks`: (tiles, 16, blocks, 32) to (n, k)."""
     tiles, _, n_blocks, _ = blocks.shape
-    return blocks.reshape(tiles * ROWS, n_blocks * BLOCK)[:n, :k]
+    return blocks.reshape(tiles * TILE_ROWS, n_blocks * BLOCK)[:n, :k]
 
 
 def interleave(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Reorder (tiles, 16, blocks, 32) codes to (tiles, blocks, 8 groups, 16 rows, 4 columns)."""
     tiles, _, blocks, _ = codes.shape
-    return codes.reshape(tiles, ROWS, blocks, GROUPS, 4).transpose(0, 2, 3, 1, 4)
+    return codes.reshape(tiles, TILE_ROWS, blocks, GROUPS, 4).transpose(0, 2, 3, 1, 4)
 
 
 def deinterleave(groups: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Undo `interleave`: (tiles, blocks, 8, 16, 4) to (tiles, 16, blocks, 32)."""
     tiles, blocks = groups.shape[:2]
-    return groups.transpose(0, 3, 1, 2, 4).reshape(tiles, ROWS, blocks, BLOCK)
+    return groups.transpose(0, 3, 1, 2, 4).reshape(tiles, TILE_ROWS, blocks, BLOCK)
 
 
 def pack_scales(scale: NDArray[np.float16]) -> NDArray[np.uint8]:

@@ -19,7 +19,6 @@ from cpumix.kernels.operands import Matmul, MatmulGroup
 from cpumix.kernels.rows import Rows
 from cpumix.kv.pool import BlockPool
 from cpumix.memory.sizes import PREFILL_TOKENS
-from cpumix.quant import FORMATS
 from cpumix.store.reader import ModelFile
 
 from .attention import Attention
@@ -116,8 +115,7 @@ class Transformer:
 
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""
-        table = self._weights.embedding
-        return FORMATS[table.format].rows(table.tiles, batch.ids)
+        return self._weights.embedding.rows(batch.ids)
 
     def _layers(self, on_layer: OnLayer | None) -> Iterator[LayerWeights]:
         """Yield all layers, and tell when each is done."""

@@ -10,11 +10,38 @@ if GENERIC:
     pytest.skip("the portable kernels use no instructions", allow_module_level=True)
 
 from cpumix.kernels.compile.jit import kernel
-from cpumix.kernels.simd import lanes, level, math, vectors
-from cpumix.kernels.simd.vectors import address, load_f16, load_f32, load_i32, store_f32, store_i32
-from cpumix.quant.q4 import CODE_BOOK
+from cpumix.kernels.simd import lanes, math, vectors
+from cpumix.kernels.simd.level import LEVEL
+from cpumix.kernels.simd.vectors import (
+    address,
+    i32x16,
+    instruction,
+    load_f16,
+    load_f32,
+    load_i32,
+    store_f32,
+    store_i32,
+)
 
-UNSIGNED = level.UNSIGNED
+UNSIGNED = LEVEL.unsigned
+
+
+@instruction(i32x16, i32x16)
+def weights(b, stored):
+    """Turn stored code + 128 into what `dot4` multiplies."""
+    return LEVEL.weights(b, stored)
+
+
+@instruction(i32x16, i32x16, i32x16, i32x16)
+def dot4(b, acc, w, x):
+    """Add products of four bytes to each lane."""
+    return LEVEL.dot4(b, acc, w, x)
+
+
+@instruction(i32x16, i32x16, i32x16)
+def lookup(b, table, index):
+    """Look every byte up."""
+    return LEVEL.lookup(b, table, index)
 
 
 @kernel
@@ -32,14 +59,14 @@ def sweep_silu(x, out):
 @kernel
 def sweep_dot4(acc, w, x, out):
     for i in range(0, 4 * acc.size, 64):
-        stored = level.weights(load_i32(address(w) + i))
-        total = level.dot4(load_i32(address(acc) + i), stored, load_i32(address(x) + i))
+        stored = weights(load_i32(address(w) + i))
+        total = dot4(load_i32(address(acc) + i), stored, load_i32(address(x) + i))
         store_i32(address(out) + i, total)
 
 
 @kernel
-def look_up(index, out):
-    store_i32(address(out), level.lookup(level.code_book(), load_i32(address(index))))
+def look_up(table, index, out):
+    store_i32(address(out), lookup(load_i32(address(table)), load_i32(address(index))))
 
 
 @kernel
@@ -149,8 +176,9 @@ def test_dot4_of_every_pair_of_codes():
 def test_lookup_of_every_index():
     index = np.tile(np.arange(16, dtype=np.uint8), 4)
     out = np.zeros(64, np.uint8)
-    look_up(index, out)
-    assert (out == (CODE_BOOK[index].astype(np.int16) + 128 * UNSIGNED).astype(np.uint8)).all()
+    table = np.arange(16, dtype=np.uint8) * 17
+    look_up(np.tile(table, 4), index, out)
+    assert (out == table[index]).all()
 
 
 def test_float16_of_every_pattern():

@@ -12,29 +12,24 @@ import json
 import os
 import re
 from importlib import import_module
+from typing import Any
 
 import llvmlite.binding as llvm
 
 from cpumix.kernels.compile import isa
 
-ADDRESSES = {  # kernels that take so many addresses and counts
-    "matvec.row_q8": 5,
-    "matvec.row_q4": 5,
-    "matvec.row_bf16": 4,
-    "gemm.first_rows": 11,
-    "gemm.panel_rows": 8,
-    "gemm_small.rows_q8": 9,
-    "gemm_small.rows_q4": 9,
-    "gemm_small.rows_bf16": 6,
-    "simd.amx.panel_rows": 7,
+LOOPS = {  # kernels that factories make for each format
+    "matvec.one_row": ("q8", "q4", "bf16"),
+    "gemm_small.token_rows": ("q8", "q4", "bf16"),
+    "gemm.first_rows": ("q8", "q4"),
 }
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 ONLY = {  # levels that call a kernel, if not all do
-    "gemm_small.rows_q8": LEVELS[2:],
-    "gemm_small.rows_q4": LEVELS[2:],
+    "gemm_small.token_rows@q8": LEVELS[2:],
+    "gemm_small.token_rows@q4": LEVELS[2:],
     "simd.amx.panel_rows": ("amx",),
 }
-FORMATS = {"f16": "uint16", "int8": "int8", "f32": "float32"}
+KV_TYPES = {"f16": "uint16", "int8": "int8", "f32": "float32"}
 PROCESSORS = {"amx": "sapphirerapids"}  # what else LLVM should compile for
 X86, ARM = "x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"
 
@@ -68,25 +63,40 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = PROCESSORS[level.name], ""
     from numba.core import types
 
-    from cpumix.kernels import attention_block
+    from cpumix.kernels import attention_block, blocks
+    from cpumix.kernels.codecs import CODECS
 
     found = {}
 
-    def keep(name: str, *signature: types.Type) -> None:
-        module, function = name.split("@")[0].rsplit(".", 1)
-        kernel = getattr(import_module(f"cpumix.kernels.{module}"), function)
-        kernel.compile(signature)
-        found[name] = kernel.inspect_asm(signature)
-
-    for name, count in ADDRESSES.items():
+    def keep(name: str, kernel: Any, *signature: types.Type) -> None:
         if level.name in ONLY.get(name, LEVELS):
-            keep(name, *[types.int64] * count)
-    for kv, element in FORMATS.items():
+            kernel.compile(signature)
+            found[name] = kernel.inspect_asm(signature)
+
+    def named(path: str) -> Any:
+        module, function = path.rsplit(".", 1)
+        return getattr(import_module(f"cpumix.kernels.{module}"), function)
+
+    number = types.int64
+    tiles = types.NamedUniTuple(number, 4, blocks.TilePair)
+    inputs = types.NamedUniTuple(number, 3, blocks.InputRows)
+    rest = {"matvec.one_row": [number], "gemm_small.token_rows": [number] * 3}
+    for name, formats in LOOPS.items():
+        for kind in formats:
+            kernel = named(name)(CODECS[kind])
+            if name == "gemm.first_rows":
+                keep(f"{name}@{kind}", kernel, tiles, number, inputs, number, number)
+            else:
+                keep(f"{name}@{kind}", kernel, tiles, inputs, *rest[name])
+    keep("gemm.panel_rows", named("gemm.panel_rows"), number, number, inputs, *[number] * 3)
+    amx = named("simd.amx.panel_rows")
+    keep("simd.amx.panel_rows", amx, number, number, inputs, number, number)
+    for kv, element in KV_TYPES.items():
         keys, values = (types.Array(getattr(types, element), n, "C") for n in (4, 3))
-        number = types.int64
-        keep(f"attention_block.score_pair@{kv}", number, keys, *[number] * 4)
+        score, weigh = named("attention_block.score_pair"), named("attention_block.weigh_rows")
+        keep(f"attention_block.score_pair@{kv}", score, number, keys, *[number] * 4)
         strided = types.NamedTuple((values, number, number), attention_block.Strided)
-        keep(f"attention_block.weigh_rows@{kv}", number, number, strided, *[number] * 4)
+        keep(f"attention_block.weigh_rows@{kv}", weigh, number, number, strided, *[number] * 4)
     return found
 
 

@@ -90,8 +90,14 @@ class CodeCache(FunctionCache):  # type: ignore[misc]
             super().save_overload(signature, compiled)
 
     def _index_key(self, signature: Any, codegen: Any) -> Any:
-        """Name an entry; by the options too, which Numba's own name leaves out."""
-        return super()._index_key(signature, codegen), repr(self._options)
+        """Name an entry: by the options too, which Numba's own name leaves out.
+
+        Numba also takes in what a function's closure holds, pickled, which differs from process to
+        process where that is another kernel. The function's name tells as much (`specialised`).
+        """
+        if self._py_func.__closure__ is None:
+            return super()._index_key(signature, codegen), repr(self._options)
+        return signature, codegen.magic_tuple(), repr(self._options)
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         """Return what was kept; None, so that it is compiled, if nothing is or it is damaged."""

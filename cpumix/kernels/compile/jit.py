@@ -120,6 +120,20 @@ def _compile(function: F, **options: Any) -> F:
         numba.config.CACHE_DIR = before
 
 
+def specialised(decorator: Callable[[F], F], name: str) -> Callable[[F], F]:
+    """Return `decorator` for a function that a factory makes once for each `name`, a format.
+
+    Its name, which is that of its symbols and of its file in the cache, must tell it apart: machine
+    code that two processes kept meets in a third.
+    """
+
+    def decorate(function: F) -> F:
+        function.__qualname__ = f"{function.__name__}_{name}"
+        return decorator(function)
+
+    return decorate
+
+
 def kernel(function: F) -> F:
     """Compile a function that kernels call, or that runs on one thread."""
     return _compile(function)

@@ -14,8 +14,12 @@ import numpy as np
 from llvmlite import ir
 from numba.core import types
 
+from cpumix.quant.tiles import BLOCK
+
+from ..blocks import InputRows
 from ..compile.jit import kernel
 from ..rows import HEADER_BYTES, SCALE
+from .panel import CODE_BYTES, PANEL_BLOCK
 from .sums import read_row
 from .vectors import (
     I8,
@@ -37,10 +41,9 @@ from .vectors import (
 
 AHEAD = 3  # blocks that the units work ahead of the scaling: what they store is slow to come back
 SUMS_BYTES = AHEAD * 16 * 64
-PANEL_BLOCK = 2 * (512 + 64)  # bytes of a panel's block; see `panels`
-ROWS = 16
+INPUT_ROWS = 16  # that a matrix register holds
 
-sums16 = Stack(f32x16, ROWS)
+sums16 = Stack(f32x16, INPUT_ROWS)
 VOID, POINTER = ir.VoidType(), I8.as_pointer()
 
 
@@ -105,7 +108,7 @@ def block_products(b: Builder, x: Value, stride: Value, tile: Value, sums: Value
 def load_totals(b: Builder, p: Value) -> Value:
     """Load one tile's totals of 16 rows, 128 bytes apart."""
     out = ir.Constant(sums16.llvm, ir.Undefined)
-    for i in range(ROWS):
+    for i in range(INPUT_ROWS):
         out = b.insert_value(out, b.load(at(b, b.add(p, I64(128 * i)), VF), align=4), i)
     return out
 
@@ -113,7 +116,7 @@ def load_totals(b: Builder, p: Value) -> Value:
 @instruction(types.void, pointer, sums16)
 def store_totals(b: Builder, p: Value, totals: Value) -> None:
     """Store what `load_totals` loads."""
-    for i in range(ROWS):
+    for i in range(INPUT_ROWS):
         b.store(b.extract_value(totals, i), at(b, b.add(p, I64(128 * i)), VF), align=4)
 
 
@@ -122,7 +125,7 @@ def scale_rows(
     b: Builder, totals: Value, sums: Value, w: Value, header: Value, stride: Value
 ) -> Value:
     """Add each row's integer sums x its activation scale x the weights' scales to its totals."""
-    for i in range(ROWS):
+    for i in range(INPUT_ROWS):
         value = read_row(b, b.add(header, I64(SCALE)), stride, i)
         acc = b.load(at(b, b.add(sums, I64(64 * i)), VI), align=64)
         scaled = b.fmul(b.sitofp(acc, VF), value)
@@ -132,26 +135,21 @@ def scale_rows(
 
 @kernel
 def panel_rows(
-    panel: Address,
-    blocks: int,
-    x: Address,
-    x_stride: int,
-    header: Address,
-    totals: Address,
-    sums: Address,
+    panel: Address, blocks: int, inputs: InputRows, totals: Address, sums: Address
 ) -> None:
     """Add a panel times 16 rows to their totals."""
+    x, x_stride, header = inputs
     configure()
     for side in range(2):
         tile, total = panel + 64 * side, load_totals(totals + 64 * side)
         for b in range(min(AHEAD, blocks)):
-            block_products(x + 32 * b, x_stride, tile + b * PANEL_BLOCK, sums + 1024 * b)
+            block_products(x + BLOCK * b, x_stride, tile + b * PANEL_BLOCK, sums + 1024 * b)
         for b in range(blocks):
-            w = load_f32(panel + b * PANEL_BLOCK + 1024 + 64 * side)
+            w = load_f32(panel + b * PANEL_BLOCK + CODE_BYTES + 64 * side)
             place = sums + 1024 * (b % AHEAD)
             total = scale_rows(total, place, w, header + HEADER_BYTES * b, x_stride // 2)
             c = b + AHEAD
             if c < blocks:
-                block_products(x + 32 * c, x_stride, tile + c * PANEL_BLOCK, place)
+                block_products(x + BLOCK * c, x_stride, tile + c * PANEL_BLOCK, place)
         store_totals(totals + 64 * side, total)
     release()

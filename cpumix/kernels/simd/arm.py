@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from .vectors import I8, I32, LANES, VI, Builder, Value, external
+from .vectors import I8, I32, LANES, VI, VI4, Builder, Value, external
 
 QUARTER = 4
-VI4, VB16 = ir.VectorType(I32, QUARTER), ir.VectorType(I8, 4 * QUARTER)
+VB16 = ir.VectorType(I8, 4 * QUARTER)
 
 
 def pick(b: Builder, v: Value, other: Value, lanes: range) -> Value:

@@ -8,25 +8,24 @@ lane, and by its activations', which is (1 + i / 8) x 2^k. The second costs no m
   float32, are that number + n x 2^k, exactly, as |n| < 2^22; and subtracting is not multiplying.
 - 1 + i / 8: a panel holds all eight multiples of the weights' scales, which are exact, too.
 
-Nothing is rounded that the plain way, in `simd_level`, would not round: results are the same bits.
+Nothing is rounded that the plain way, in `dots`, would not round: results are the same bits.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
-from numba.core import types
 
 from ..rows import CENTRE, SCALE, START_AT_CENTRE
-from .level import TOKENS, dots, start_at, sums
+from .dots import dots_of
+from .level import TOKENS
 from .sums import read_row, row
-from .vectors import I32, I64, VF, Builder, Value, at, f32x16, instruction, multiply_add, pointer
+from .vectors import I32, I64, VF, Builder, Value, at, multiply_add
 
 COUNT = 8
 BYTES = 2 * 64  # of one multiple of two tiles' scales
 FIRST_BIT = 20  # of the three in a float32 scale that tell the multiple
 
 
-@instruction(types.void, pointer, f32x16)
 def store_multiples(b: Builder, p: Value, scales: Value) -> None:
     """Store 1, 1 1/8, ... 1 7/8 times a tile's scales, BYTES apart, by adding: all are exact."""
     eighth = b.fmul(scales, ir.Constant(VF, [1 / COUNT] * 16))
@@ -35,14 +34,12 @@ def store_multiples(b: Builder, p: Value, scales: Value) -> None:
         scales = b.fadd(scales, eighth)
 
 
-@instruction(dots, pointer, types.int64)
-def start_at_centre(b: Builder, header: Value, stride: Value) -> Value:
+def start(b: Builder, header: Value, stride: Value) -> Value:
     """Begin the sums of two tiles x TOKENS rows at their centres; rows' headers `stride` apart."""
-    return start_at(b, START_AT_CENTRE, header, stride)
+    return dots_of(TOKENS).start_at(b, START_AT_CENTRE, header, stride)
 
 
-@instruction(sums, sums, dots, pointer, pointer, types.int64)
-def add_multiples(
+def add(
     b: Builder, total: Value, acc: Value, multiples: Value, header: Value, stride: Value
 ) -> Value:
     """Add sums that began at their centres, scaled, to the totals."""

@@ -6,6 +6,7 @@ registers are left; so each kernel asks for its own number.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
@@ -48,6 +49,19 @@ def read_row(b: Builder, p: Value, stride: Value, index: int) -> Value:
     return spread(b, b.load(at(b, row(b, p, stride, index), F32), align=4))
 
 
+def add_row_products(
+    b: Builder, rows: int, total: Value, w0: Value, w1: Value, x: Value, stride: Value
+) -> Value:
+    """Emit `Sums.fma`: add the products of two vectors with one float32 of each row."""
+    values = [read_row(b, x, stride, t) for t in range(rows)]
+    for t in range(rows):
+        for slot, w in ((t, w0), (rows + t, w1)):
+            added = multiply_add(b, values[t], w, b.extract_value(total, slot))
+            total = b.insert_value(total, added, slot)
+    return total
+
+
+@lru_cache
 def sums_of(rows: int) -> Sums:
     """Make the instructions for so many rows."""
     sums = Stack(f32x16, 2 * rows)
@@ -77,11 +91,7 @@ def sums_of(rows: int) -> Sums:
     @instruction(sums, sums, f32x16, f32x16, pointer, types.int64)
     def fma_rows(b: Builder, total: Value, w0: Value, w1: Value, x: Value, stride: Value) -> Value:
         """Add each row's float32 at x, `stride` bytes apart, x both vectors."""
-        values = [read_row(b, x, stride, t) for t in range(rows)]
-        for t, side, slot in places:
-            added = multiply_add(b, values[t], (w0, w1)[side], b.extract_value(total, slot))
-            total = b.insert_value(total, added, slot)
-        return total
+        return add_row_products(b, rows, total, w0, w1, x, stride)
 
     @instruction(sums, sums, pointer, types.int64)
     def rescale_rows(b: Builder, total: Value, factor: Value, stride: Value) -> Value:

@@ -3,7 +3,7 @@
 A vector has 16 lanes whatever the machine: LLVM splits it into two or four registers where
 registers are narrower. A `Stack` is a fixed number of vectors that the compiler keeps in registers,
 such as one accumulator per token. Here is what every instruction set offers; the few instructions
-that differ by level are in `simd_x86` and are picked in `simd_level`.
+that differ by level are in `x86` and `arm` and are picked in `level`.
 
 Memory is named by its address, a plain int; nothing is checked. Kernels are called by wrappers that
 have checked.
@@ -25,6 +25,7 @@ I1, I8, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 VI, VF, VH = (ir.VectorType(t, LANES) for t in (I32, F32, F16))
 VB, VC = ir.VectorType(I8, 4 * LANES), ir.VectorType(I8, LANES)
+VI4 = ir.VectorType(I32, 4)
 
 Address = int  # of memory, in a kernel
 Lanes = Any  # a Vector or Stack, in a kernel
@@ -68,6 +69,7 @@ _SHAPES: dict[int, Callable[[Any], Any]] = {
     4: lambda made: lambda ctx, a, b, c, d: made,
     5: lambda made: lambda ctx, a, b, c, d, e: made,
     6: lambda made: lambda ctx, a, b, c, d, e, f: made,
+    7: lambda made: lambda ctx, a, b, c, d, e, f, g: made,
 }
 
 
@@ -97,11 +99,27 @@ def at(builder: Builder, address: Value, llvm_type: Any) -> Value:
     return builder.inttoptr(address, llvm_type.as_pointer())
 
 
+def load_at(builder: Builder, address: Value, llvm_type: Any) -> Value:
+    """Load a value of `llvm_type` from any address."""
+    return builder.load(at(builder, address, llvm_type), align=1)
+
+
+def store_at(builder: Builder, address: Value, value: Value) -> None:
+    """Store a value at any address."""
+    builder.store(value, at(builder, address, value.type), align=1)
+
+
 def spread(builder: Builder, value: Value) -> Value:
     """Copy one scalar to all lanes."""
     empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     first = builder.insert_element(empty, value, I32(0))
     return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
+
+
+def repeat(builder: Builder, quarter: Value) -> Value:
+    """Copy 16 bytes, as four int32, to all quarters."""
+    empty = ir.Constant(VI4, ir.Undefined)
+    return builder.shuffle_vector(quarter, empty, ir.Constant(VI, list(range(4)) * 4))
 
 
 def constant(value: int) -> Value:

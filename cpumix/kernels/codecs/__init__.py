@@ -1,0 +1,13 @@
+"""The weight formats of the kernels: one file each, and a row in `CODECS`.
+
+What a format means is defined in `quant`; a codec says how the loops of the products read it.
+"""
+
+from __future__ import annotations
+
+from .bf16 import Bf16
+from .codec import Codec
+from .q4 import Q4
+from .q8 import Q8
+
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (Bf16(), Q8(), Q4())}

@@ -1,0 +1,91 @@
+"""What encoders share: a block's peaks and scales, and the loop over rows of weights.
+
+A strip of 16 rows is transposed first, so that a lane is a row; from there on a block is 32
+vectors, and the scales of 16 rows are searched at once. Tiles equal those of the NumPy definitions
+byte for byte: the same operations in the same order.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..compile.jit import kernel, parallel_kernel, prange, specialised
+from ..simd.lanes import absolute, as_i32, div, max_i32, reduce_max_i32, where_greater
+from ..simd.vectors import (
+    Address,
+    Lanes,
+    address,
+    load_f16,
+    load_f32,
+    read_as_f32,
+    splat,
+    splat_i32,
+)
+
+if TYPE_CHECKING:
+    from .codec import Codec
+
+
+@kernel
+def magnitudes(x: Address) -> Lanes:
+    """Return each lane's first value of largest magnitude among 32, with its sign."""
+    peak = load_f32(x)
+    for c in range(1, 32):
+        v = load_f32(x + 64 * c)
+        peak = where_greater(absolute(v), absolute(peak), v, peak)
+    return peak
+
+
+@kernel
+def inverse(tail: Address) -> Lanes:
+    """1 / scale of the 16 float16 scales at `tail`, and 0 where a scale is 0."""
+    scale = load_f16(tail)
+    zero = splat(np.float32(0))
+    return where_greater(absolute(scale), zero, div(splat(np.float32(1)), scale), zero)
+
+
+@kernel
+def largest_bits(x: Address) -> Any:
+    """Return a transposed block's largest magnitude as float32 bits.
+
+    They are at least 0x7F800000 if any weight is infinite or NaN.
+    """
+    most = splat_i32(0)
+    for c in range(32):
+        most = max_i32(most, as_i32(absolute(load_f32(x + 64 * c))))
+    return reduce_max_i32(most)
+
+
+@lru_cache
+def encoder(codec: Codec) -> Any:
+    """Make the kernel that encodes rows of weights as tiles of a format.
+
+    It takes bits (n, k): float32, or bfloat16 as u16 | out (tiles, blocks, tile_bytes) u8 | largest
+    (tiles,) i32: float32 bits of each tile's largest magnitude.
+    """
+    encode_block, tile_bytes = codec.encode, codec.tile_bytes
+
+    @specialised(parallel_kernel, codec.name)
+    def encode(bits: NDArray[Any], out: NDArray[np.uint8], largest: NDArray[np.int32]) -> None:
+        n, k = bits.shape
+        first, size = address(bits), bits.itemsize
+        for tile in prange(out.shape[0]):
+            block = np.zeros((32, 16), np.float32)
+            x, most = address(block), np.int32(0)
+            for b in range(out.shape[1]):
+                columns, rows = min(32, k - 32 * b), min(16, n - 16 * tile)
+                if columns < 32 or rows < 16:
+                    block[:] = 0
+                for row in range(rows):
+                    for c in range(columns):
+                        place = (16 * tile + row) * bits.strides[0] + (32 * b + c) * size
+                        block[c, row] = read_as_f32(bits, first + place)
+                encode_block(x, address(out) + (tile * out.shape[1] + b) * tile_bytes)
+                most = max(most, largest_bits(x))
+            largest[tile] = most
+
+    return encode

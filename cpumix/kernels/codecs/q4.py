@@ -1,0 +1,105 @@
+"""q4 for the kernels: nibbles looked up in the tensor's code book. See `quant.q4`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cpumix.quant import q4
+
+from ..compile.jit import kernel
+from ..simd.lanes import (
+    absolute,
+    add,
+    div,
+    either,
+    mul,
+    shift_left,
+    staircase,
+    where_greater,
+)
+from ..simd.level import LEVEL
+from ..simd.vectors import (
+    I64,
+    VF,
+    VH,
+    VI4,
+    Address,
+    Builder,
+    Lanes,
+    Value,
+    constant,
+    f32x16,
+    i32x16,
+    load_at,
+    load_f32,
+    repeat,
+    splat,
+    splat_i32,
+    store_f16,
+    store_i32,
+)
+from .codec import IntegerCodec, load_line
+from .encoding import inverse, magnitudes
+
+SCALES = q4.CODE_BYTES  # where a tile's scales are
+TARGETS, SMALLEST_PEAK = q4.PEAK_TARGETS, q4.SMALLEST_PEAK
+nearest_value = staircase(f32x16, q4.MIDPOINTS.tolist(), [float(v) for v in q4.CODE_BOOK])
+nearest_index = staircase(i32x16, q4.MIDPOINTS.tolist(), list(range(16)))
+
+
+@kernel
+def search_scale(x: Address) -> Lanes:
+    """Return the scale of least squared error, as `quant.q4.search_scale` defines."""
+    zero, peak = splat(np.float32(0)), magnitudes(x)
+    best, scale = splat(np.float32(-1)), zero
+    for target in TARGETS:
+        ratio = where_greater(absolute(peak), splat(SMALLEST_PEAK), div(splat(target), peak), zero)
+        dot, norm = zero, zero
+        for c in range(32):
+            v = load_f32(x + 64 * c)
+            value = nearest_value(mul(v, ratio))
+            dot, norm = add(dot, mul(v, value)), add(norm, mul(value, value))
+        candidate = div(dot, norm)
+        energy = mul(dot, candidate)
+        scale = where_greater(energy, best, candidate, scale)
+        best = where_greater(energy, best, energy, best)
+    return scale
+
+
+@kernel
+def encode(x: Address, out: Address) -> None:
+    """Encode a transposed block, (32 columns, 16 rows) f32 at x, as one tile."""
+    store_f16(out + SCALES, search_scale(x))
+    factor = inverse(out + SCALES)
+    for g in range(4):
+        word = splat_i32(0)
+        for c in range(4):
+            low = nearest_index(mul(load_f32(x + 512 * g + 64 * c), factor))
+            high = nearest_index(mul(load_f32(x + 512 * g + 256 + 64 * c), factor))
+            nibbles = either(low, shift_left(high, splat_i32(4)))
+            word = either(word, shift_left(nibbles, splat_i32(8 * c)))
+        store_i32(out + 64 * g, word)
+
+
+class Q4(IntegerCodec):
+    """4-bit weights with a code book."""
+
+    name, tile_bytes, lines, steps = "q4", q4.TILE_BYTES, 2, 4
+    encode = staticmethod(encode)
+
+    def table(self, b: Builder, address: Value) -> Value:  # noqa: D102
+        return repeat(b, load_at(b, address, VI4))
+
+    def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102
+        return (load_line(b, tile, step),)
+
+    def group(  # noqa: D102
+        self, b: Builder, loaded: tuple[Value, ...], step: Value, group: int, table: Value
+    ) -> Value:
+        (packed,) = loaded
+        if group:
+            packed = b.lshr(packed, constant(4))
+        return LEVEL.lookup(b, table, b.and_(packed, constant(0x0F0F0F0F)))
+
+    def scales(self, b: Builder, tile: Value) -> Value:  # noqa: D102
+        return b.fpext(load_at(b, b.add(tile, I64(SCALES)), VH), VF)

@@ -1,0 +1,152 @@
+"""The job table: products of matrices as `matmul` runs them, one row of int64 each.
+
+The two tiles of a pair lie half a matrix apart, or in the same place of two matrices (w1 and w3):
+then the pair's output is silu(first) x second, and the intermediate values never reach memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks import InputRows, TilePair
+from .compile.jit import kernel
+from .gemm import MOST_ROWS
+from .rows import address_of
+from .simd.lanes import mul
+from .simd.level import LEVEL
+from .simd.math import silu
+from .simd.vectors import Address, load_f32, read_i64, store_f32
+
+if TYPE_CHECKING:
+    from .operands import Matmul, MatmulGroup, Matrix
+
+# A product's fields, int64 each; addresses, steps and strides in bytes. SINGLE is the pair that has
+# one tile only, or -1; APART leads from the first tile's outputs to the second's, and is 0 where
+# they become one.
+# fmt: off
+(W0, W1, STEP, SINGLE, APART, BLOCKS, BOOK, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
+ FIRST_ITEM) = range(14)
+# fmt: on
+FIELDS = 14
+
+
+@kernel
+def field(job: Address, index: int) -> Any:
+    """Read one field of a product."""
+    return read_i64(job + 8 * index)
+
+
+@kernel
+def pair_of(job: Address, pair: int) -> Any:
+    """Return a pair's tiles; an odd last tile pairs with itself."""
+    second = W0 if pair == field(job, SINGLE) else W1
+    place = pair * field(job, STEP)
+    w0, w1 = field(job, W0) + place, field(job, second) + place
+    return TilePair(w0, w1, field(job, BLOCKS), field(job, BOOK))
+
+
+@kernel
+def inputs_of(job: Address) -> Any:
+    """Return a product's rows of activations."""
+    return InputRows(field(job, X), field(job, X_STRIDE), field(job, HEADER))
+
+
+@kernel
+def store_rows(job: Address, pair: int, totals: Address) -> None:
+    """Store all rows' results of a pair of tiles: both, or silu(w1 x) * w3 x."""
+    out, apart = field(job, OUT) + 64 * pair, field(job, APART)
+    for _ in range(field(job, ROWS)):
+        first, second = load_f32(totals), load_f32(totals + 64)
+        if apart == 0:
+            store_f32(out, mul(silu(first), second))
+        else:
+            store_f32(out, first)
+            if pair != field(job, SINGLE):
+                store_f32(out + apart, second)
+        out, totals = out + field(job, OUT_STRIDE), totals + 128
+
+
+class Jobs(NamedTuple):
+    """Products of one weight format, laid out."""
+
+    format: str
+    table: NDArray[np.int64]
+    """(jobs, FIELDS)."""
+    items: int
+    """Pairs of tiles in all of them."""
+
+
+def by_format(matmuls: Iterable[Matmul]) -> list[Jobs]:
+    """Lay products out, those of each format in a table of their own."""
+    formats: dict[str, list[Matmul]] = {}
+    for p in matmuls:
+        formats.setdefault(p.weight.format, []).append(p)
+    return [Jobs(name, *job_table(products)) for name, products in formats.items()]
+
+
+def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
+    """Lay products of one format out: the table, and how many items they are in all.
+
+    A product of more rows than a thread has room for becomes several; weights are then read again,
+    but the rows stay in the second-level cache meanwhile.
+    """
+    jobs: list[tuple[int, ...]] = []
+    items = 0
+    for p in matmuls:
+        tiles, blocks, tile_bytes = p.weight.tiles.shape
+        w0, step = p.weight.address, blocks * tile_bytes
+        if p.second is not None:
+            w1, pairs, single, apart = p.second.address, tiles, -1, 0
+        else:
+            pairs = -(-tiles // 2)
+            w1, apart = w0 + pairs * step, 64 * pairs
+            single = pairs - 1 if tiles % 2 else -1
+        out, stride = address_of(p.out), p.out.strides[0]
+        for first, rows in shares(p.rows):
+            jobs.append((
+                w0, w1, step, single, apart, blocks, book_address(p.weight),
+                *p.x.operand(p.first + first, p.weight.takes_codes),
+                rows, out + first * stride, stride, items,
+            ))  # fmt: skip
+            items += pairs
+    return np.array(jobs, np.int64).reshape(-1, FIELDS), items
+
+
+def input_rows(group: MatmulGroup) -> NDArray[np.int64]:
+    """List the rows to be quantized, see `Rows.to_quantize`; what products share, once."""
+    if not group.quantize_inputs:
+        return np.empty((0, 4), np.int64)
+    spans = {(p.x, p.first, p.rows) for p in group.matmuls if p.weight.takes_codes}
+    rows = [x.to_quantize(first, count) for x, first, count in spans]
+    return np.concatenate(rows) if rows else np.empty((0, 4), np.int64)
+
+
+def shares(rows: int) -> list[tuple[int, int]]:
+    """Cut rows into equal pieces of at most MOST_ROWS, whole groups of 16: (first, count) each."""
+    if rows <= MOST_ROWS:
+        return [(0, rows)]
+    pieces = -(-rows // MOST_ROWS)
+    size = -(-rows // (16 * pieces)) * 16
+    return [(first, min(size, rows - first)) for first in range(0, rows, size)]
+
+
+_books: dict[bytes, tuple[NDArray[np.uint8], int]] = {}
+
+
+def book_address(matrix: Matrix) -> int:
+    """Return where kernels find a matrix's code book; 0 if its format has none.
+
+    16 bytes or more, as `dot4` wants weights; they live as long as the process.
+    """
+    if matrix.book is None:
+        return 0
+    key = matrix.book.tobytes()
+    if key not in _books:
+        values = matrix.book.astype(np.int16) + (128 if LEVEL.unsigned else 0)
+        table = values.astype(np.uint8)
+        _books[key] = table, address_of(table)
+    return _books[key][1]
