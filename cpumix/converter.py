@@ -31,7 +31,7 @@ from cpumix.memory.planner import choose_precision, default_context
 from cpumix.quant import FLOAT32, exact
 from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.bf16 import to_float32
-from cpumix.quant.tiles import BLOCK, ROWS
+from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.shard_disposal import ShardDisposal, most_space
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 from cpumix.tokenizer import Tokenizer, prepare_files
@@ -265,7 +265,7 @@ def _encode(s: Slice, rows: NDArray[Any] | Coded, losses: Losses) -> NDArray[Any
         rows = rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
     data = _round(s, rows)
     is_same = s.entry.format == FLOAT32 or (s.entry.format == "bf16" and rows.dtype == np.uint16)
-    losses.add(key, is_first, None if is_same else widen(np.atleast_2d(rows)[:ROWS]), data)
+    losses.add(key, is_first, None if is_same else widen(np.atleast_2d(rows)[:TILE_ROWS]), data)
     return data
 
 

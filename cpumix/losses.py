@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import FLOAT32, FORMATS
-from cpumix.quant.tiles import ROWS
+from cpumix.quant.tiles import TILE_ROWS
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Losses:
         found.tensors += is_first
         found.exact = found.exact and rows is None
         if is_first and rows is not None:
-            sample = rows[:ROWS].astype(np.float64)
+            sample = rows[:TILE_ROWS].astype(np.float64)
             became = FORMATS[key[2]].dequantize(data[:1], *sample.shape)
             found.errors += float(((became - sample) ** 2).sum())
             found.squares += float((sample**2).sum())

@@ -13,7 +13,7 @@ import numpy as np
 from cpumix.checkpoint.namings.gguf import namings
 from cpumix.checkpoint.namings.places import Pairs
 from cpumix.quant import FLOAT32
-from cpumix.quant.tiles import BLOCK, ROWS
+from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.store import ModelFile, gguf
 from cpumix.store.matrices import FileMatrix, matrices_of
 from cpumix.store.partial import PartialFile, check_target
@@ -147,7 +147,7 @@ def _read_piece(tensor: _Tensor, piece: FileMatrix) -> Iterator[Bytes]:
     step = len(tiles) if tensor.in_pairs else max(1, _SLICE_BYTES // tiles[0].nbytes)
     for first in range(0, len(tiles), step):
         some = tiles[first : first + step]
-        n = min(len(some) * ROWS, piece.rows - first * ROWS)
+        n = min(len(some) * TILE_ROWS, piece.rows - first * TILE_ROWS)
         yield tensor.type.rows(some, n, piece.columns)
 
 

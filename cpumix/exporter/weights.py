@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import FLOAT32, FORMATS, q4, q8
-from cpumix.quant.tiles import BLOCK, GROUPS, ROWS, deinterleave
+from cpumix.quant.tiles import BLOCK, GROUPS, TILE_ROWS, deinterleave
 
 Bytes = NDArray[np.uint8]
 
@@ -45,15 +45,17 @@ def find_type(format_name: str, columns: int) -> ExportType:
 
 def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
     count, blocks, _ = tiles.shape
-    codes = deinterleave(tiles[..., : q8.CODE_BYTES].reshape(count, blocks, GROUPS, ROWS, 4))
+    codes = deinterleave(tiles[..., : q8.CODE_BYTES].reshape(count, blocks, GROUPS, TILE_ROWS, 4))
     return _with_scales(tiles[..., q8.CODE_BYTES :], codes - np.uint8(q8.ZERO), n)
 
 
 def _iq4_nl(tiles: Bytes, n: int, k: int) -> Bytes:
     count, blocks, _ = tiles.shape
-    nibbles = tiles[..., : q4.CODE_BYTES].reshape(count, blocks, GROUPS // 2, ROWS, 4)
-    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(count, blocks, GROUPS, ROWS, 4)
-    codes = deinterleave(groups)
+    nibbles = tiles[..., : q4.CODE_BYTES].reshape(count, blocks, GROUPS // 2, TILE_ROWS, 4)
+    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(
+        count, blocks, GROUPS, TILE_ROWS, 4
+    )
+    codes = deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
     half = BLOCK // 2
     pairs: Bytes = codes[..., :half] | codes[..., half:] << np.uint8(4)
     return _with_scales(tiles[..., q4.CODE_BYTES :], pairs, n)
@@ -63,14 +65,14 @@ def _with_scales(scales: Bytes, codes: Bytes, n: int) -> Bytes:
     """Return each block's float16 scale before its codes; codes (tiles, 16, blocks, bytes)."""
     count, _, blocks, _ = codes.shape
     halves = np.ascontiguousarray(scales).view("<u2").transpose(0, 2, 1)
-    halves = np.ascontiguousarray(halves).view(np.uint8).reshape(count, ROWS, blocks, 2)
-    return np.concatenate([halves, codes], axis=-1).reshape(count * ROWS, -1)[:n]
+    halves = np.ascontiguousarray(halves).view(np.uint8).reshape(count, TILE_ROWS, blocks, 2)
+    return np.concatenate([halves, codes], axis=-1).reshape(count * TILE_ROWS, -1)[:n]
 
 
 def _bfloat16(tiles: Bytes, n: int, k: int) -> Bytes:
     count, blocks, _ = tiles.shape
-    pairs = tiles.view("<u2").reshape(count, blocks, BLOCK // 2, ROWS, 2)
-    rows = pairs.transpose(0, 3, 1, 2, 4).reshape(count * ROWS, blocks * BLOCK)[:n, :k]
+    pairs = tiles.view("<u2").reshape(count, blocks, BLOCK // 2, TILE_ROWS, 2)
+    rows = pairs.transpose(0, 3, 1, 2, 4).reshape(count * TILE_ROWS, blocks * BLOCK)[:n, :k]
     return np.ascontiguousarray(rows).view(np.uint8)
 
 

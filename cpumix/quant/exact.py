@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import q4, q8
-from .tiles import BLOCK, ROWS, interleave, pack_scales, tile_counts
+from .tiles import BLOCK, TILE_ROWS, interleave, pack_scales, tile_counts
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int8]
@@ -47,17 +47,17 @@ def _padded(codes: Bytes, value: int) -> Bytes:
     """Return codes (n, k) as (tiles, 16, blocks, 32), with `value` in the rows that are missing."""
     n, k = codes.shape
     tiles, blocks = tile_counts(n, k)
-    padded = np.full((tiles * ROWS, k), value, np.uint8)
+    padded = np.full((tiles * TILE_ROWS, k), value, np.uint8)
     padded[:n] = codes
-    return padded.reshape(tiles, ROWS, blocks, BLOCK)
+    return padded.reshape(tiles, TILE_ROWS, blocks, BLOCK)
 
 
 def _pack_scales(scales: NDArray[np.float16]) -> Bytes:
     n, blocks = scales.shape
-    tiles = -(-n // ROWS)
-    padded = np.zeros((tiles * ROWS, blocks), np.float16)
+    tiles = -(-n // TILE_ROWS)
+    padded = np.zeros((tiles * TILE_ROWS, blocks), np.float16)
     padded[:n] = scales
-    return pack_scales(padded.reshape(tiles, ROWS, blocks))
+    return pack_scales(padded.reshape(tiles, TILE_ROWS, blocks))
 
 
 FORMATS = ("q8", "q4")

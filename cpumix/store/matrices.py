@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from cpumix.config import Role, TensorSpec
 from cpumix.quant import FLOAT32, FORMATS, nbytes, tile_counts
-from cpumix.quant.tiles import ROWS
+from cpumix.quant.tiles import TILE_ROWS
 
 from .reader import MappedTensor, ModelFile
 
-_SCALES_BYTES = 2 * ROWS  # a float16 for each row, at the end of a tile
+_SCALES_BYTES = 2 * TILE_ROWS  # a float16 for each row, at the end of a tile
 _SCALED = ("q8", "q4")  # formats whose tiles end so
 
 
@@ -45,11 +45,11 @@ class FileMatrix:
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop as float32; `start` is a multiple of 16."""
-        assert start % ROWS == 0, start
+        assert start % TILE_ROWS == 0, start
         if self.format == FLOAT32:
             values: NDArray[np.float32] = self.data.view("<f4").reshape(self.rows, -1)
             return values[start:stop]
-        some = self.tiles[start // ROWS : -(-stop // ROWS)]
+        some = self.tiles[start // TILE_ROWS : -(-stop // TILE_ROWS)]
         return FORMATS[self.format].dequantize(some, stop - start, self.columns)
 
     def is_finite(self) -> bool:
