@@ -21,6 +21,7 @@ from ..simd.sums import sums_of
 from ..simd.vectors import (
     I64,
     VI,
+    VI4,
     Address,
     Builder,
     Lanes,
@@ -180,3 +181,9 @@ class IntegerCodec(Codec):
 def load_line(b: Builder, tile: Value, line: Value) -> Value:
     """Emit the load of line `line` of a tile, 64 bytes."""
     return load_at(b, b.add(tile, b.mul(line, I64(64))), VI)
+
+
+def load_book(b: Builder, address: Value) -> Value:
+    """Emit the load of 16 bytes, copied to all quarters: the table of a look-up."""
+    quarter = load_at(b, address, VI4)
+    return b.shuffle_vector(quarter, quarter, ir.Constant(VI, list(range(4)) * 4))

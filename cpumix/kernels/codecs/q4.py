@@ -22,7 +22,6 @@ from ..simd.vectors import (
     I64,
     VF,
     VH,
-    VI4,
     Address,
     Builder,
     Lanes,
@@ -32,13 +31,12 @@ from ..simd.vectors import (
     i32x16,
     load_at,
     load_f32,
-    repeat,
     splat,
     splat_i32,
     store_f16,
     store_i32,
 )
-from .codec import IntegerCodec, load_line
+from .codec import IntegerCodec, load_book, load_line
 from .encoding import inverse, magnitudes
 
 SCALES = q4.CODE_BYTES  # where a tile's scales are
@@ -88,7 +86,7 @@ class Q4(IntegerCodec):
     encode = staticmethod(encode)
 
     def table(self, b: Builder, address: Value) -> Value:  # noqa: D102
-        return repeat(b, load_at(b, address, VI4))
+        return load_book(b, address)
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102
         return (load_line(b, tile, step),)

@@ -6,8 +6,7 @@ such as one accumulator per token. Here is what every instruction set offers; th
 that differ by level are in `x86` and `arm` and are picked in `level`.
 
 Memory is named by its address, a plain int; nothing is checked. Kernels are called by wrappers that
-have checked.
-Needs the JIT: nothing here runs under NUMBA_DISABLE_JIT.
+have checked. Needs the JIT: nothing here runs under NUMBA_DISABLE_JIT.
 """
 
 from __future__ import annotations
@@ -114,12 +113,6 @@ def spread(builder: Builder, value: Value) -> Value:
     empty = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
     first = builder.insert_element(empty, value, I32(0))
     return builder.shuffle_vector(first, empty, ir.Constant(ir.VectorType(I32, LANES), [0] * LANES))
-
-
-def repeat(builder: Builder, quarter: Value) -> Value:
-    """Copy 16 bytes, as four int32, to all quarters."""
-    empty = ir.Constant(VI4, ir.Undefined)
-    return builder.shuffle_vector(quarter, empty, ir.Constant(VI, list(range(4)) * 4))
 
 
 def constant(value: int) -> Value:
