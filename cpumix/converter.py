@@ -34,6 +34,7 @@ from cpumix.quant.bf16 import to_float32
 from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.shard_disposal import ShardDisposal, most_space
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
+from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
 from cpumix.units import parse_size
 
@@ -123,7 +124,7 @@ def convert(
         precision = choose_precision(checkpoint.config, limit, context).precision
     elif precision == "as-is":
         precision = choose_precision_as_is(checkpoint)
-    _refuse_own_shard(checkpoint, Path(target))
+    _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
     entries = build_entries(checkpoint.config, precision)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
     metadata = build_metadata(checkpoint.config, precision, files, name)
@@ -176,14 +177,26 @@ def _rounded_twice(checkpoint: Checkpoint, losses: tuple[Loss, ...]) -> Iterator
         )
 
 
-def _refuse_own_shard(checkpoint: Checkpoint, target: Path) -> None:
-    """Raise ConvertError for a target that would replace a part of its source, even with force."""
+def _refuse_own_source(checkpoint: Checkpoint, places: Sequence[Path], target: Path) -> None:
+    """Raise ConvertError for a target that would replace a part of its source, even with force.
+
+    That is every file beside the weights too, but for model files: they are made of the source.
+    """
+    if not os.path.isfile(target):
+        return
     shards = {tensor.path for tensor in checkpoint.tensors.values()}
-    if os.path.exists(target) and any(target.samefile(shard) for shard in shards):
+    beside = [p for place in places for p in (place.iterdir() if place.is_dir() else [place])]
+    others = [] if _is_model_file(target) else [path for path in beside if path.is_file()]
+    if any(target.samefile(path) for path in (*shards, *others)):
         raise ConvertError(
-            f'target: expected a file of its own, found a shard of the checkpoint at "{target}". '
-            "Name another target."
+            "target: expected a file of its own, found a file of the checkpoint or of an adapter "
+            f'at "{target}". Name another target.'
         )
+
+
+def _is_model_file(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return is_model_file(file.read(64))
 
 
 def _slices(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slice]:

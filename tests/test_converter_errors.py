@@ -18,6 +18,8 @@ from tiny_checkpoint import to_f32
 import cpumix
 import cpumix.converter
 from cpumix.errors import ConfigError, ConvertError, CpumixError
+from cpumix.store import ModelFile
+from cpumix.store.partial import check_target
 
 MODULE = cpumix.converter
 CONFIG = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
@@ -165,17 +167,67 @@ def test_failed_replacement_leaves_the_old_file(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.bin", "source"]
 
 
+FILES = ["model.safetensors", "config.json", "tokenizer.model"]
+
+
 @pytest.mark.parametrize("link", [None, os.symlink, os.link])
-def test_shard_of_the_checkpoint_as_target(source, link):
-    target = shard = source / "model.safetensors"
+@pytest.mark.parametrize("name", FILES)
+def test_file_of_the_checkpoint_as_target(source, name, link):
+    target = own = source / name
     if link is not None:
-        link(shard, target := source.with_name("model.bin"))
-    before = shard.read_bytes()
-    with pytest.raises(
-        ConvertError, match="expected a file of its own, found a shard of the check"
-    ):
+        link(own, target := source.with_name("model.bin"))
+    before = own.read_bytes()
+    message = "expected a file of its own, found a file of the checkpoint or of an adapter"
+    with pytest.raises(ConvertError, match=message):
         cpumix.convert(source, target, "int8", force=True)
-    assert shard.read_bytes() == before
+    assert own.read_bytes() == before
+
+
+def test_gguf_file_as_its_own_target(source):
+    cpumix.convert(source, model := source.with_name("m.bin"), "int8")
+    cpumix.export(model, gguf := source.with_name("m.gguf"))
+    before = gguf.read_bytes()
+    with pytest.raises(ConvertError, match="expected a file of its own"):
+        cpumix.convert(gguf, gguf, "int8", force=True)
+    with pytest.raises(ConvertError, match="expected another file than the model itself"):
+        cpumix.export(model, model, force=True)
+    assert gguf.read_bytes() == before
+
+
+def test_file_of_an_adapter_as_target(source, tmp_path, monkeypatch):
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr(MODULE, "merge_adapter", lambda checkpoint, folder, times: checkpoint)
+    with pytest.raises(ConvertError, match="or of an adapter"):
+        cpumix.convert(
+            source, adapter / "adapter_config.json", "int8", lora=[(adapter, 1.0)], force=True
+        )
+    assert (adapter / "adapter_config.json").read_text() == "{}"
+
+
+def test_model_file_beside_the_weights_may_be_replaced(source):
+    for precision in ("int4", "int8"):
+        cpumix.convert(source, source / "model.cpumix", precision, force=True)
+    with ModelFile(source / "model.cpumix") as file:
+        assert file.precision == "int8"
+
+
+def test_target_that_another_conversion_makes_meanwhile(source, monkeypatch):
+    """After the last look at the target: the renaming itself replaces nothing."""
+    target = source.with_name("model.bin")
+    looks = []
+
+    def look(path, force):
+        check_target(path, force)
+        looks.append(path)
+        if len(looks) == 2:
+            path.write_text("theirs")
+
+    monkeypatch.setattr("cpumix.store.writer.check_target", look)
+    with pytest.raises(ConvertError, match=r"an existing file at .* Use --force to replace it"):
+        cpumix.convert(source, target, "int8")
+    assert target.read_text() == "theirs"
+    assert sorted(path.name for path in source.parent.iterdir()) == ["model.bin", "source"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])

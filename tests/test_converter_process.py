@@ -27,7 +27,7 @@ pytestmark = [
 # Kills itself at a moment of a conversion: at a share of the progress, or in a function of os.
 SUICIDE = """
 import os, signal, sys
-import cpumix
+import cpumix, cpumix.store.partial
 source, target, moment = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -39,11 +39,10 @@ def after(function):
         function(*arguments)
         die()
     return call
-if moment.startswith("before "):
-    setattr(os, moment.split()[1], die)
-elif moment.startswith("after "):
-    name = moment.split()[1]
-    setattr(os, name, after(getattr(os, name)))
+if " " in moment:
+    when, name = moment.split()
+    place = os if hasattr(os, name) else cpumix.store.partial
+    setattr(place, name, die if when == "before" else after(getattr(place, name)))
 cpumix.convert(source, target, "int8", progress=progress)
 """
 # The command, which gets a Ctrl-C when it has written ten tensors.
@@ -56,7 +55,7 @@ def interrupt(writer, name, data):
     write(writer, name, data)
     written.append(name)
     if len(written) == 10:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), getattr(signal, os.environ["SIGNAL"]))
 ModelWriter.write = interrupt
 main()
 """
@@ -84,13 +83,21 @@ def converted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.mark.parametrize(
     "moment",
-    ["before posix_fallocate", "0", "50", "100", "before fsync", "before replace", "after replace"],
+    [
+        "before posix_fallocate",
+        "0",
+        "50",
+        "100",
+        "before fsync",
+        "before rename_new",
+        "after rename_new",
+    ],
 )
 def test_killed_at_any_moment(source, converted, tmp_path, moment):
     target = tmp_path / "model.bin"
     killed = run(SUICIDE, source, target, moment)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    if moment == "after replace":
+    if moment == "after rename_new":
         assert target.read_bytes() == converted
     else:
         assert not target.exists()
@@ -110,11 +117,25 @@ def test_killed_while_replacing_keeps_the_old_file(source, converted, tmp_path):
     assert target.read_bytes() == converted
 
 
-def test_interrupted_command_says_so_and_leaves_nothing(source, tmp_path):
+@pytest.mark.parametrize(
+    ("signal_name", "status", "said"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended"), ("SIGHUP", 129, "ended")],
+)
+def test_interrupted_command_says_so_and_leaves_nothing(
+    source, tmp_path, monkeypatch, signal_name, status, said
+):
+    monkeypatch.setenv("SIGNAL", signal_name)
     done = run(INTERRUPTED, "convert", source, tmp_path / "model.bin")
-    assert done.returncode == 130, done.stderr
-    assert (done.stdout, done.stderr) == ("", "interrupted\n")
+    assert done.returncode == status, done.stderr
+    assert (done.stdout, done.stderr) == ("", f"{said}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_kept_for_later_is_named(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("SIGNAL", "SIGTERM")
+    done = run(INTERRUPTED, "convert", source, tmp_path / "model.bin", "--resume")
+    (kept,) = tmp_path.iterdir()
+    assert (done.returncode, done.stderr) == (143, f'kept for --resume: "{kept}"\nended\n')
 
 
 def make_large(folder: Path, experts: int) -> Path:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 import cpumix
+from cpumix.store.partial import partial_files
 from cpumix.units import format_seconds, format_size
 
 from . import options
 from .progress import byte_progress
+
+
+@contextmanager
+def _naming(target: Path, resume: bool) -> Iterator[None]:
+    """Say where an interrupted conversion is kept: its file is hidden, and may be large."""
+    try:
+        yield
+    except BaseException:
+        for path in partial_files(target) if resume else []:
+            click.echo(f'kept for --resume: "{path}"', err=True)
+        raise
 
 
 @click.command(epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G")
@@ -45,7 +59,7 @@ def command(
     on the Hugging Face hub, ORG/NAME[@REVISION]. TARGET is the file to write. Nothing bears
     TARGET's name before it is complete.
     """
-    with byte_progress(f"Converting {source.name or source}") as progress:
+    with byte_progress(f"Converting {source.name or source}") as progress, _naming(target, resume):
         report = cpumix.convert(
             source,
             target,

@@ -1,11 +1,14 @@
 """The `cpumix` command and the one place where errors become exit statuses.
 
 0: done. 1: the input was at fault, said in one sentence. 2: the command was mistyped.
-130: interrupted. `cpumix fit` answers with 0, 3 or 4; whatever keeps it from answering is 2.
+128 + N: ended by signal N, 130 by Ctrl-C. `cpumix fit` answers with 0, 3 or 4; whatever keeps it
+from answering is 2.
 """
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from importlib import import_module
 from typing import IO, Any
 
@@ -13,6 +16,8 @@ import click
 
 from cpumix import __version__
 from cpumix.errors import CpumixError
+
+from . import endings
 
 COMMANDS = {
     "bench": "cpumix.cli.bench",
@@ -25,7 +30,6 @@ COMMANDS = {
     "verify": "cpumix.cli.verify",
     "warmup": "cpumix.cli.warmup",
 }
-INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
 class _Sentence(click.ClickException):
@@ -57,14 +61,28 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the chosen command; turn what the user caused into a sentence and a status."""
+        endings.catch_signals()
         try:
             return super().invoke(ctx)
         except CpumixError as error:
             kind = _Unanswerable if ctx.invoked_subcommand == "fit" else _Sentence
             raise kind(str(error)) from error
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+        except KeyboardInterrupt as error:
+            ctx.exit(endings.end(error))
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run the whole program; say what cannot be written, be it help, text or numbers."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            if not endings.is_broken_output(error):
+                raise
+            kind = _Unanswerable if "fit" in sys.argv[1:2] else _Sentence
+            sentence = kind(f"output: cannot be written to its end: {error.strerror}.")
+            with suppress(OSError):
+                sentence.show()
+            endings.drop_output()
+            sys.exit(sentence.exit_code)
 
 
 @click.command(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 
 from cpumix.checkpoint.namings.gguf import namings
 from cpumix.checkpoint.namings.places import Pairs
+from cpumix.errors import ConvertError
 from cpumix.quant import FLOAT32
 from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.store import ModelFile, gguf
@@ -70,6 +72,11 @@ def export(
     began = time.perf_counter()
     target = Path(target)
     check_target(target, force)
+    if os.path.exists(target) and os.path.samefile(model, target):
+        raise ConvertError(
+            f'target: expected another file than the model itself, found "{target}". '
+            "Name another target."
+        )
     with ModelFile(model) as file:
         config = file.config
         tensors = list(_list_tensors(file))
@@ -101,7 +108,7 @@ def export(
                     if progress is not None:
                         progress(done, offset)
             check_target(target, force)
-            out.publish()
+            out.publish(force)
         finally:
             out.discard()
     names = [t.type.name for t in tensors]

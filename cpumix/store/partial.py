@@ -23,6 +23,7 @@ from pathlib import Path
 from cpumix.errors import ConvertError
 from cpumix.units import format_size
 
+from .naming import rename_new
 from .residency import LARGE_PAGE
 
 if sys.platform != "win32":
@@ -52,10 +53,14 @@ def check_target(target: Path, force: bool) -> None:
             "Name another target."
         )
     if not force:
-        raise ConvertError(
-            f'target: expected a new name, found an existing file at "{target}". '
-            "Use --force to replace it, or name another target."
-        )
+        raise _exists(target)
+
+
+def _exists(target: Path) -> ConvertError:
+    return ConvertError(
+        f'target: expected a new name, found an existing file at "{target}". '
+        "Use --force to replace it, or name another target."
+    )
 
 
 class PartialFile:
@@ -104,7 +109,7 @@ class PartialFile:
 
     def _adopt(self, accepts: Callable[[int], bool]) -> bool:
         """Take over a file that a dead process left; False if there is none that will do."""
-        for path in _partial_files(self.target):
+        for path in partial_files(self.target):
             with contextlib.suppress(OSError):
                 fd = _open_unlocked(path)
                 if os.fstat(fd).st_size == self.nbytes and accepts(fd):
@@ -176,15 +181,23 @@ class PartialFile:
         except OSError as e:
             raise self._explained(e) from e
 
-    def publish(self) -> None:
-        """Bring the bytes to the disk and give the file its name, whole, in one step."""
+    def publish(self, replace: bool = False) -> None:
+        """Bring the bytes to the disk and give the file its name, whole, in one step.
+
+        Raises ConvertError if another file has got the name meanwhile, unless `replace`.
+        """
         assert self._path is not None
         self._flush()
         try:
             os.fsync(self._fd)
             if sys.platform == "win32":  # an open file cannot be renamed there
                 self._close()
-            os.replace(self._path, self.target)
+            if replace:
+                os.replace(self._path, self.target)
+            else:
+                rename_new(self._path, self.target)
+        except FileExistsError as e:
+            raise _exists(self.target) from e
         except OSError as e:
             raise self._explained(e) from e
         self._path = None
@@ -234,7 +247,7 @@ class PartialFile:
 
 def _remove_stale(target: Path) -> None:
     """Remove the partial files for `target` whose processes are dead."""
-    for path in _partial_files(target):
+    for path in partial_files(target):
         with contextlib.suppress(OSError):  # in use, another user's, or gone already: leave it
             if sys.platform == "win32":
                 path.unlink()
@@ -246,7 +259,7 @@ def _remove_stale(target: Path) -> None:
                 os.close(fd)
 
 
-def _partial_files(target: Path) -> list[Path]:
+def partial_files(target: Path) -> list[Path]:
     """Return the partial files for `target`, whoever owns them."""
     ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
     with contextlib.suppress(OSError):

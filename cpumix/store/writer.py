@@ -133,7 +133,7 @@ class ModelWriter:
             )
         self._file.write(0, memoryview(self._header()))
         check_target(self.path, self._force)  # someone else may have made it meanwhile
-        self._file.publish()
+        self._file.publish(self._force)
 
     def _journal(self) -> bytes:
         """Return what is done; it is shorter than the header, whose place it takes."""

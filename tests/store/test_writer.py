@@ -15,7 +15,7 @@ import pytest
 
 from cpumix.config import Role, TensorSpec
 from cpumix.errors import ConvertError
-from cpumix.store import ModelWriter, TensorEntry, gguf, layout
+from cpumix.store import ModelWriter, TensorEntry, gguf, layout, partial
 from cpumix.store.partial import PartialFile
 
 METADATA = {"general.architecture": "llama", "general.alignment": layout.ALIGNMENT}
@@ -184,7 +184,7 @@ def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) 
         (errno.EIO, "the system refuses to write .*: Input/output error"),
     ],
 )
-@pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync", "replace"])
+@pytest.mark.parametrize("call", ["posix_fallocate", "write", "fsync", "rename_new"])
 def test_disk_that_refuses_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, message: str
 ) -> None:
@@ -192,7 +192,8 @@ def test_disk_that_refuses_leaves_nothing(
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse, raising=False)
+        place = partial if call == "rename_new" else os
+        patch.setattr(place, call, refuse, raising=False)
         with pytest.raises(ConvertError, match=message):
             write(tmp_path / TARGET)
     assert names(tmp_path) == []
