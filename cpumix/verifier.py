@@ -87,6 +87,7 @@ def compare(
                 Difference(matrix.spec.name, matrix.format, source.encoding, _relative(sums))
             )
             all_sums += sums
+            file.release(matrix.tensor)
             done += matrix.rows * matrix.columns
             if progress is not None:
                 progress(done, total)

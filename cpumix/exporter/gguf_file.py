@@ -102,7 +102,7 @@ def export(
             done = 0
             for t, place in zip(tensors, places[-len(tensors) :], strict=True):
                 at = start + place.offset
-                for data in _read(t, config.head_dim):
+                for data in _read(file, t, config.head_dim):
                     out.write(at, memoryview(data.reshape(-1).data))
                     at, done = at + data.nbytes, done + data.nbytes
                     if progress is not None:
@@ -137,11 +137,12 @@ def _list_tensors(file: ModelFile) -> Iterator[_Tensor]:
             yield _Tensor(place.source(spec), shape, kind, list(parts), False)
 
 
-def _read(tensor: _Tensor, head_dim: int) -> Iterator[Bytes]:
+def _read(file: ModelFile, tensor: _Tensor, head_dim: int) -> Iterator[Bytes]:
     """Yield a tensor's rows as bytes in the type's blocks."""
     for piece in tensor.pieces:
         for rows in _read_piece(tensor, piece):
             yield np.ascontiguousarray(_to_pairs(rows, head_dim) if tensor.in_pairs else rows)
+        file.release(piece.tensor)
 
 
 def _read_piece(tensor: _Tensor, piece: FileMatrix) -> Iterator[Bytes]:

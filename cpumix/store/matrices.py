@@ -24,6 +24,8 @@ class FileMatrix:
 
     spec: TensorSpec
     """Of this matrix; w1, w3 and w2 are three."""
+    tensor: str
+    """Name of the file's tensor that it lies in."""
     format: str
     data: NDArray[np.uint8]
 
@@ -67,11 +69,11 @@ def matrices_of(file: ModelFile, tensor: MappedTensor) -> Iterator[FileMatrix]:
     """Yield what a tensor of the file holds: itself, or the three matrices of an expert."""
     data, spec = file.data(tensor.name), tensor.spec
     if spec.role is not Role.EXPERT:
-        yield FileMatrix(spec, tensor.format, data)
+        yield FileMatrix(spec, tensor.name, tensor.format, data)
         return
     assert spec.layer is not None and spec.expert is not None
     start = 0
     for part in file.config.expert_tensors(spec.layer, spec.expert):
         stop = start + nbytes(tensor.format, part.shape)
-        yield FileMatrix(part, tensor.format, data[start:stop])
+        yield FileMatrix(part, tensor.name, tensor.format, data[start:stop])
         start = stop

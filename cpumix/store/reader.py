@@ -206,6 +206,15 @@ class ModelFile:
         t = self.tensors[name]
         return self._bytes[t.offset : t.offset + t.nbytes]
 
+    def release(self, name: str) -> None:
+        """Let go of a tensor's pages in memory; what reads them again brings them back.
+
+        So whoever goes through a whole file takes no more memory than for a part of it.
+        """
+        if hasattr(mmap, "MADV_DONTNEED") and self._bytes is not None:
+            t = self.tensors[name]
+            self._map.madvise(mmap.MADV_DONTNEED, t.offset, t.nbytes)
+
     def check_size(self) -> None:
         """Raise FormatError if the file has become shorter since it was opened."""
         found = os.fstat(self.fileno).st_size
@@ -248,6 +257,7 @@ class ModelFile:
                 raise self._differs(f'checksum of "{name}"', f"{expected:08x}", f"{crc:08x}")
             if look is not None:
                 look(self.tensors[name])
+            self.release(name)
 
     def close(self) -> None:
         """Give the map back, now or when the last view of it is gone."""

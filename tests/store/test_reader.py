@@ -69,6 +69,15 @@ def test_verify_names_the_damaged_tensor(model: Path) -> None:
             file.verify()
 
 
+def test_released_tensors_are_read_again(model: Path) -> None:
+    with ModelFile(model) as file:
+        before = {name: bytes(file.data(name)) for name in file.tensors}
+        for name in file.tensors:
+            file.release(name)
+        assert {name: bytes(file.data(name)) for name in file.tensors} == before
+    file.release(next(iter(before)))  # nothing to let go of any more
+
+
 def test_verify_reports_progress(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "_VERIFY_BYTES", 4096)
     with ModelFile(model) as file:
