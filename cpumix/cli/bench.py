@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +16,21 @@ from . import options
 from .progress import byte_progress
 from .texts import note_first_run
 
+if TYPE_CHECKING:
+    from cpumix.model import Model
+
 DEFAULT_PRECISIONS = ("int4", "int8")
+
+
+def _counts(context: click.Context, option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Read numbers of texts, such as "1,2,4"."""
+    try:
+        counts = tuple(int(word) for word in text.split(",")) if text else ()
+    except ValueError:
+        counts = (0,)
+    if any(count < 1 for count in counts):
+        raise click.BadParameter(f'expected numbers of texts such as 1,2,4, found "{text}".')
+    return counts
 
 
 @click.command(epilog="Example: cpumix bench mixtral.bin --rounds 9")
@@ -30,13 +46,24 @@ DEFAULT_PRECISIONS = ("int4", "int8")
 @click.option(
     "--layers",
     type=click.IntRange(1),
-    default=1,
+    default=2,
     show_default=True,
     help="Layers to make up without MODEL.",
 )
+@click.option(
+    "--parallel",
+    callback=_counts,
+    metavar="N[,N...]",
+    help="Instead, write so many texts at once: 1,2,4,8,16.",
+)
 @options.as_json
 def command(
-    model: Path | None, threads: int | None, rounds: int, layers: int, as_json: bool
+    model: Path | None,
+    threads: int | None,
+    rounds: int,
+    layers: int,
+    parallel: tuple[int, ...],
+    as_json: bool,
 ) -> None:
     """Measure decode and prefill against the machine.
 
@@ -45,24 +72,23 @@ def command(
     """
     note_first_run()
     from cpumix.measure import bench
+    from cpumix.measure.parallel import PROMPT_TOKENS, WRITTEN_TOKENS
     from cpumix.model import load
 
+    most, texts = max(parallel, default=1), PROMPT_TOKENS + WRITTEN_TOKENS
+
+    def opener(path: Path, context: int | None) -> Callable[[], Model]:
+        room = texts if parallel else context
+        return lambda: load(path, threads=threads, context=room, parallel=most)
+
     if model is not None:
-        report = bench.run(
-            [lambda: load(model, threads=threads)],
-            rounds,
-            False,
-            __version__,
-        )
+        report = bench.run([opener(model, None)], rounds, False, __version__, parallel)
     else:
         with tempfile.TemporaryDirectory(prefix="cpumix-bench-") as folder:
             paths = [Path(folder) / f"{precision}.bin" for precision in DEFAULT_PRECISIONS]
             _make_models(paths, layers)
-            opens = [
-                lambda path=path: load(path, threads=threads, context=bench.CONTEXT)
-                for path in paths
-            ]
-            report = bench.run(opens, rounds, True, __version__)
+            opens = [opener(path, bench.CONTEXT) for path in paths]
+            report = bench.run(opens, rounds, not parallel, __version__, parallel)
     click.echo(json.dumps(report.to_dict()) if as_json else report.table())
 
 

@@ -10,23 +10,15 @@ may double from one second to the next.
 
 from __future__ import annotations
 
-import math
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cpumix.cache_dir import CACHE_VARIABLE
-from cpumix.config import Role
 from cpumix.experts import view
 from cpumix.kernels.backend import create
 from cpumix.kernels.compile import isa
@@ -36,6 +28,10 @@ from cpumix.machine import processor_name
 from cpumix.model import Model
 from cpumix.store import ModelFile
 from cpumix.transformer.moe import expert_matmuls
+
+from .active import active_weights
+from .parallel import ParallelRow, measure_parallel
+from .start import measure_start
 
 if TYPE_CHECKING:
     from cpumix.kernels.simd.limits import Limits
@@ -76,15 +72,18 @@ class Report:
     rounds: int
     limits: dict[str, float | None] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
+    parallel: list[ParallelRow] = field(default_factory=list)
     start_seconds: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
-        """Return all fields, as `--json` writes them."""
-        return asdict(self)
+        """Return all fields, as `--json` writes them; `rows` has those of all kinds."""
+        fields = asdict(self)
+        fields["rows"] += fields.pop("parallel")
+        return fields
 
     def table(self) -> str:
         """Return the report as text that people can paste into an issue."""
-        read, int8 = self.limits["read_gb_s"], self.limits["int8_gmac_s"]
+        read, int8 = self.limits["read_gb_s"] or 0.0, self.limits["int8_gmac_s"]
         peak = "" if int8 is None else f", int8 products {int8:.0f} GMAC/s"
         lines = [
             f"cpumix {self.version}, {self.processor}, {self.isa}, {self.threads} threads, "
@@ -92,6 +91,7 @@ class Report:
             f"limits: memory {read:.1f} GB/s{peak}",
         ]
         lines += [self._line(row) for row in self.rows]
+        lines += [row.line() for row in self.parallel]
         for kind, seconds in self.start_seconds.items():
             lines.append(f"{kind} start to the first token of the demo model: {seconds:.1f} s")
         return "\n".join(lines)
@@ -105,38 +105,6 @@ class Report:
         return (
             f"{row.precision} {row.work:<7} {row.tokens:>4}  {spread:<28} {speed:.1f} {unit}{share}"
         )
-
-
-class ActiveWeights(NamedTuple):
-    """What a pass multiplies by."""
-
-    body: int
-    """Weights for each token: attention, router and its experts; of the last layer, keys, values.
-    """
-    tail: int
-    """Weights for the last token of a batch: the rest of the last layer, and the head."""
-    nbytes: int
-    """Bytes of both for one token. Of the embedding it reads a row, which is not counted."""
-
-
-def active_weights(file: ModelFile) -> ActiveWeights:
-    """Count the weights and bytes that one token needs."""
-    config = file.config
-    head = Role.EMBEDDING if config.tie_word_embeddings else Role.OUTPUT
-    body = tail = size = 0
-    for t in file.tensors.values():
-        role, layer, expert = t.spec.role, t.spec.layer, t.spec.expert
-        spare = expert is not None and expert >= config.num_experts_per_tok
-        if spare or (role is Role.EMBEDDING and role is not head):
-            continue
-        last = layer == config.num_hidden_layers - 1 and role not in (Role.WK, Role.WV)
-        weights = math.prod(t.shape)
-        if role is head or last:
-            tail += weights
-        else:
-            body += weights
-        size += t.nbytes
-    return ActiveWeights(body, tail, size)
 
 
 class Experts:
@@ -267,24 +235,35 @@ class Bench:
         )
 
 
-def run(models: Iterable[Callable[[], Model]], rounds: int, start: bool, version: str) -> Report:
+def run(
+    models: Iterable[Callable[[], Model]],
+    rounds: int,
+    start: bool,
+    version: str,
+    parallel: Sequence[int] = (),
+) -> Report:
     """Measure models, opened one after the other, beside the limits.
 
     `start` adds the time to the first token of a fresh process, without and with compiled kernels
-    on disk.
+    on disk; `parallel` the speed at which so many texts are written at once.
     """
     report = Report(version, processor_name(), isa.active().name, 0, rounds)
     benches: list[Bench] = []
     for open_model in models:
         with open_model() as model:
             report.threads = model.threads
-            bench = Bench(model, _limits(model.threads))
+            limits = _limits(model.threads)
+            if parallel:
+                report.parallel += measure_parallel(model, limits, parallel, rounds)
+                continue
+            bench = Bench(model, limits)
             benches.append(bench)
             bench.warm_up()
             for _ in range(rounds):
                 bench.round()
     for name, work in (("read_gb_s", "decode"), ("int8_gmac_s", "prefill")):
-        report.limits[name] = _median([x for bench in benches for x in bench.limits(work)])
+        beside = [getattr(row, name) for row in report.parallel]
+        report.limits[name] = _median([x for b in benches for x in b.limits(work)] + beside)
     report.rows = [row for bench in benches for row in bench.rows()]
     if start:
         report.start_seconds = measure_start()
@@ -301,19 +280,3 @@ def _limits(threads: int) -> Limits | None:
     from cpumix.kernels.simd.limits import Limits
 
     return Limits(threads)
-
-
-def measure_start() -> dict[str, float]:
-    """Return the seconds from starting Python to the demo model's first token.
-
-    "cold" compiles the kernels, "warm" finds them compiled.
-    """
-    seconds = {}
-    with tempfile.TemporaryDirectory(prefix="cpumix-bench-") as folder:
-        environment = {**os.environ, CACHE_VARIABLE: str(Path(folder))}
-        for kind in ("cold", "warm"):
-            began = time.perf_counter()
-            command = [sys.executable, "-m", "cpumix", "run", "-p", "And", "-n", "1"]
-            subprocess.run(command, env=environment, check=True, capture_output=True)
-            seconds[kind] = time.perf_counter() - began
-    return seconds

@@ -15,7 +15,7 @@ from cpumix.cache_dir import CACHE_VARIABLE
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
 from cpumix.kernels.compile.isa import active
-from cpumix.measure import bench
+from cpumix.measure import bench, start
 
 pytestmark = pytest.mark.slow
 
@@ -177,6 +177,28 @@ def test_cold_start_has_an_empty_cache_and_warm_start_the_same_one(monkeypatch):
         caches.append(env[CACHE_VARIABLE])
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(bench.subprocess, "run", run)
-    assert list(bench.measure_start()) == ["cold", "warm"]
+    monkeypatch.setattr(start.subprocess, "run", run)
+    assert list(start.measure_start()) == ["cold", "warm"]
     assert caches[0] == caches[1]
+
+
+def test_parallel_texts_have_a_row_for_each_number(path):
+    result = invoke(path, "--parallel", "1,3", "--rounds", 1, "--threads", 1, "--json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["parallel"] for row in rows] == [1, 3]
+    for row in rows:
+        assert (row["work"], row["precision"]) == ("generate", "int4")
+        assert row["tok_s"] == pytest.approx(row["parallel"] * row["tok_s_per_stream"])
+        assert (row["share_of_limit"] or 1) > 0
+    one, three = (row["experts_read"] for row in rows)
+    assert one == 2 <= three <= 6
+    table = invoke(path, "--parallel", "2", "--rounds", 1).stdout
+    assert "int4 generate   2  " in table
+
+
+def test_parallel_wants_numbers(path):
+    for text in ("0", "1,x", "-3"):
+        result = invoke(path, "--parallel", text)
+        assert result.exit_code == 2
+        assert "expected numbers of texts such as 1,2,4" in result.stderr
