@@ -61,6 +61,7 @@ def render(template: str, **variables: Any) -> str:
             "{{ 1 < 2 < 3 }}{{ 'a' in 'abc' }}{{ 2 ** 10 }}{{ 7 // 2 }}{{ {'a': 1}['a'] }}",
             "TrueTrue102431",
         ),
+        ("{{ 'a' not in 'bc' }}{{ not 'a' in ['a'] }}{{ 'é' in {'é': 1} }}", "TrueFalseTrue"),
         ("{{ missing }}{{ missing is defined }}{{ messages[9] }}", "False"),
         ("{{ [3, 1] | sort | first }}{{ [1, 2] | sum }}{{ 'ab' | list }}", "13['a', 'b']"),
         (
@@ -102,6 +103,13 @@ def grow(first: str, next: str) -> str:
     return f"{{% set n = namespace(a={first}) %}}" + loop % next
 
 
+def repeat(value: str, *first: str) -> str:
+    """Write a template that computes a value a hundred thousand times."""
+    sets = "".join(f"{{% set {one} %}}" for one in first)
+    loop = f"{{% for i in range(99999) %}}{{% set a = {value} %}}{{% endfor %}}"
+    return "{% macro f() %}{{ varargs|length }}{% endmacro %}" + sets + loop
+
+
 HOSTILE = [
     "{{ ('a'*2000000000)|length }}",
     "{{ '%2000000000d' % 1 }}",
@@ -130,6 +138,13 @@ HOSTILE = [
     "{{ []|tojson(indent=10**9) }}",
     "{{ range(99999)|list|tojson(indent='x' * 1000) }}",
     "{{ 'x'|center(10**10) }}",
+    repeat("f(*r)", "r = range(99999)|list"),
+    repeat("y in x", "x = 'a' * 2499", "y = 'a' * 300 + 'b' + 'a' * 300"),
+    repeat("y not in x", "x = 'a' * 2499", "y = 'a' * 300 + 'b' + 'a' * 300"),
+    repeat("x.rfind(y)", "x = 'a' * 29999", "y = 'a' * 3000 + 'b' + 'a' * 3000"),
+    repeat("x.rsplit(y)", "x = 'a' * 29999", "y = 'a' * 3000 + 'b' + 'a' * 3000"),
+    repeat("x.replace(y, '')", "x = 'a' * 2499", "y = 'a' * 300 + 'b' + 'a' * 300"),
+    repeat("x|title", "x = 'ab ' * 9999"),
     "{{ 'x'.ljust(10**10) }}{{ 'x'.zfill(10**10) }}",
     "{{ '\t'.expandtabs(10**10) }}",
     "{{ 'a\nb'|indent(10**10) }}",
@@ -197,6 +212,7 @@ def test_hostile_templates_take_little_memory() -> None:
         ("{{ raise_exception('own words') }}", "own words"),
         ("{% if %}", "expected Jinja, found in line 1"),
         ("a" * (1 << 16) + "b", "expected at most 65536 characters, found 65537"),
+        ("{{ 1 in [1] in [[1]] }}", "a chain of comparisons with `in`"),
         ("{% break %}", "expected Jinja that can be compiled, found: 'break' outside loop"),
         ("{{ dict(a=1, a=2) }}", "expected Jinja that can be compiled"),
         ("{{ " + "9" * 5000 + " }}", "expected Jinja that can be compiled, found: Exceeds"),

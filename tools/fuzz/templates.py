@@ -24,7 +24,6 @@ FORMS = {
         {t}.expandtabs({n}); {t}.upper(); {t}.lower(); {t}.title(); {t}.swapcase(); {t}.strip()
         {t}.capitalize(); {t}.casefold(); {t}.lstrip({t}); {t}.rstrip({t}); {t}.removeprefix({t})
         {t}.removesuffix({t}); {t}.translate({{97: {t}}}); {t}.format({t}, {n})
-        {t}.translate({t}.maketrans({{'b': {t}}}))
         {t}.format_map({{'a': {t}}}); {t}|capitalize; {t}|center({n}); {t}|e; {t}|escape
         {t}|forceescape; {t}|format({t}); {t}|indent({n}); {t}|indent({t}); {l}|join({t})
         {t}|lower; {t}|pprint; {t}|replace({t}, {t}); {t}|replace(new={t}, old={t}); {t}|safe

@@ -46,6 +46,20 @@ def keyed(meter: Meter, given: Arguments) -> int:
     return linear(meter, given[1:])
 
 
+def searched(meter: Meter, given: Arguments) -> int:
+    """Bound the search for one text in another, as Python does it: naively in short texts."""
+    texts = [x for x in given[:2] if isinstance(x, str)]
+    short, long = sorted(map(len, texts)) if len(texts) == 2 else (0, 0)
+    each = short if long < 2500 else min(short, 100)
+    return linear(meter, given) + long * each // 256
+
+
+def searched_back(meter: Meter, given: Arguments) -> int:
+    """Bound a search from the end, which is naive in long texts too."""
+    texts = [len(x) for x in given[:2] if isinstance(x, str)]
+    return linear(meter, given) + (texts[0] * texts[1] // 256 if len(texts) == 2 else 0)
+
+
 def sorting(meter: Meter, given: Arguments) -> int:
     """Bound what compares items with one another; no run may have more than 2^20 of them."""
     return 20 * (counted(meter, given) + meter.weigh(given[0]))
@@ -89,7 +103,7 @@ def split(meter: Meter, given: Arguments) -> int:
     """Bound the list of a text's parts between separators, or blanks."""
     text, by = given[0], given[1] if len(given) > 1 else None
     parts = text.count(by) if isinstance(by, str) and by else len(text) // 2
-    return linear(meter, given) + ITEM * (1 + parts)
+    return searched_back(meter, given) + ITEM * (1 + parts)
 
 
 def joined(meter: Meter, given: Arguments) -> int:
@@ -110,7 +124,7 @@ def replaced(meter: Meter, given: Arguments) -> int:
         return quadratic(meter, given)
     a, b = texts  # in any order: they may come by name
     growth = max(given[0].count(a) * len(b), given[0].count(b) * len(a))
-    return linear(meter, given) + growth // LETTERS
+    return searched(meter, [given[0], a]) + searched(meter, [given[0], b]) + growth // LETTERS
 
 
 def translated(meter: Meter, given: Arguments) -> int:
@@ -226,14 +240,17 @@ TESTS = _table(
     (nothing, "boolean callable defined escaped false filter float integer iterable mapping none"),
     (nothing, "number sameas sequence string test true undefined"),
     (remainder, "divisibleby even odd"),
-    (linear, "!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper"),
+    (linear, "!= < <= == > >= eq equalto ge greaterthan gt le lessthan lower lt ne upper"),
+    (searched, "in"),
 )
 METHODS: dict[type, dict[str, Cost]] = {
     str: _table(
-        (linear, "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal"),
+        (linear, "capitalize casefold endswith isalnum isalpha isascii isdecimal"),
         (linear, "isdigit isidentifier islower isnumeric isprintable isspace istitle isupper"),
-        (linear, "lower lstrip maketrans partition removeprefix removesuffix rfind rindex"),
-        (linear, "rpartition rstrip startswith strip swapcase title upper"),
+        (linear, "lower removeprefix removesuffix startswith swapcase title upper"),
+        (searched, "count find index partition"),
+        (searched_back, "rfind rindex rpartition"),
+        (searched, "lstrip rstrip strip"),
         (padded, "center ljust rjust zfill"),
         (expanded, "expandtabs"),
         (formatted, "format format_map"),

@@ -107,7 +107,9 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: D102
         cost, subject = self._cost_of(__obj)
-        self.meter.charge(STEP + cost(self.meter, [*subject, *args, *kwargs.values()]))
+        given = [*subject, *args, *kwargs.values()]  # as many as a list has, after a star
+        self.meter.charge(STEP + ITEM * len(given))
+        self.meter.charge(cost(self.meter, given))
         return super().call(__context, __obj, *args, **kwargs)
 
     def _cost_of(self, function: Any) -> tuple[Cost, list[Any]]:
@@ -142,7 +144,9 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            meter.charge(STEP + cost(meter, [*args[skipped:], *kwargs.values()]))
+            given = [*args[skipped:], *kwargs.values()]
+            meter.charge(STEP + ITEM * len(given))
+            meter.charge(cost(meter, given))
             result = function(*args, **kwargs)
             return iter(meter.collect(result)) if isinstance(result, Iterator) else result
 

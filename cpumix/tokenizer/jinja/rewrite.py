@@ -7,7 +7,7 @@ no template can write.
 
 from __future__ import annotations
 
-from jinja2 import nodes
+from jinja2 import TemplateAssertionError, nodes
 from jinja2.visitor import NodeTransformer
 
 NODE = 4  # steps of a node of a template, each time that it is run
@@ -48,6 +48,12 @@ class _Counting(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
+        if len(node.ops) == 1 and node.ops[0].op in ("in", "notin"):
+            test = nodes.Test(node.expr, "in", [node.ops[0].expr], [], None, None)
+            test.set_lineno(node.lineno)
+            return test if node.ops[0].op == "in" else nodes.Not(test, lineno=node.lineno)
+        if any(operand.op in ("in", "notin") for operand in node.ops):
+            raise TemplateAssertionError("a chain of comparisons with `in`", node.lineno)
         node.expr = _filter(node.expr, WEIGH)
         for operand in node.ops:
             operand.expr = _filter(operand.expr, WEIGH)

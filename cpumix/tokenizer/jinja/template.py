@@ -15,8 +15,8 @@ from .rewrite import count_work
 # Characters of a template; the longest of the 70 that llama.cpp collects has 17,000. Compiling as
 # many takes a second and 200 MB at most.
 LONGEST = 1 << 16
-# About a second and 200 MB, and 128 times the conversation's own size: templates copy each text
-# several times, and some go through all messages again for each.
+# Two seconds and 200 MB at most, and 128 times the conversation's own size: templates copy each
+# text several times, and some go through all messages again for each.
 STEPS, STEPS_PER_STEP = 24_000_000, 128
 
 
