@@ -46,7 +46,7 @@ SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
 INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
 # The largest float16 scale times 64: int4 gives a block's largest weight a code of 88 and more, and
 # its fitted scale is within 1.3 of what that needs.
-LARGEST = 65504.0 * 64
+_LARGEST = 65504.0 * 64
 LARGEST_VECTOR = 1e9  # of norms, routers and biases: what they scale is squared in float32
 
 
@@ -261,7 +261,7 @@ def _source_bytes(s: Slice) -> int:
 
 def _read(s: Slice) -> NDArray[Any] | Coded:
     """Return a slice as codes if its format can hold them, else as numbers."""
-    codes = s.source.read_codes(s.start, s.stop) if s.entry.format in exact.FORMATS else None
+    codes = s.source.read_codes(s.start, s.stop) if s.entry.format in exact.EXACT_FORMATS else None
     return s.source.read_rows(s.start, s.stop) if codes is None else codes
 
 
@@ -306,9 +306,9 @@ def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
             f"{magnitude:.3g}. The checkpoint is damaged: download it again. "
             f'File "{s.source.path}".'
         )
-    if s.entry.format not in ("bf16", FLOAT32) and magnitude > LARGEST:
+    if s.entry.format not in ("bf16", FLOAT32) and magnitude > _LARGEST:
         raise ConvertError(
-            f"{what}: expected weights up to {LARGEST:.3g}, which 8 and 4 bits can scale, "
+            f"{what}: expected weights up to {_LARGEST:.3g}, which 8 and 4 bits can scale, "
             f'found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'
         )
     return data

@@ -32,7 +32,7 @@ import numpy as np
 from control_group import MemoryGroup, memory_group
 
 import cpumix
-from cpumix.experts.budget import MARGIN
+from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.experts.madvise import HUGEPAGE
 from cpumix.experts.readers import PIECE, THREADS
 from cpumix.machine import machine_info
@@ -271,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     with ModelFile(options.model) as file:
         plan = make_plan(file.config, file.formats, CONTEXT, machine_info().ram_bytes)
-    fixed = plan.fixed_bytes + MARGIN
+    fixed = plan.fixed_bytes + ARRIVAL_MARGIN
     rams = (
         [options.ram]
         if options.ram

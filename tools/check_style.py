@@ -6,6 +6,8 @@
 - A module imports only from lower rooms, or from its own (`ROOMS`).
 - Each library with a home is imported only there (`HOMES`), and `njit` only in
   kernels/compile/jit.py.
+- A public constant, class or type that one module imports from another has one meaning: no module
+  defines another thing by that name.
 - Every message of an error that a user can cause is matched by a test.
 """
 
@@ -111,6 +113,40 @@ def check_imports(root: Path) -> Iterator[str]:
                 yield f"{place}: {rest[0]} is used only in cpumix/kernels/compile/jit.py"
 
 
+def definitions(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (name, what it is) of a module's public constants, types and classes."""
+    for node in parse(path).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name, f"class of {path}"
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        for target in targets:
+            for name in ast.walk(target):
+                if isinstance(name, ast.Name) and name.id[0].isupper():
+                    together = isinstance(target, ast.Tuple)  # a, b = range(2): of this module
+                    yield name.id, f"{path if together else ''} {ast.dump(node)}"
+
+
+def check_names(root: Path) -> Iterator[str]:
+    """Complain about names with two meanings; equal right-hand sides are one meaning."""
+    package = root / "cpumix"
+    homes: dict[str, dict[str, Path]] = {}
+    imported: set[str] = set()
+    for path in sorted(package.rglob("*.py")):
+        for name, meaning in definitions(path):
+            homes.setdefault(name, {}).setdefault(meaning, path.relative_to(package))
+        for _, dotted in imports(path, package):
+            if dotted.startswith("cpumix."):
+                imported.add(dotted.rsplit(".", 1)[1])
+    for name in sorted(imported & homes.keys()):
+        places = sorted({path.as_posix() for path in homes[name].values()})
+        if len(places) > 1:
+            yield f"{name}: defined in {' and '.join(places)}; one name, one meaning"
+
+
 def phrases(text: str) -> set[str]:
     """Return the runs of three words in a text; shorter stretches count whole.
 
@@ -180,7 +216,11 @@ def check_messages(root: Path) -> Iterator[str]:
 
 def main() -> int:
     """Print every complaint; return 1 if there is one."""
-    complaints = [*check_lengths(ROOT), *check_imports(ROOT), *check_messages(ROOT)]
+    complaints = [
+        complaint
+        for check in (check_lengths, check_imports, check_names, check_messages)
+        for complaint in check(ROOT)
+    ]
     print("\n".join(complaints) or "house style: nothing to complain about")
     return 1 if complaints else 0
 

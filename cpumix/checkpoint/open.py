@@ -10,7 +10,7 @@ from cpumix.errors import ConvertError
 
 from .files import unreadable
 from .match import match
-from .sources import SOURCES, Source
+from .sources import SOURCES, CheckpointSource
 from .tensor import Checkpoint
 
 
@@ -39,7 +39,7 @@ def find_source_name(path: Path) -> str | None:
         raise unreadable(path, e) from e
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path) -> CheckpointSource:
     """Return the kind of source that `path` is. Raises ConvertError if it is none."""
     name = find_source_name(path)
     if name is not None:

@@ -8,7 +8,7 @@ from textwrap import wrap
 import click
 
 from cpumix.fit.advice import PLACEHOLDER
-from cpumix.fit.answer import Answer, Row
+from cpumix.fit.answer import Answer, PlanRow
 from cpumix.machine import MachineInfo
 from cpumix.memory.planner import CEILING, TARGET
 from cpumix.units import GIB, MIB, format_size
@@ -96,18 +96,18 @@ class Page:
         else:
             yield f"This machine has {whole} of memory, {free}"
 
-    def _picture(self, row: Row) -> str:
+    def _picture(self, row: PlanRow) -> str:
         plan = row.plan
         label = self._marked(row, plan.precision.ljust(LABEL_WIDTH - MARGIN))
         note = f"{_percent(plan.share):>7}  {plan.verdict}"
         return label + self._bar(row) + self._paint(note, plan.verdict)
 
-    def _bar(self, row: Row) -> str:
+    def _bar(self, row: PlanRow) -> str:
         plan = row.plan
         weights = plan.dense_bytes + plan.expert_bytes
         return self._bars.draw(weights, plan.total_bytes - weights, COLORS[plan.verdict])
 
-    def _marked(self, row: Row, text: str) -> str:
+    def _marked(self, row: PlanRow, text: str) -> str:
         if row is not self._answer.choice:
             return " " * MARGIN + text
         if not self._is_terminal:
@@ -120,7 +120,7 @@ class Page:
             return text
         return click.style(text, fg=COLORS[verdict or self._plan.verdict])
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: PlanRow) -> list[str]:
         plan = row.plan
         weights = plan.dense_bytes + plan.expert_bytes
         sizes = (row.file_bytes, weights, plan.kv_bytes, plan.buffer_bytes, plan.total_bytes)

@@ -13,7 +13,7 @@ import click
 from cpumix.units import parse_size
 
 AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
-PRECISIONS = r"auto|bf16|int8|int4|mix-[1-9][0-9]{0,3}"
+PRECISION_PATTERN = r"auto|bf16|int8|int4|mix-[1-9][0-9]{0,3}"
 
 
 def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -21,8 +21,10 @@ def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 
 def _precision_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    if not re.fullmatch(PRECISIONS, value):  # whether the model has so many layers is seen later
-        known = PRECISIONS.partition("[")[0].replace("|", ", ") + "N"
+    if not re.fullmatch(
+        PRECISION_PATTERN, value
+    ):  # whether the model has so many layers is seen later
+        known = PRECISION_PATTERN.partition("[")[0].replace("|", ", ") + "N"
         raise click.BadParameter(f'expected one of {known}, found "{value}".', ctx, param)
     return value
 

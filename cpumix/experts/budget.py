@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cpumix.units import MIB
 
-MARGIN = 32 * MIB  # pieces that arrive before others have left, and the allocator's moods
+ARRIVAL_MARGIN = 32 * MIB  # pieces that arrive before others have left, and the allocator's moods
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Budget:
             besides = max(besides, self.startup_bytes)
         coming = int(self.kv_bytes * (1 - full)) + max(tokens - self.rows_seen, 0) * self.row_bytes
         self.rows_seen = max(self.rows_seen, tokens)
-        return max(self.ceiling - besides - coming - MARGIN, self.least)
+        return max(self.ceiling - besides - coming - ARRIVAL_MARGIN, self.least)
 
 
 def faults_from_disk() -> int:

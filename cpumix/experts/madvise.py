@@ -22,7 +22,7 @@ import numpy as np
 from cpumix.store.residency import LARGE_PAGE
 
 WILLNEED, DONTNEED = 3, 4  # madvise, Linux and macOS
-NORMAL, RANDOM, HUGEPAGE, POPULATE_READ = 0, 1, 14, 22  # madvise, Linux
+_NORMAL, RANDOM, HUGEPAGE, POPULATE_READ = 0, 1, 14, 22  # madvise, Linux
 FADVISE_DONTNEED = 4
 MS_INVALIDATE = 2  # msync, macOS: drop the cached pages of the range
 
@@ -74,7 +74,7 @@ def bring_large_linux(address: int, nbytes: int) -> None:
     if start >= end:
         bring_linux(address, nbytes)
         return
-    for advice in (HUGEPAGE, RANDOM, POPULATE_READ, NORMAL):
+    for advice in (HUGEPAGE, RANDOM, POPULATE_READ, _NORMAL):
         _madvise(start, end - start, advice)
     for first, last in ((address, start), (end, address + nbytes)):
         if first < last:
@@ -135,7 +135,7 @@ def bring_plainly(address: int, nbytes: int) -> None:
     touch(address, nbytes)
 
 
-PLAIN = Platform(bring_plainly, give_back_nothing)
+FALLBACK = Platform(bring_plainly, give_back_nothing)
 PLATFORMS = {
     "linux": Platform(bring_linux, give_back_linux, bring_large_linux),
     "darwin": Platform(bring_macos, give_back_macos),
@@ -145,7 +145,7 @@ PLATFORMS = {
 
 def this_platform() -> Platform:
     """Return this system's row; an unknown system gets the plain one."""
-    return PLATFORMS.get(sys.platform, PLAIN)
+    return PLATFORMS.get(sys.platform, FALLBACK)
 
 
 @lru_cache(maxsize=8)

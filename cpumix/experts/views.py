@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.kernels.operands import Matrix
+from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant import FORMATS
 from cpumix.quant.tiles import tile_counts
 from cpumix.store.reader import ModelFile
@@ -19,9 +19,9 @@ Key = tuple[int, int]
 class Expert(NamedTuple):
     """One expert of one layer: w2(silu(w1 x) * w3 x)."""
 
-    w1: Matrix
-    w3: Matrix
-    w2: Matrix
+    w1: TiledMatrix
+    w3: TiledMatrix
+    w2: TiledMatrix
 
 
 class FileRange(NamedTuple):
@@ -33,9 +33,11 @@ class FileRange(NamedTuple):
     """The first bytes, w1 and w3: with them the first half of the work can begin."""
 
 
-def as_matrix(data: NDArray[np.uint8], format_name: str, n: int, k: int) -> Matrix:
+def as_matrix(data: NDArray[np.uint8], format_name: str, n: int, k: int) -> TiledMatrix:
     """View bytes of the file as the tiles of an (n, k) matrix."""
-    return Matrix(format_name, data.reshape(*tile_counts(n, k), FORMATS[format_name].tile_bytes))
+    return TiledMatrix(
+        format_name, data.reshape(*tile_counts(n, k), FORMATS[format_name].tile_bytes)
+    )
 
 
 def file_range(file: ModelFile, key: Key) -> FileRange:

@@ -87,7 +87,7 @@ def export(
         factors = rope_factors(config)
         places, offset = [], 0
         if factors is not None:
-            places.append(gguf.TensorInfo("rope_freqs.weight", factors.shape, gguf.FLOAT32, 0))
+            places.append(gguf.TensorInfo("rope_freqs.weight", factors.shape, gguf.F32_TENSOR, 0))
             offset = gguf.align(factors.nbytes, gguf.DEFAULT_ALIGNMENT)
         for t in tensors:
             places.append(gguf.TensorInfo(t.name, t.shape, t.type.code, offset))

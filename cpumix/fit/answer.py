@@ -22,7 +22,7 @@ EXIT_STATUS = {"fits": 0, "tight": 0, "pages": 3, "no": 4}
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One precision of the model."""
 
     plan: MemoryPlan
@@ -55,14 +55,14 @@ class Answer:
     """What fits: a row for each precision, best first, and the one to take."""
 
     source: Source
-    rows: tuple[Row, ...]
-    choice: Row
+    rows: tuple[PlanRow, ...]
+    choice: PlanRow
     bandwidths: Bandwidths
     advice: tuple[str, ...]
     commands: tuple[str, ...]
 
     @property
-    def main_rows(self) -> list[Row]:
+    def main_rows(self) -> list[PlanRow]:
         """The rows worth looking at: every level, mixes in steps of an eighth, the choice."""
         layers = self.source.config.num_hidden_layers
         steps = {f"mix-{round(eighth * layers / 8)}" for eighth in range(1, 8)}
@@ -129,9 +129,9 @@ def answer(
         chosen = choose_precision(config, ram_bytes, context, kv).precision
     best = make_plan(config, chosen, context, ram_bytes, kv)
 
-    def row(plan: MemoryPlan) -> Row:
+    def row(plan: MemoryPlan) -> PlanRow:
         size = plan.file_bytes + source.header_bytes
-        return Row(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
+        return PlanRow(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
 
     others = [make_plan(config, REFERENCE, context, ram_bytes, kv)]
     for name in candidates(config):

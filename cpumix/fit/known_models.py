@@ -13,9 +13,9 @@ _CONFIGS = {
     for family in FAMILIES.values()
     for name, fields in family.models.items()
 }
-NAMES = tuple(_CONFIGS)
+MODEL_NAMES = tuple(_CONFIGS)
 
 
 def known_model(name: str) -> ModelConfig:
-    """Return the shape of a model in `NAMES`."""
+    """Return the shape of a model in `MODEL_NAMES`."""
     return ModelConfig.from_huggingface(_CONFIGS[name], name)

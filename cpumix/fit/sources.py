@@ -17,7 +17,7 @@ from ..quant.precision import Precision
 from ..store import gguf
 from ..store.layout import ALIGNMENT, is_model_file
 from ..store.reader import ModelFile
-from .known_models import DEFAULT, NAMES, known_model
+from .known_models import DEFAULT, MODEL_NAMES, known_model
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def open_source(text: str | None, ignored: Collection[str] = ()) -> Source:
         return Source(path.resolve().name, read_config(path, ignored), path)
     if path.is_file():
         return _read_file(path, ignored)
-    if text.lower() in NAMES:
+    if text.lower() in MODEL_NAMES:
         return Source(text.lower(), known_model(text.lower()))
     raise ConfigError(
         f"source: expected a checkpoint folder, a model file, a config.json or one of "
-        f'{", ".join(NAMES)}, found no such thing: "{text}".'
+        f'{", ".join(MODEL_NAMES)}, found no such thing: "{text}".'
     )
 
 

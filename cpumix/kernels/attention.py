@@ -26,10 +26,10 @@ from cpumix.quant.kv import KV_BLOCK
 from .attention_block import (
     CORRECTION,
     MAXIMUM,
-    NEVER,
     QUERY_ROWS,
     STATE,
     SUM,
+    UNSEEN,
     Strided,
     score_rows,
     softmax_row,
@@ -98,7 +98,7 @@ def clear_rows(scratch: Scratch, rows: int, width: int) -> None:
     for row in range(rows):
         state = scratch.state + STATE * row
         store_f32(state + SUM, splat(np.float32(0)))
-        write_f32(state + MAXIMUM, np.float32(NEVER))
+        write_f32(state + MAXIMUM, np.float32(UNSEEN))
         for d in range(0, width, 16):
             store_f32(scratch.outputs + 4 * (row * width + d), splat(np.float32(0)))
 

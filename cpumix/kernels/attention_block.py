@@ -35,7 +35,7 @@ from .simd.vectors import (
 
 QUERY_ROWS = min(TOKENS, 4)  # 4 query heads share a key-value head in Mixtral
 _, no_sums, load_sums, store_sums, fma_rows, rescale_rows = sums_of(QUERY_ROWS)
-NEVER = -1e30  # finite, so that differences of two of them are 0 and not NaN
+UNSEEN = -1e30  # finite, so that differences of two of them are 0 and not NaN
 SEEN = -0.99e30  # scores from here on count
 # A row's state in the scratch memory, in bytes: running maximum, correction, and 16 partial sums.
 MAXIMUM, CORRECTION, SUM, STATE = 0, 4, 64, 128
@@ -105,13 +105,13 @@ def softmax_row(
     Only lowest <= position <= highest is seen. The scales of 8-bit keys go into the scores, those
     of values into the weights. Returns the correction of what came before.
     """
-    best = splat(np.float32(NEVER))
+    best = splat(np.float32(UNSEEN))
     for i in range(4):
         p = scores + 128 * QUERY_ROWS * (i // 2) + 64 * (i % 2)
         position = count_up(np.float32(block + 16 * i))
         v = mul(load_f32(p), load_scale(keys, key_scale + 32 * i))
-        v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(NEVER)), v)
-        v = where_greater(position, splat(np.float32(highest)), splat(np.float32(NEVER)), v)
+        v = where_greater(splat(np.float32(lowest)), position, splat(np.float32(UNSEEN)), v)
+        v = where_greater(position, splat(np.float32(highest)), splat(np.float32(UNSEEN)), v)
         store_f32(p, v)
         best = where_greater(v, best, v, best)
     before = read_f32(state + MAXIMUM)

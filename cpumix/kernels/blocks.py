@@ -7,7 +7,7 @@ from typing import NamedTuple
 from cpumix.quant.tiles import BLOCK
 
 from .compile.jit import inlined
-from .rows import HEADER_BYTES
+from .rows import INPUT_HEADER
 from .simd.vectors import Address
 
 
@@ -35,5 +35,5 @@ def rows_from(inputs: InputRows, row: int) -> InputRows:
     """Return the rows from `row` on."""
     x, x_stride, header = inputs
     return InputRows(
-        x + row * x_stride, x_stride, header + row * (x_stride // BLOCK * HEADER_BYTES)
+        x + row * x_stride, x_stride, header + row * (x_stride // BLOCK * INPUT_HEADER)
     )

@@ -19,7 +19,7 @@ from .codecs.codec import Codec, IntegerCodec
 from .compile.isa import active
 from .compile.jit import kernel, specialised
 from .gemm_small import fetch, load_sums, store_sums, token_rows
-from .rows import HEADER_BYTES, LINE, SPARE_ROWS
+from .rows import INPUT_HEADER, LINE, SPARE_ROWS
 from .simd import amx as amx
 from .simd.level import TOKENS
 from .simd.panel import PANEL_BLOCK, add_panel_block
@@ -44,7 +44,7 @@ def panel_rows(
     for b in range(blocks):
         fetch(next0 + LINE * b, next1 + LINE * b, 1)
         total = add_panel_block(total, panel, x, x_stride, header)
-        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+        panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + INPUT_HEADER
     store_sums(totals, total)
 
 
@@ -66,7 +66,7 @@ def first_rows(codec: IntegerCodec) -> Any:
             unpack(w0, w1, table, panel)
             total = add_panel_block(total, panel, x, x_stride, header)
             w0, w1, next0, next1 = w0 + tile_bytes, w1 + tile_bytes, next0 + LINE, next1 + LINE
-            panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + HEADER_BYTES
+            panel, x, header = panel + PANEL_BLOCK, x + BLOCK, header + INPUT_HEADER
         store_sums(totals, total)
 
     return first_rows

@@ -14,7 +14,7 @@ from .blocks import InputRows, TilePair, rows_from
 from .codecs.codec import Codec
 from .compile.isa import active
 from .compile.jit import inlined, kernel, specialised
-from .rows import HEADER_BYTES, LINE
+from .rows import INPUT_HEADER, LINE
 from .simd.level import LEVEL, TOKENS
 from .simd.sums import sums_of
 from .simd.vectors import Address, prefetch_l2
@@ -55,7 +55,12 @@ def token_rows(codec: Codec) -> Any:
         for _ in range(blocks):
             fetch(next0, next1, lines)
             total = add_block(total, w0, w1, table, x, x_stride, header)
-            w0, w1, x, header = w0 + tile_bytes, w1 + tile_bytes, x + x_bytes, header + HEADER_BYTES
+            w0, w1, x, header = (
+                w0 + tile_bytes,
+                w1 + tile_bytes,
+                x + x_bytes,
+                header + INPUT_HEADER,
+            )
             next0, next1 = next0 + LINE * lines, next1 + LINE * lines
         store_sums(totals, total)
 

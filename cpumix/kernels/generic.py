@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant.activations import SMALLEST_PEAK
+from cpumix.quant.activations import SMALLEST_ROW_PEAK
 from cpumix.quant.tiles import BLOCK
 
 from .compile.jit import parallel_kernel, prange
@@ -105,7 +105,7 @@ def quantize_rows(
                 peak = max(peak, abs(x[row, i]))
                 wrong += x[row, i] - x[row, i]  # NaN where x is, or is infinite
             unit = round_up(peak * np.float32(1 / 127)) + wrong
-            ratio = np.float32(1) / unit if peak > np.float32(SMALLEST_PEAK) else np.float32(0)
+            ratio = np.float32(1) / unit if peak > np.float32(SMALLEST_ROW_PEAK) else np.float32(0)
             for i in range(BLOCK * b, BLOCK * b + BLOCK):
                 value = np.rint(x[row, i] * ratio)
                 code = int(value) if value == value else 0  # NaN: there is no code for it

@@ -13,7 +13,7 @@ from cpumix.quant.tiles import BLOCK, TILE_ROWS
 
 from . import generic
 from .backend import Backend, ExpertIds, Floats, Rope
-from .operands import KVView, Matmul, MatmulGroup, Matrix, Residual
+from .operands import KVView, Matmul, MatmulGroup, Residual, TiledMatrix
 from .rows import Rows
 
 TILES = 64  # that are widened at a time: 1024 rows of a matrix
@@ -45,7 +45,7 @@ class GenericBackend(Backend):
                 columns = 16 * p.weight.tiles.shape[0]
                 generic.silu_multiply(p.out, other, p.rows, columns, p.out)
 
-    def _one(self, weight: Matrix, p: Matmul, out: Floats) -> None:
+    def _one(self, weight: TiledMatrix, p: Matmul, out: Floats) -> None:
         rows, blocks = slice(p.first, p.first + p.rows), weight.tiles.shape[1]
         split = weight.definition.split
         for first in range(0, len(weight.tiles), TILES):

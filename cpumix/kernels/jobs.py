@@ -22,16 +22,16 @@ from .simd.math import silu
 from .simd.vectors import Address, load_f32, read_i64, store_f32
 
 if TYPE_CHECKING:
-    from .operands import Matmul, MatmulGroup, Matrix
+    from .operands import Matmul, MatmulGroup, TiledMatrix
 
 # A product's fields, int64 each; addresses, steps and strides in bytes. SINGLE is the pair that has
 # one tile only, or -1; APART leads from the first tile's outputs to the second's, and is 0 where
 # they become one.
 # fmt: off
-(W0, W1, STEP, SINGLE, APART, BLOCKS, BOOK, X, X_STRIDE, HEADER, ROWS, OUT, OUT_STRIDE,
+(W0, W1, TILE_STEP, SINGLE, APART, BLOCKS, BOOK, X, X_STRIDE, HEADER, ROW_COUNT, OUT, OUT_STRIDE,
  FIRST_ITEM) = range(14)
 # fmt: on
-FIELDS = 14
+JOB_FIELDS = 14
 
 
 @kernel
@@ -44,7 +44,7 @@ def field(job: Address, index: int) -> Any:
 def pair_of(job: Address, pair: int) -> Any:
     """Return a pair's tiles; an odd last tile pairs with itself."""
     second = W0 if pair == field(job, SINGLE) else W1
-    place = pair * field(job, STEP)
+    place = pair * field(job, TILE_STEP)
     w0, w1 = field(job, W0) + place, field(job, second) + place
     return TilePair(w0, w1, field(job, BLOCKS), field(job, BOOK))
 
@@ -59,7 +59,7 @@ def inputs_of(job: Address) -> Any:
 def store_rows(job: Address, pair: int, totals: Address) -> None:
     """Store all rows' results of a pair of tiles: both, or silu(w1 x) * w3 x."""
     out, apart = field(job, OUT) + 64 * pair, field(job, APART)
-    for _ in range(field(job, ROWS)):
+    for _ in range(field(job, ROW_COUNT)):
         first, second = load_f32(totals), load_f32(totals + 64)
         if apart == 0:
             store_f32(out, mul(silu(first), second))
@@ -75,7 +75,7 @@ class Jobs(NamedTuple):
 
     format: str
     table: NDArray[np.int64]
-    """(jobs, FIELDS)."""
+    """(jobs, JOB_FIELDS)."""
     items: int
     """Pairs of tiles in all of them."""
 
@@ -113,7 +113,7 @@ def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
                 rows, out + first * stride, stride, items,
             ))  # fmt: skip
             items += pairs
-    return np.array(jobs, np.int64).reshape(-1, FIELDS), items
+    return np.array(jobs, np.int64).reshape(-1, JOB_FIELDS), items
 
 
 def input_rows(group: MatmulGroup) -> NDArray[np.int64]:
@@ -137,7 +137,7 @@ def shares(rows: int) -> list[tuple[int, int]]:
 _books: dict[bytes, tuple[NDArray[np.uint8], int]] = {}
 
 
-def book_address(matrix: Matrix) -> int:
+def book_address(matrix: TiledMatrix) -> int:
     """Return where kernels find a matrix's code book; 0 if its format has none.
 
     16 bytes or more, as `dot4` wants weights; they live as long as the process.

@@ -24,9 +24,18 @@ from .codecs.codec import Codec
 from .compile.jit import kernel, parallel_kernel, prange, specialised
 from .gemm import MOST_PAIRS, PANEL_BLOCKS, SCRATCH_BYTES, TOTALS, TOTALS_BYTES, chunk_rows
 from .gemm_small import FEW_ROWS, SEVERAL_AT_ONCE, few_rows
-from .jobs import FIELDS, FIRST_ITEM, ROWS, STEP, field, inputs_of, pair_of, store_rows
+from .jobs import (
+    FIRST_ITEM,
+    JOB_FIELDS,
+    ROW_COUNT,
+    TILE_STEP,
+    field,
+    inputs_of,
+    pair_of,
+    store_rows,
+)
 from .matvec import one_row
-from .rows import HEADER_BYTES, SPARE_ROWS
+from .rows import INPUT_HEADER, SPARE_ROWS
 from .simd.vectors import Address, address, fetch_add, splat, store_f32
 
 GRAINS = 8  # pieces that a thread takes its share in: many against waiting, few against restarts
@@ -49,14 +58,14 @@ def many_rows(codec: Codec) -> Any:
 
     @specialised(kernel, codec.name)
     def many_rows(job: Address, first: int, last: int, scratch: Address) -> None:
-        step, rows, inputs = field(job, STEP), field(job, ROWS), inputs_of(job)
+        step, rows, inputs = field(job, TILE_STEP), field(job, ROW_COUNT), inputs_of(job)
         blocks = pair_of(job, first).blocks
         totals = scratch + TOTALS - first * TOTALS_BYTES
         for pair in range(first, last):
             clear(totals + pair * TOTALS_BYTES, rows)
         for b in range(0, blocks, PANEL_BLOCKS):
             columns = InputRows(
-                inputs.x + b * x_bytes, inputs.x_stride, inputs.header + HEADER_BYTES * b
+                inputs.x + b * x_bytes, inputs.x_stride, inputs.header + INPUT_HEADER * b
             )
             for pair in range(first, last):
                 if pair + 1 < last:
@@ -79,11 +88,11 @@ def row_by_row(codec: Codec) -> Any:
 
     @specialised(kernel, codec.name)
     def row_by_row(job: Address, pair: int, totals: Address) -> None:
-        tiles, inputs, rows = pair_of(job, pair), inputs_of(job), field(job, ROWS)
+        tiles, inputs, rows = pair_of(job, pair), inputs_of(job), field(job, ROW_COUNT)
         if SEVERAL_AT_ONCE:  # a constant, so that a level need not compile what it does not use
             if rows > 1:
                 clear(totals, rows)
-                add_few(tiles, inputs, rows, field(job, STEP), totals)
+                add_few(tiles, inputs, rows, field(job, TILE_STEP), totals)
                 return
         for row in range(rows):
             add_one(tiles, rows_from(inputs, row), totals + 128 * row)
@@ -101,7 +110,7 @@ def some_pairs(codec: Codec) -> Any:
     @specialised(kernel, codec.name)
     def some_pairs(job: Address, first: int, last: int, scratch: Address) -> None:
         totals = scratch + TOTALS - first * TOTALS_BYTES
-        if field(job, ROWS) > FEW_ROWS:
+        if field(job, ROW_COUNT) > FEW_ROWS:
             run_many(job, first, last, scratch)
         else:
             for pair in range(first, last):
@@ -116,7 +125,7 @@ def some_pairs(codec: Codec) -> Any:
 def multiply(codec: Codec) -> Any:
     """Make the kernel that runs all products of a job table.
 
-    Shapes: jobs (products, FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
+    Shapes: jobs (products, JOB_FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
             products | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
     """
     run_pairs = some_pairs(codec)
@@ -139,7 +148,7 @@ def multiply(codec: Codec) -> Any:
             while item < end:
                 while job + 1 < count and jobs[job + 1, FIRST_ITEM] <= item:
                     job += 1
-                here, first = address(jobs) + 8 * FIELDS * job, jobs[job, FIRST_ITEM]
+                here, first = address(jobs) + 8 * JOB_FIELDS * job, jobs[job, FIRST_ITEM]
                 last = min(end, jobs[job + 1, FIRST_ITEM] if job + 1 < count else items)
                 last = min(last, item + MOST_PAIRS)
                 run_pairs(here, item - first, last - first, scratch)
@@ -153,7 +162,7 @@ def multiply(codec: Codec) -> Any:
         scratch: NDArray[np.uint8],
     ) -> None:
         grain = max(1, items // (GRAINS * scratch.shape[0]))
-        if jobs[0, ROWS] > FEW_ROWS:
+        if jobs[0, ROW_COUNT] > FEW_ROWS:
             grain = min(grain, MOST_PAIRS)
         for worker in prange(scratch.shape[0]):
             run_items(jobs, items, grain, counter, address(scratch) + worker * SCRATCH_BYTES)

@@ -12,7 +12,7 @@ from typing import Any
 from .blocks import InputRows, TilePair
 from .codecs.codec import Codec
 from .compile.jit import kernel, specialised
-from .rows import HEADER_BYTES
+from .rows import INPUT_HEADER
 from .simd.sums import sums_of
 from .simd.vectors import Address
 
@@ -33,7 +33,12 @@ def one_row(codec: Codec) -> Any:
         total, table = no_sums(), load_table(book)
         for _ in range(blocks):
             total = add_block(total, w0, w1, table, x, x_stride, header)
-            w0, w1, x, header = w0 + tile_bytes, w1 + tile_bytes, x + x_bytes, header + HEADER_BYTES
+            w0, w1, x, header = (
+                w0 + tile_bytes,
+                w1 + tile_bytes,
+                x + x_bytes,
+                header + INPUT_HEADER,
+            )
         store_sums(totals, total)
 
     return one_row

@@ -17,7 +17,7 @@ ITEM_QUERIES = 8  # neighbouring queries that attention takes together
 
 
 @dataclass(eq=False)
-class Matrix:
+class TiledMatrix:
     """A weight matrix as it lies in the file: tiles (tiles, blocks, tile_bytes) u8 of a format."""
 
     format: str
@@ -47,12 +47,12 @@ class Matmul(NamedTuple):
     With a `second` matrix: silu(x @ weight.T) * (x @ second.T).
     """
 
-    weight: Matrix
+    weight: TiledMatrix
     x: Rows
     first: int
     rows: int
     out: NDArray[np.float32]
-    second: Matrix | None = None
+    second: TiledMatrix | None = None
 
 
 class MatmulGroup:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant.activations import SMALLEST_PEAK
+from cpumix.quant.activations import SMALLEST_ROW_PEAK
 from cpumix.quant.tiles import BLOCK
 
 from .compile.jit import kernel, prange, row_kernel
-from .rows import CENTRE, HEADER_BYTES, SCALE, START, START_AT_CENTRE
+from .rows import CENTRE_AT, CENTRED_START_AT, INPUT_HEADER, SCALE_AT, START_AT
 from .scalar import round_up
 from .simd.lanes import (
     absolute,
@@ -26,7 +26,7 @@ from .simd.vectors import Address, load_f32, splat, store_i8, write_f32, write_i
 
 EXPONENT, NAN = 0x7F800000, 0x7FC00000  # bits of float32
 CENTRE_BITS = (23 << 23) | (1 << 22)  # what makes 1.5 x 2^(23 + k) of 2^k
-LARGEST = (254 - 22) << 23  # scales from here on would have a centre beyond float32
+LARGEST_CENTRED = (254 - 22) << 23  # scales from here on would have a centre beyond float32
 
 
 @kernel
@@ -38,11 +38,11 @@ def write_header(header: Address, scale: np.float32, total: int) -> None:
     too large to have one; and the bits of that plus the start.
     """
     bits = np.float32(scale).view(np.int32)
-    centre = np.int32((bits & EXPONENT) + CENTRE_BITS) if bits < LARGEST else np.int32(NAN)
-    write_f32(header + SCALE, scale)
-    write_i32(header + START, np.int32(-128 * total))
-    write_i32(header + CENTRE, centre)
-    write_i32(header + START_AT_CENTRE, np.int32(centre - 128 * total))
+    centre = np.int32((bits & EXPONENT) + CENTRE_BITS) if bits < LARGEST_CENTRED else np.int32(NAN)
+    write_f32(header + SCALE_AT, scale)
+    write_i32(header + START_AT, np.int32(-128 * total))
+    write_i32(header + CENTRE_AT, centre)
+    write_i32(header + CENTRED_START_AT, np.int32(centre - 128 * total))
 
 
 @kernel
@@ -55,7 +55,7 @@ def quantize_block(x: Address, codes: Address, header: Address) -> None:
     bits = reduce_max_i32(max_i32(as_i32(absolute(low)), as_i32(absolute(high))))
     peak = np.int32(bits).view(np.float32)
     scale = round_up(peak * np.float32(1 / 127))
-    ratio = splat(np.float32(1) / scale if peak > np.float32(SMALLEST_PEAK) else np.float32(0))
+    ratio = splat(np.float32(1) / scale if peak > np.float32(SMALLEST_ROW_PEAK) else np.float32(0))
     first, second = to_i32(rint(mul(low, ratio))), to_i32(rint(mul(high, ratio)))
     store_i8(codes, first)
     store_i8(codes + 16, second)
@@ -66,7 +66,7 @@ def quantize_block(x: Address, codes: Address, header: Address) -> None:
 def quantize_row(x: Address, blocks: int, codes: Address, header: Address) -> None:
     """Quantize a row, block by block."""
     for b in range(blocks):
-        quantize_block(x + 4 * BLOCK * b, codes + BLOCK * b, header + HEADER_BYTES * b)
+        quantize_block(x + 4 * BLOCK * b, codes + BLOCK * b, header + INPUT_HEADER * b)
 
 
 @row_kernel

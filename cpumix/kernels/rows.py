@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cpumix.quant.tiles import BLOCK
 
 # What products need to know of a block besides its codes: places in its header, and bytes of that.
-SCALE, START, CENTRE, START_AT_CENTRE, HEADER_BYTES = 0, 4, 8, 12, 16
+SCALE_AT, START_AT, CENTRE_AT, CENTRED_START_AT, INPUT_HEADER = 0, 4, 8, 12, 16
 SPARE_ROWS = 16  # kernels read rows in groups; what they compute beyond the end is dropped
 # A row stride that is a power of two would put all rows in the same few cache sets.
 SPARE_BLOCKS = 2

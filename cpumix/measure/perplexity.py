@@ -18,7 +18,7 @@ from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
 
-Floats = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 SMALLEST_CONTEXT = 8
 MOST_LOSS = 700.0  # the exponential of more is no float64
@@ -85,7 +85,7 @@ def evaluate(
     pieces = cut(model.tokenizer, text, context)[:windows]
     if against is not None:
         _check_same_tokens(model, against, text)
-    scores: list[Floats] = []
+    scores: list[Doubles] = []
     for ids in pieces:
         if progress is not None:
             progress(len(scores), len(pieces))  # before the first too: it may compile kernels
@@ -143,7 +143,7 @@ def _check_same_tokens(model: LanguageModel, against: LanguageModel, text: str) 
         )
 
 
-def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | None) -> Floats:
+def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | None) -> Doubles:
     """Score the second half of a window: its T tokens' losses [1, T].
 
     With a reference: losses, the reference's, KL divergences, and 1 where the likeliest token is
@@ -166,7 +166,7 @@ def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | No
     return np.concatenate(scores, axis=1)
 
 
-def _compare(loss: Floats, reference: Floats, divergence: Floats, same: Floats) -> Comparison:
+def _compare(loss: Doubles, reference: Doubles, divergence: Doubles, same: Doubles) -> Comparison:
     perplexity, perplexity_error = _exp_mean(reference)
     ratio, ratio_error = _exp_mean(loss - reference)
     return Comparison(
@@ -181,7 +181,7 @@ def _compare(loss: Floats, reference: Floats, divergence: Floats, same: Floats) 
     )
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> Floats:
+def _log_softmax(logits: NDArray[np.float32]) -> Doubles:
     """Return log probabilities in float64: differences of a millionth shall not be rounding."""
     x = logits.astype(np.float64)
     x -= x.max(-1, keepdims=True)
@@ -189,16 +189,16 @@ def _log_softmax(logits: NDArray[np.float32]) -> Floats:
     return x
 
 
-def _pick(log_p: Floats, targets: NDArray[np.int64]) -> Floats:
+def _pick(log_p: Doubles, targets: NDArray[np.int64]) -> Doubles:
     """Return what log_p [T, V] says of the targets [T]."""
     return log_p[np.arange(len(targets)), targets]
 
 
-def _exp_mean(x: Floats) -> tuple[float, float]:
+def _exp_mean(x: Doubles) -> tuple[float, float]:
     """Return exp of the mean, and its standard error."""
     value = float(np.exp(x.mean()))
     return value, value * _standard_error(x)
 
 
-def _standard_error(x: Floats) -> float:
+def _standard_error(x: Doubles) -> float:
     return float(x.std(ddof=1) / np.sqrt(len(x)))

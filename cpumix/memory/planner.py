@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.experts.budget import MARGIN
+from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.kv import formats
 from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.units import format_size, parse_size
@@ -56,7 +56,7 @@ class MemoryPlan:
     @property
     def minimum_bytes(self) -> int:
         """The least that runs at all, however slowly."""
-        return self.layer_active_bytes + self.fixed_bytes + MARGIN
+        return self.layer_active_bytes + self.fixed_bytes + ARRIVAL_MARGIN
 
     @property
     def fixed_bytes(self) -> int:

@@ -18,8 +18,8 @@ from .q8 import ZERO
 from .tiles import BLOCK
 
 LOW_BITS = np.int32((1 << 20) - 1)  # of a float32: all of its fraction but the first three bits
-SMALLEST_PEAK = 2.0**-100  # below this a block is all zeros
-LARGEST = np.float32(np.finfo(np.float32).max)
+SMALLEST_ROW_PEAK = 2.0**-100  # below this a block is all zeros
+LARGEST_FLOAT32 = np.float32(np.finfo(np.float32).max)
 
 
 class Activations(NamedTuple):
@@ -40,7 +40,7 @@ def quantize(x: NDArray[np.float32]) -> Activations:
     blocks.reshape(m, -1)[:, :k] = x
     peak = np.abs(blocks).max(-1)
     scale = round_up(peak * np.float32(1 / 127))
-    usable = (peak > np.float32(SMALLEST_PEAK)) & (peak <= LARGEST)
+    usable = (peak > np.float32(SMALLEST_ROW_PEAK)) & (peak <= LARGEST_FLOAT32)
     ratio = np.divide(np.float32(1), scale, out=np.zeros_like(peak), where=usable)
     blocks[~usable] = 0
     codes = np.rint(blocks * ratio[..., None]).astype(np.int8)
@@ -51,7 +51,7 @@ def quantize(x: NDArray[np.float32]) -> Activations:
 def round_up(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """Round positive float32 up to 1, 1 1/8, ... 1 7/8 times a power of two; NaN of infinity."""
     rounded = ((scale.view(np.int32) + LOW_BITS) & ~LOW_BITS).view(np.float32)
-    return np.where(scale <= LARGEST, rounded, np.float32(np.nan))
+    return np.where(scale <= LARGEST_FLOAT32, rounded, np.float32(np.nan))
 
 
 def dequantize(x: Activations) -> NDArray[np.float32]:

@@ -60,7 +60,7 @@ def _pack_scales(scales: NDArray[np.float16]) -> Bytes:
     return pack_scales(padded.reshape(tiles, TILE_ROWS, blocks))
 
 
-FORMATS = ("q8", "q4")
+EXACT_FORMATS = ("q8", "q4")
 _PACKERS: dict[str, Callable[[Codes, NDArray[np.float16]], Bytes | None]] = {
     "q8": _to_q8,
     "q4": _to_q4,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 KV_BLOCK = 64  # positions; attention walks the cache in blocks at absolute multiples of this
 F16_INFINITE = 65520.0  # from here on a magnitude rounds to more than float16 holds
-LARGEST = {"f16": 65504.0, "int8": 65504.0 * 127}  # that a format holds; float32 holds all
+KV_LARGEST = {"f16": 65504.0, "int8": 65504.0 * 127}  # that a format holds; float32 holds all
 KV_FORMATS = {"f16": np.float16, "int8": np.int8, "f32": np.float32}
 
 

@@ -39,8 +39,8 @@ from cpumix.errors import FormatError, quoted
 MAGIC = b"GGUF"
 VERSION = 3
 READ_VERSIONS = (2, 3)
-FLOAT32, INT8 = 0, 24  # the tensor types that cpumix writes
-ITEM_BYTES = {FLOAT32: 4, INT8: 1}
+F32_TENSOR, INT8 = 0, 24  # the tensor types that cpumix writes
+ITEM_BYTES = {F32_TENSOR: 4, INT8: 1}
 DEFAULT_ALIGNMENT = 32
 HEADER_LIMIT = 256 << 20  # bytes; the largest part is the tokenizer, 17 MB for 256k tokens
 

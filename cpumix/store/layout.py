@@ -86,7 +86,9 @@ class TensorEntry:
     @property
     def stored_as(self) -> tuple[tuple[int, ...], int]:
         """Shape and tensor type in GGUF's eyes."""
-        return (self.shape, gguf.FLOAT32) if self.format == FLOAT32 else ((self.nbytes,), gguf.INT8)
+        return (
+            (self.shape, gguf.F32_TENSOR) if self.format == FLOAT32 else ((self.nbytes,), gguf.INT8)
+        )
 
     @property
     def parts(self) -> list[str]:

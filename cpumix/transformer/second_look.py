@@ -16,7 +16,7 @@ from cpumix.config import Role, tensor_name
 from cpumix.errors import ConfigError, CpumixError, FormatError, quoted
 from cpumix.kernels.rows import Rows
 from cpumix.kv.pool import BlockPool
-from cpumix.quant.kv import LARGEST
+from cpumix.quant.kv import KV_LARGEST
 from cpumix.store.matrices import matrices_of
 from cpumix.store.reader import ModelFile
 
@@ -103,17 +103,17 @@ class SecondLook:
         b, config, kv = self._buffers, self._file.config, self._pool.kv
         kept = [rows.values[: len(batch), : config.kv_size] for rows in (b.k, b.v)]
         most = float(np.max([np.abs(x).max() for x in kept]))
-        if kv not in LARGEST or not np.isfinite(most):
+        if kv not in KV_LARGEST or not np.isfinite(most):
             return None
         found = f"{most:.3g}"
-        if most <= LARGEST[kv]:
+        if most <= KV_LARGEST[kv]:
             if self._pool.is_finite(layer, batch.blocks):
                 return None
             if error := self._earlier_weights(layer):
                 return error
             found = "larger ones"
         return ConfigError(
-            f"KV cache: layer {layer}: expected keys and values up to {LARGEST[kv]:.0f}, which "
+            f"KV cache: layer {layer}: expected keys and values up to {KV_LARGEST[kv]:.0f}, which "
             f"{kv} holds, found {found}. Use --kv f32."
         )
 

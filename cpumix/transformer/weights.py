@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig, Role, tensor_name
 from cpumix.experts import as_matrix
-from cpumix.kernels.operands import Matrix
+from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant.tiles import BLOCK
 from cpumix.store.reader import ModelFile
 
@@ -24,10 +24,10 @@ class LayerWeights:
     index: int
     is_last: bool
     attn_norm: Floats  # (D,)
-    wq: Matrix  # (Q, D)
-    wk: Matrix  # (K, D)
-    wv: Matrix  # (K, D)
-    wo: Matrix  # (D, Q)
+    wq: TiledMatrix  # (Q, D)
+    wk: TiledMatrix  # (K, D)
+    wv: TiledMatrix  # (K, D)
+    wo: TiledMatrix  # (D, Q)
     ffn_norm: Floats  # (D,)
     router: Floats | None  # (D, E), experts as columns; None of a model without experts
     # What only some families have:
@@ -75,7 +75,7 @@ class Weights:
             qk_norm=self._rows(index, Role.Q_NORM, Role.K_NORM) if c.qk_norm else None,
         )
 
-    def _matrix(self, role: Role, layer: int | None = None) -> Matrix:
+    def _matrix(self, role: Role, layer: int | None = None) -> TiledMatrix:
         tensor = self._file.tensors[name := tensor_name(role, layer)]
         return as_matrix(self._file.data(name), tensor.format, *tensor.shape)
 

@@ -7,7 +7,7 @@ import pytest
 
 from cpumix.errors import BudgetError
 from cpumix.experts import Budget, Counters
-from cpumix.experts.budget import MARGIN
+from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.experts.eviction import HALF_LIFE, EvictionPolicy
 from cpumix.experts.resident_set import ResidentSet
 from cpumix.experts.views import FileRange
@@ -138,10 +138,10 @@ def test_budget_is_what_the_rest_of_the_process_leaves():
     rss = [300 * MIB]
     budget = Budget(1 << 30, 10 * MIB, 64 * MIB, MIB, 200 * MIB, memory=lambda: rss[0])
     # 300 resident of which 100 experts; the whole cache and one row are still to come
-    assert budget.room(100 * MIB, 1, 0.0) == (1024 - 200 - 64 - 1) * MIB - MARGIN
+    assert budget.room(100 * MIB, 1, 0.0) == (1024 - 200 - 64 - 1) * MIB - ARRIVAL_MARGIN
     # half of the cache has come, and 9 rows more will
-    assert budget.room(100 * MIB, 10, 0.5) == (1024 - 200 - 32 - 9) * MIB - MARGIN
-    assert budget.room(100 * MIB, 10, 1.0) == (1024 - 200) * MIB - MARGIN
+    assert budget.room(100 * MIB, 10, 0.5) == (1024 - 200 - 32 - 9) * MIB - ARRIVAL_MARGIN
+    assert budget.room(100 * MIB, 10, 1.0) == (1024 - 200) * MIB - ARRIVAL_MARGIN
     rss[0] = 2 << 30
     assert budget.room(0, 1, 1.0) == 10 * MIB, "never less than one token needs"
 
@@ -156,7 +156,7 @@ def test_experts_that_the_system_took_unseen_make_no_room():
 
 def test_budget_expects_the_program_to_grow_before_the_first_pass():
     budget = Budget(1 << 30, 0, startup_bytes=250 * MIB, memory=lambda: 100 * MIB)
-    assert budget.room(0, 0, 0.0) == (1024 - 250) * MIB - MARGIN
+    assert budget.room(0, 0, 0.0) == (1024 - 250) * MIB - ARRIVAL_MARGIN
 
 
 def machine(ram: int, available: int | None = None, group: int | None = None) -> MachineInfo:

@@ -9,7 +9,7 @@ import pytest
 from cpumix.config import ModelConfig
 from cpumix.errors import BudgetError, ConfigError
 from cpumix.fit.answer import Answer, answer
-from cpumix.fit.known_models import NAMES
+from cpumix.fit.known_models import MODEL_NAMES
 from cpumix.fit.sources import Source, open_source
 from cpumix.fit.speed import ASSUMED, Bandwidths, tokens_per_second
 from cpumix.machine import MachineInfo
@@ -158,7 +158,7 @@ def test_what_does_not_run_says_what_would():
     assert ask(4, 32768).commands == ()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_known_model_has_an_answer(name):
     found = answer(open_source(name), 64 * GIB, None, ASSUMED)
     assert found.choice.plan.verdict in ("fits", "tight", "pages")

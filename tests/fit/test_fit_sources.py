@@ -43,8 +43,8 @@ BARE = {"hidden_size": 64, "vocab_size": 32, "architectures": ["MixtralForCausal
 
 def write_foreign(path: Path, metadata: dict) -> Path:
     tensors = [
-        gguf.TensorInfo("token_embd.weight", (32000, 4096), gguf.FLOAT32, 0),
-        gguf.TensorInfo("output.weight", (32000, 4096), gguf.FLOAT32, 4 * 32000 * 4096),
+        gguf.TensorInfo("token_embd.weight", (32000, 4096), gguf.F32_TENSOR, 0),
+        gguf.TensorInfo("output.weight", (32000, 4096), gguf.F32_TENSOR, 4 * 32000 * 4096),
     ]
     header = gguf.encode_header(metadata, tensors)
     size = gguf.align(len(header), 32) + 2 * 4 * 32000 * 4096

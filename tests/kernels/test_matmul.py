@@ -23,7 +23,7 @@ from naive import product as naive_product
 
 from cpumix.kernels import backend
 from cpumix.kernels.encode import encode
-from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix
+from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, tile_counts
 
@@ -53,11 +53,11 @@ SILU_CLAMPED = SLACK * np.exp(
 )  # what is left of x / (1 + e^-x) where e^-x is clamped: at most this times x
 
 
-def matrix(format_name: str, w: np.ndarray) -> Matrix:
-    return Matrix(format_name, encode(w, format_name)[0])
+def matrix(format_name: str, w: np.ndarray) -> TiledMatrix:
+    return TiledMatrix(format_name, encode(w, format_name)[0])
 
 
-def room(count: int, weight: Matrix) -> np.ndarray:
+def room(count: int, weight: TiledMatrix) -> np.ndarray:
     """Return an output buffer that is larger than its result, full of sentinels."""
     return np.full((count + 2, 16 * weight.tiles.shape[0] + 48), SENTINEL)
 
@@ -74,12 +74,12 @@ def run(e: backend.Backend, work: list[Matmul]) -> list[np.ndarray]:
     return results
 
 
-def one(e: backend.Backend, weight: Matrix, x: Rows, first: int, count: int, second=None):
+def one(e: backend.Backend, weight: TiledMatrix, x: Rows, first: int, count: int, second=None):
     """Return one product's result."""
     return run(e, [Matmul(weight, x, first, count, room(count, weight), second)])[0]
 
 
-def batches(e: backend.Backend, weight: Matrix, x: Rows, second=None):
+def batches(e: backend.Backend, weight: TiledMatrix, x: Rows, second=None):
     """Yield (which rows, result) for batches of every size at the start and at the end of x."""
     spans = [(first, count) for count in COUNTS for first in sorted({0, ROWS - count})]
     work = [Matmul(weight, x, *span, room(span[1], weight), second) for span in spans]
@@ -115,7 +115,7 @@ def test_integer_sums_are_exact(e, name, n, k, kind):
         coded[:] = np.array(ends, np.uint8)[random.integers(0, 2, (tiles, 1, 1))]
         codes = np.where(np.arange(ROWS)[:, None] % 2, -127, 127) * np.ones_like(codes)
     coded[..., -32:].view(np.float16)[:] = 1
-    weight, x = Matrix(name, coded), Rows(ROWS, 32 * blocks)
+    weight, x = TiledMatrix(name, coded), Rows(ROWS, 32 * blocks)
     x.codes[:ROWS, : 32 * blocks] = codes
     starts = (-128 * codes.reshape(ROWS, blocks, 32).sum(-1)).astype(np.int32)
     x.headers[:ROWS, :blocks] = headers(np.ones((ROWS, blocks), np.float32), starts)
@@ -202,7 +202,7 @@ def test_read_only_weights_at_any_place_of_a_file(e, name):
         data = bytes(offset) + weight.tiles.tobytes()
         mapped = np.frombuffer(data, np.uint8, offset=offset).reshape(weight.tiles.shape)
         for count in (1, 5):
-            found = one(e, Matrix(name, mapped), x, 0, count)
+            found = one(e, TiledMatrix(name, mapped), x, 0, count)
             assert (found == one(e, weight, x, 0, count)).all()
 
 

@@ -20,7 +20,7 @@ from naive import (
 )
 
 from cpumix.kernels import backend
-from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix, Residual
+from cpumix.kernels.operands import Matmul, MatmulGroup, Residual, TiledMatrix
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, activations
 
@@ -98,7 +98,7 @@ BAD = [np.nan, np.inf, -np.inf, np.uint32(0x7FFFFFFF).view(np.float32)]  # the l
 def test_products_of_what_is_no_number_are_nan(e, count, format, bad):
     """Also where the weights are zeros: rounded to 8 bits, a NaN must not vanish."""
     weights = np.zeros((16, 64), np.float32)
-    matrix = Matrix(format, FORMATS[format].quantize(weights))
+    matrix = TiledMatrix(format, FORMATS[format].quantize(weights))
     for place in (0, 17, 31, 32, 63):
         x = Rows(count, 64)
         x.values[:count, :64] = hard("random", count, 64, seed=1)

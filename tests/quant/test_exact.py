@@ -16,7 +16,7 @@ def draw(n: int, k: int, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("n", "k"), [(16, 32), (1, 64), (40, 96), (5, 32)])
-@pytest.mark.parametrize("name", exact.FORMATS)
+@pytest.mark.parametrize("name", exact.EXACT_FORMATS)
 def test_numbers_are_the_same(name: str, n: int, k: int) -> None:
     codes, scales = draw(n, k, CODE_BOOK if name == "q4" else np.arange(-127, 128))
     tiles = exact.to_tiles(name, codes, scales)
@@ -26,7 +26,7 @@ def test_numbers_are_the_same(name: str, n: int, k: int) -> None:
     assert np.array_equal(FORMATS[name].dequantize(tiles, n, k), expected)
 
 
-@pytest.mark.parametrize("name", exact.FORMATS)
+@pytest.mark.parametrize("name", exact.EXACT_FORMATS)
 def test_rows_that_fill_up_a_tile_are_zeros(name: str) -> None:
     codes, scales = draw(5, 64, CODE_BOOK)
     tiles = exact.to_tiles(name, codes, scales)

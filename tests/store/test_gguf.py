@@ -30,7 +30,7 @@ GOLDEN = bytes.fromhex(
     "0000000000000000"  # at the data start
 )
 VALUES = {"a": 7, "b": "é", "c": b"\x01\x02\x03", "d": 1.5}
-TENSOR = TensorInfo("t", (2, 3), gguf.FLOAT32, 0)
+TENSOR = TensorInfo("t", (2, 3), gguf.F32_TENSOR, 0)
 
 
 def parse(data: bytes, size: int | None = None) -> gguf.Header:

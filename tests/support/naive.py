@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.kernels.compile.isa import VARIABLE, active
-from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix, Residual
+from cpumix.kernels.operands import Matmul, MatmulGroup, Residual, TiledMatrix
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, activations, tiles
 
@@ -85,7 +85,7 @@ def headers(scale: NDArray[np.float32], start: NDArray[np.int32]) -> NDArray[np.
     return np.stack([*bits, bits[2] + bits[1]], axis=-1)
 
 
-def split(matrix: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def split(matrix: TiledMatrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the integer weights (16 tiles, 32 blocks) and scales (16 tiles, blocks) of tiles."""
     count, blocks, _ = matrix.tiles.shape
     plain = matrix.tiles.copy()
@@ -95,7 +95,7 @@ def split(matrix: Matrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return codes.astype(np.float64), scales.astype(np.float64)
 
 
-def product(matrix: Matrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
+def product(matrix: TiledMatrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return x (m, k) times the matrix (m, 16 tiles) in float64, and how far float32 may be off.
 
     8-bit rows: one block's sum is an exact integer; two products with scales and one addition
@@ -121,7 +121,7 @@ def quantize(e, x: Rows, n: int) -> None:
     """Fill the first n rows' codes from their values, as products with quantize_inputs do."""
     tiles = np.zeros((1, x.blocks, FORMATS["q8"].tile_bytes), np.uint8)
     out = np.zeros((n, 16), np.float32)
-    e.multiply(MatmulGroup([Matmul(Matrix("q8", tiles), x, 0, n, out)], quantize_inputs=True))
+    e.multiply(MatmulGroup([Matmul(TiledMatrix("q8", tiles), x, 0, n, out)], quantize_inputs=True))
 
 
 def nothing(rows: int) -> Residual:

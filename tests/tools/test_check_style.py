@@ -7,7 +7,12 @@ from pathlib import Path
 import check_style
 import pytest
 
-RULES = [check_style.check_lengths, check_style.check_imports, check_style.check_messages]
+RULES = [
+    check_style.check_lengths,
+    check_style.check_imports,
+    check_style.check_names,
+    check_style.check_messages,
+]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -33,6 +38,24 @@ def tree(tmp_path):
 def test_long_file_is_seen(tree):
     root = tree("cpumix/config.py", "\n" * 321)
     assert list(check_style.check_lengths(root)) == ["cpumix/config.py: 321 lines, at most 320 fit"]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "complaints"),
+    [
+        ("ROWS = 16", "ROWS = 4", 1),
+        ("class Row: ...", "class Row: ...", 1),
+        ("ROWS, STEP = range(2)", "ROWS, STEP = range(2)", 1),  # of one table, and of another
+        ("ROWS: int = 1", "LINES = 1", 0),
+        ("Ints = list[int]", "Ints = list[int]", 0),
+    ],
+)
+def test_name_with_two_meanings_is_seen(tree, here, there, complaints):
+    tree("cpumix/quant/tiles.py", here)
+    tree("cpumix/store/use.py", "from cpumix.quant.tiles import Ints, ROWS, Row")
+    found = list(check_style.check_names(tree("cpumix/model.py", there)))
+    assert len(found) == complaints
+    assert all("model.py and quant/tiles.py; one name, one meaning" in x for x in found)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from . import gguf, huggingface, mistral
 __all__ = ["SOURCES", "Source"]
 
 
-class Source(NamedTuple):
+class CheckpointSource(NamedTuple):
     """One kind of thing that holds a checkpoint."""
 
     claims: Callable[[Path], bool]
@@ -28,8 +28,8 @@ class Source(NamedTuple):
     read: Callable[[Path, Collection[str]], Contents]
 
 
-SOURCES: dict[str, Source] = {
-    "Mistral": Source(mistral.claims, mistral.read_config, mistral.read),
-    "GGUF": Source(gguf.claims, gguf.read_config, gguf.read),
-    "Hugging Face": Source(huggingface.claims, huggingface.read_config, huggingface.read),
+SOURCES: dict[str, CheckpointSource] = {
+    "Mistral": CheckpointSource(mistral.claims, mistral.read_config, mistral.read),
+    "GGUF": CheckpointSource(gguf.claims, gguf.read_config, gguf.read),
+    "Hugging Face": CheckpointSource(huggingface.claims, huggingface.read_config, huggingface.read),
 }

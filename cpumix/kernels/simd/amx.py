@@ -18,8 +18,8 @@ from cpumix.quant.tiles import BLOCK
 
 from ..blocks import InputRows
 from ..compile.jit import kernel
-from ..rows import HEADER_BYTES, SCALE
-from .panel import CODE_BYTES, PANEL_BLOCK
+from ..rows import INPUT_HEADER, SCALE_AT
+from .panel import PANEL_BLOCK, PANEL_CODES
 from .sums import read_row
 from .vectors import (
     I8,
@@ -126,7 +126,7 @@ def scale_rows(
 ) -> Value:
     """Add each row's integer sums x its activation scale x the weights' scales to its totals."""
     for i in range(INPUT_ROWS):
-        value = read_row(b, b.add(header, I64(SCALE)), stride, i)
+        value = read_row(b, b.add(header, I64(SCALE_AT)), stride, i)
         acc = b.load(at(b, b.add(sums, I64(64 * i)), VI), align=64)
         scaled = b.fmul(b.sitofp(acc, VF), value)
         totals = b.insert_value(totals, multiply_add(b, scaled, w, b.extract_value(totals, i)), i)
@@ -145,9 +145,9 @@ def panel_rows(
         for b in range(min(AHEAD, blocks)):
             block_products(x + BLOCK * b, x_stride, tile + b * PANEL_BLOCK, sums + 1024 * b)
         for b in range(blocks):
-            w = load_f32(panel + b * PANEL_BLOCK + CODE_BYTES + 64 * side)
+            w = load_f32(panel + b * PANEL_BLOCK + PANEL_CODES + 64 * side)
             place = sums + 1024 * (b % AHEAD)
-            total = scale_rows(total, place, w, header + HEADER_BYTES * b, x_stride // 2)
+            total = scale_rows(total, place, w, header + INPUT_HEADER * b, x_stride // 2)
             c = b + AHEAD
             if c < blocks:
                 block_products(x + BLOCK * c, x_stride, tile + c * PANEL_BLOCK, place)

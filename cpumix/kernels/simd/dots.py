@@ -12,7 +12,7 @@ from functools import lru_cache
 
 from llvmlite import ir
 
-from ..rows import SCALE, START
+from ..rows import SCALE_AT, START_AT
 from .level import LEVEL
 from .sums import read_row, row
 from .vectors import I32, I64, VF, Builder, Stack, Value, at, i32x16, multiply_add, spread
@@ -38,9 +38,9 @@ class Dots:
         return out
 
     def start(self, b: Builder, header: Value, stride: Value) -> Value:
-        """Begin the sums at 0, or at `START` where weights are unsigned (code + 128)."""
+        """Begin the sums at 0, or at `START_AT` where weights are unsigned (code + 128)."""
         if LEVEL.unsigned:
-            return self.start_at(b, START, header, stride)
+            return self.start_at(b, START_AT, header, stride)
         return ir.Constant(self.stack.llvm, None)
 
     def dot4(
@@ -77,7 +77,7 @@ class Dots:
     ) -> Value:
         """Add each row's sums x its activation scale x the tiles' scales to its totals."""
         for t in range(self.tokens):
-            value = read_row(b, b.add(header, I64(SCALE)), stride, t)
+            value = read_row(b, b.add(header, I64(SCALE_AT)), stride, t)
             for slot, w in ((t, w0), (self.tokens + t, w1)):
                 scaled = b.fmul(b.sitofp(b.extract_value(acc, slot), VF), value)
                 added = multiply_add(b, scaled, w, b.extract_value(total, slot))
@@ -87,7 +87,7 @@ class Dots:
 
 def header_stride(b: Builder, x_stride: Value) -> Value:
     """Return how far apart headers lie, where rows of codes lie `x_stride` bytes apart."""
-    return b.lshr(x_stride, I64(1))  # HEADER_BYTES to BLOCK
+    return b.lshr(x_stride, I64(1))  # INPUT_HEADER to BLOCK
 
 
 @lru_cache

@@ -15,28 +15,28 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..rows import CENTRE, SCALE, START_AT_CENTRE
+from ..rows import CENTRE_AT, CENTRED_START_AT, SCALE_AT
 from .dots import dots_of
 from .level import TOKENS
 from .sums import read_row, row
 from .vectors import I32, I64, VF, Builder, Value, at, multiply_add
 
 COUNT = 8
-BYTES = 2 * 64  # of one multiple of two tiles' scales
+MULTIPLE_BYTES = 2 * 64  # of one multiple of two tiles' scales
 FIRST_BIT = 20  # of the three in a float32 scale that tell the multiple
 
 
 def store_multiples(b: Builder, p: Value, scales: Value) -> None:
-    """Store 1, 1 1/8, ... 1 7/8 times a tile's scales, BYTES apart, by adding: all are exact."""
+    """Store 1, 1 1/8, ... 1 7/8 times a tile's scales by adding: all are exact."""
     eighth = b.fmul(scales, ir.Constant(VF, [1 / COUNT] * 16))
     for i in range(COUNT):
-        b.store(scales, at(b, b.add(p, I64(BYTES * i)), VF), align=4)
+        b.store(scales, at(b, b.add(p, I64(MULTIPLE_BYTES * i)), VF), align=4)
         scales = b.fadd(scales, eighth)
 
 
 def start(b: Builder, header: Value, stride: Value) -> Value:
     """Begin the sums of two tiles x TOKENS rows at their centres; rows' headers `stride` apart."""
-    return dots_of(TOKENS).start_at(b, START_AT_CENTRE, header, stride)
+    return dots_of(TOKENS).start_at(b, CENTRED_START_AT, header, stride)
 
 
 def add(
@@ -44,11 +44,11 @@ def add(
 ) -> Value:
     """Add sums that began at their centres, scaled, to the totals."""
     for t in range(TOKENS):
-        centre = read_row(b, b.add(header, I64(CENTRE)), stride, t)
-        place = b.add(row(b, header, stride, t), I64(SCALE))
+        centre = read_row(b, b.add(header, I64(CENTRE_AT)), stride, t)
+        place = b.add(row(b, header, stride, t), I64(SCALE_AT))
         bits = b.zext(b.load(at(b, place, I32), align=4), I64)
-        # i x BYTES: the three bits, moved to where they count multiples
-        offset = b.and_(b.lshr(bits, I64(FIRST_BIT - 7)), I64((COUNT - 1) * BYTES))
+        # i x MULTIPLE_BYTES: the three bits, moved to where they count multiples
+        offset = b.and_(b.lshr(bits, I64(FIRST_BIT - 7)), I64((COUNT - 1) * MULTIPLE_BYTES))
         for side, slot in enumerate((t, TOKENS + t)):
             n = b.fsub(b.bitcast(b.extract_value(acc, slot), VF), centre)
             w = b.load(at(b, b.add(b.add(multiples, offset), I64(64 * side)), VF), align=64)

@@ -32,8 +32,8 @@ from .vectors import (
 )
 
 GROUP_BYTES = 128
-CODE_BYTES = GROUPS * GROUP_BYTES  # of a block; scales follow
-PANEL_BLOCK = CODE_BYTES + (multiples.COUNT * multiples.BYTES if LEVEL.multiples else 128)
+PANEL_CODES = GROUPS * GROUP_BYTES  # of a block; scales follow
+PANEL_BLOCK = PANEL_CODES + (multiples.COUNT * multiples.MULTIPLE_BYTES if LEVEL.multiples else 128)
 
 DOTS, SUMS = dots_of(TOKENS), sums_of(TOKENS)
 
@@ -45,7 +45,7 @@ def store_group(b: Builder, place: Value, codes: Value) -> None:
 
 def store_scales(b: Builder, panel: Value, scales: Value) -> None:
     """Store one tile's 16 scales, or all multiples of them."""
-    place = b.add(panel, I64(CODE_BYTES))
+    place = b.add(panel, I64(PANEL_CODES))
     if LEVEL.multiples:
         multiples.store_multiples(b, place, scales)
     else:
@@ -70,7 +70,7 @@ def scale(
     b: Builder, total: Value, acc: Value, panel: Value, header: Value, x_stride: Value
 ) -> Value:
     """Add a block's sums, scaled, to the totals."""
-    stride, place = header_stride(b, x_stride), b.add(panel, I64(CODE_BYTES))
+    stride, place = header_stride(b, x_stride), b.add(panel, I64(PANEL_CODES))
     if LEVEL.multiples:
         return multiples.add(b, total, acc, place, header, stride)
     w0, w1 = (load_side(b, place, side, VF) for side in (0, 1))

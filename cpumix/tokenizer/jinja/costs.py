@@ -218,7 +218,7 @@ def _table(*rows: tuple[Cost, str]) -> dict[str, Cost]:
     return {name: cost for cost, names in rows for name in names.split()}
 
 
-FILTERS = _table(
+FILTER_COSTS = _table(
     (nothing, "abs attr count d default first last length random"),
     (linear, "capitalize e escape filesizeformat float forceescape lower safe string trim"),
     (linear, "truncate upper"),

@@ -19,7 +19,7 @@ from jinja2.runtime import BlockReference, Context, LoopContext, Macro, Undefine
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Cycler, Joiner, Namespace
 
-from .costs import FILTERS, METHODS, OPERATORS, TESTS, Cost, linear, named, nothing
+from .costs import FILTER_COSTS, METHODS, OPERATORS, TESTS, Cost, linear, named, nothing
 from .meter import ITEM, LETTERS, STEP, Meter
 from .rewrite import NODE, SLICE, TICK, WEIGH
 
@@ -81,7 +81,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         self.meter = meter
         own = {"tojson": tojson, "from_json": from_json}
         filters: dict[str, Callable[..., Any]] = self.filters | own
-        self.filters = {k: self._count(filters[k], FILTERS[k]) for k in FILTERS}
+        self.filters = {k: self._count(filters[k], FILTER_COSTS[k]) for k in FILTER_COSTS}
         self.filters |= {WEIGH: self._weigh, SLICE: self._slice, TICK: self._tick}
         tests: Any = self.tests  # Jinja calls them mere functions
         self.tests = {k: self._count(tests[k], TESTS[k]) for k in TESTS}

@@ -9,13 +9,13 @@ from typing import Any
 from cpumix.errors import ConvertError, quoted
 
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
-from .vocabulary import CONTROL, PREFIX, USER_DEFINED, Vocabulary
+from .vocabulary import CONTROL, PREFIX, USER_DEFINED, GgufVocabulary
 
 _WHOLE = "tokenizer.huggingface.json"
 
 
 def write_json(
-    vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str
+    vocabulary: GgufVocabulary, metadata: Mapping[str, Any], where: str
 ) -> tuple[bytes, bool]:
     """Return the bytes of a `tokenizer.json`, and whether such texts start with BOS.
 
@@ -68,7 +68,7 @@ def write_json(
 
 
 def _find_pre_tokenizer(
-    vocabulary: Vocabulary, metadata: Mapping[str, Any], where: str
+    vocabulary: GgufVocabulary, metadata: Mapping[str, Any], where: str
 ) -> PreTokenizer:
     name = str(metadata.get(PREFIX + "pre", "")) or "default"
     if name == "default" and "<|begin_of_text|>" in vocabulary.tokens:
@@ -82,7 +82,7 @@ def _find_pre_tokenizer(
     return found
 
 
-def _added_tokens(vocabulary: Vocabulary) -> list[dict[str, Any]]:
+def _added_tokens(vocabulary: GgufVocabulary) -> list[dict[str, Any]]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
         {"id": token, "content": vocabulary.tokens[token], **plain, "special": kind == CONTROL}

@@ -22,7 +22,7 @@ from .vocabulary import (
     UNKNOWN,
     UNUSED,
     USER_DEFINED,
-    Vocabulary,
+    GgufVocabulary,
 )
 
 _BPE = 2  # of TrainerSpec.ModelType; llama.cpp merges by score whatever it was
@@ -31,7 +31,7 @@ _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 _PLACEHOLDER = "\ufdd0{}"
 
 
-def write_model(vocabulary: Vocabulary, where: str) -> bytes:
+def write_model(vocabulary: GgufVocabulary, where: str) -> bytes:
     """Return the bytes of a `tokenizer.model`. Raises ConvertError without scores."""
     if vocabulary.scores is None:
         raise ConvertError(
@@ -58,7 +58,7 @@ def write_model(vocabulary: Vocabulary, where: str) -> bytes:
     return b"".join(pieces) + _field(2, trainer) + _field(3, normalizer)
 
 
-def added_tokens(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+def added_tokens(vocabulary: GgufVocabulary) -> dict[str, dict[str, Any]]:
     """Return the words that a fine-tune added, as tokenizer_config.json lists them.
 
     sentencepiece's own pieces of that type write a space as U+2581, and stay pieces.
@@ -70,14 +70,14 @@ def added_tokens(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     }
 
 
-def _special(vocabulary: Vocabulary) -> dict[str, int]:
+def _special(vocabulary: GgufVocabulary) -> dict[str, int]:
     """Return the special ids, with llama.cpp's defaults."""
     defaults = {"unknown_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     n = len(vocabulary.tokens)
     return {key: token for key, token in defaults.items() if token < n} | dict(vocabulary.ids)
 
 
-def _settle_types(vocabulary: Vocabulary) -> list[int]:
+def _settle_types(vocabulary: GgufVocabulary) -> list[int]:
     """Return the types of pieces as sentencepiece demands them.
 
     Exactly one is unknown; bytes are all there or none; BOS and EOS are control tokens.

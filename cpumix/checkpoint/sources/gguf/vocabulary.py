@@ -23,7 +23,7 @@ _FLAGS = ("add_bos_token", "add_space_prefix", "remove_extra_whitespaces")
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class GgufVocabulary:
     """The tokens of a GGUF file, checked; a type and a score belong to each."""
 
     tokens: list[str]
@@ -35,7 +35,7 @@ class Vocabulary:
     """What is said of BOS and spaces, by key: "add_space_prefix" and so on."""
 
 
-def read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
+def read_vocabulary(metadata: Mapping[str, Any], where: str) -> GgufVocabulary:
     """Return a file's tokens; `where` names it in errors. Raises ConvertError for damaged ones."""
 
     def refuse(key: str, expected: str, found: object) -> ConvertError:
@@ -69,7 +69,7 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> Vocabulary:
         found = metadata.get(PREFIX + key)
         if type(found) is int and 0 <= found < len(tokens):  # llama.cpp ignores others too
             ids[key] = found
-    return Vocabulary(
+    return GgufVocabulary(
         tokens,
         np.ones(len(tokens), np.int32) if types is None else types.astype(np.int32),
         None if scores is None else scores.astype(np.float32),
