@@ -72,10 +72,10 @@ def command(
     """
     note_first_run()
     from cpumix.measure import bench
-    from cpumix.measure.parallel import PROMPT_TOKENS, WRITTEN_TOKENS
+    from cpumix.measure.parallel import TEXT_TOKENS, WRITTEN_TOKENS
     from cpumix.model import load
 
-    most, texts = max(parallel, default=1), PROMPT_TOKENS + WRITTEN_TOKENS
+    most, texts = max(parallel, default=1), TEXT_TOKENS + WRITTEN_TOKENS
 
     def opener(path: Path, context: int | None) -> Callable[[], Model]:
         room = texts if parallel else context

@@ -25,7 +25,7 @@ from .active import active_weights
 if TYPE_CHECKING:
     from cpumix.kernels.simd.limits import Limits
 
-PROMPT_TOKENS, WRITTEN_TOKENS = 128, 64  # of each text
+TEXT_TOKENS, WRITTEN_TOKENS = 128, 64  # of each text
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class _Writer:
         self._engine.loop.on_step = note
         params = SamplingParams(temperature=0)
         for _ in range(count):
-            ids = self._random.integers(3, self._vocabulary, PROMPT_TOKENS).tolist()
+            ids = self._random.integers(3, self._vocabulary, TEXT_TOKENS).tolist()
             request = Request(ids, WRITTEN_TOKENS, Sampler(params), frozenset())
             self._engine.write(request, hear)
         ended.wait()

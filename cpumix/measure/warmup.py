@@ -40,7 +40,7 @@ from .random_model import write_random_model
 
 OTHERS = "compile_others()"
 ATTENTION = "compile_attention({!r})"
-PROMPT_TOKENS = 40  # enough for the kernels of large batches
+WARMUP_TOKENS = 40  # enough for the kernels of large batches
 
 
 def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
@@ -107,15 +107,15 @@ def compile_attention(kv: str) -> None:
     with ModelFile(DEMO_MODEL) as demo:
         config = demo.config
     backend = create(1)
-    blocks = count_blocks(config, PROMPT_TOKENS, PROMPT_TOKENS)
+    blocks = count_blocks(config, WARMUP_TOKENS, WARMUP_TOKENS)
     pool = BlockPool(config, blocks, kv)
     table = BlockTable(pool, blocks)
     group = config.num_attention_heads // config.num_key_value_heads
-    q, out = Rows(PROMPT_TOKENS, config.q_size), Rows(PROMPT_TOKENS, config.q_size)
-    k, v = Rows(PROMPT_TOKENS, config.kv_size), Rows(PROMPT_TOKENS, config.kv_size)
-    for n in (1, PROMPT_TOKENS):
+    q, out = Rows(WARMUP_TOKENS, config.q_size), Rows(WARMUP_TOKENS, config.q_size)
+    k, v = Rows(WARMUP_TOKENS, config.kv_size), Rows(WARMUP_TOKENS, config.kv_size)
+    for n in (1, WARMUP_TOKENS):
         batch = Batch([Step(range(n), 0, table)])
-        rope = cos_sin(frequencies(config, PROMPT_TOKENS), batch.positions)
+        rope = cos_sin(frequencies(config, WARMUP_TOKENS), batch.positions)
         place = batch.place(is_last_layer=False)
         view = KVView(*pool.layer(0), *place, pool.window, config.head_dim**-0.5, group)
         backend.store_kv(q, k, v, rope, n, n, view)
@@ -136,6 +136,6 @@ def _run(path: Path, precision: str, kv: str) -> None:
                 demo.config, num_hidden_layers=1, hidden_size=64, intermediate_size=64, head_dim=16
             )
             write_random_model(path, shape, precision, demo.files)
-    with load(path, kv=kv, context=2 * PROMPT_TOKENS) as model:
-        model.logits(range(PROMPT_TOKENS))
+    with load(path, kv=kv, context=2 * WARMUP_TOKENS) as model:
+        model.logits(range(WARMUP_TOKENS))
         model.advance([0])
