@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.engine.engine import Engine
-from cpumix.engine.events import Event, Failure, Finish
 from cpumix.engine.generation import Generation
-from cpumix.engine.sequence import OnEvent, Request, Text
+from cpumix.engine.generations import Generations
+from cpumix.engine.requests import Requests
 from cpumix.errors import ConfigError
 from cpumix.experts import Budget, ExpertPager
 from cpumix.kernels import backend
@@ -26,10 +26,11 @@ from cpumix.kv.formats import find_format
 from cpumix.machine import machine_info
 from cpumix.memory.limit import make_budget
 from cpumix.memory.planner import default_context
-from cpumix.sampling import Sampler, SamplingParams, model_defaults
+from cpumix.sampling import SamplingParams, model_defaults
 from cpumix.store.reader import ModelFile
 from cpumix.tokenizer import Tokenizer
 
+Messages = Sequence[Mapping[str, Any]]
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 
 
@@ -65,7 +66,7 @@ class Model:
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self.parallel = parallel
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
-            self._ends = frozenset({*self.config.eos_token_ids, *self.tokenizer.eos_ids})
+            self._requests = Requests(self.tokenizer, self.config, self.context)
         except BaseException:
             if pager is not None:
                 pager.close()
@@ -136,7 +137,7 @@ class Model:
         prompt: str,
         params: SamplingParams | None = None,
         *,
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         raw: bool = False,
         draft: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -144,66 +145,78 @@ class Model:
     ) -> Generation:
         """Continue `prompt`, or answer it if the model has a chat template and `raw` is False.
 
-        `changes` replace fields of `params`, or else of `sampling_defaults`. `draft` guesses tokens
-        where the last ones have stood before, which changes the time only. `progress` gets how much
-        of the prompt's work is done, and how much there is. Raises ConfigError for a prompt that is
-        empty or leaves no room in the context, and for parameters that mean nothing.
+        `changes` replace fields of `params`, or else of `sampling_defaults`. `max_tokens` None is
+        all that the context has room for. `draft` guesses tokens where the last ones have stood
+        before, which changes the time only. `progress` gets how much of the prompt's work is done,
+        and how much there is. Raises ConfigError for a prompt that is empty or leaves no room in
+        the context, and for parameters that mean nothing.
         """
-        params = replace(params or self.sampling_defaults, **changes)
-        request = self._request(prompt, params, max_tokens, raw, draft)
-        before = self._engine.pager.counters
-        return Generation(
-            lambda put: self._engine.write(replace(request, progress=progress), put),
-            self._engine.loop.cancel,
-            lambda stats: self._engine.measure(stats, before),
-            request.sampler,
-        )
+        params = self._params(params, changes)
+        request = self._requests.of_prompt(prompt, raw, params, max_tokens, draft)
+        return Generation(self._engine, replace(request, progress=progress))
 
     stream = generate
     """The same, under the name that reads well in `async for piece in model.stream(...)`."""
+
+    def chat(
+        self,
+        messages: Messages,
+        params: SamplingParams | None = None,
+        *,
+        max_tokens: int | None = None,
+        draft: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        template: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Generation:
+        """Write the next message of a conversation, {"role": ..., "content": ...} each.
+
+        `template` are arguments of `Tokenizer.encode_chat`, such as {"chat_template": "mistral-v1"}
+        or {"continue_final_message": True}; for the others see `generate`. What earlier turns have
+        left in the KV cache is not computed again. Raises ConfigError for a model without a chat
+        template, and for messages that it does not take.
+        """
+        params = self._params(params, changes)
+        request = self._requests.of_chat(messages, template or {}, params, max_tokens, draft)
+        return Generation(self._engine, replace(request, progress=progress))
 
     def generate_many(
         self,
         prompts: Iterable[str],
         params: SamplingParams | None = None,
         *,
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         raw: bool = False,
         draft: bool = False,
         **changes: Any,
-    ) -> Iterator[tuple[int, str]]:
-        """Yield (index, piece) of several texts as they come; see `generate`.
+    ) -> Generations:
+        """Write several texts; yields (index, piece) as they come; see `generate`.
 
-        With a seed, text i has the seed + i. All are done when the iterator ends.
+        With a seed, text i has the seed + i. Several texts of one prompt share it in the KV cache:
+        `generate_many([prompt] * 3)` gives three answers.
         """
-        params = replace(params or self.sampling_defaults, **changes)
-        requests = []
-        for i, prompt in enumerate(prompts):
-            own = params if params.seed is None else replace(params, seed=params.seed + i)
-            requests.append(self._request(prompt, own, max_tokens, raw, draft))
-        return self._write_all(requests)
+        each = self._seeded(self._params(params, changes))
+        ask = self._requests.of_prompt
+        texts = [ask(p, raw, own, max_tokens, draft) for p, own in zip(prompts, each, strict=False)]
+        return Generations([Generation(self._engine, request) for request in texts])
 
-    def _write_all(self, requests: Sequence[Request]) -> Iterator[tuple[int, str]]:
-        events: queue.SimpleQueue[tuple[int, Event]] = queue.SimpleQueue()
-
-        def tell(index: int) -> OnEvent:
-            return lambda event: events.put((index, event))
-
-        texts: dict[int, Text] = {}
-        try:
-            for i, request in enumerate(requests):
-                texts[i] = self._engine.write(request, tell(i))
-            while texts:
-                index, event = events.get()
-                if isinstance(event, Failure):
-                    raise event.error
-                if isinstance(event, Finish):
-                    del texts[index]
-                if event.text:
-                    yield index, event.text
-        finally:
-            for text in texts.values():
-                self._engine.loop.cancel(text)
+    def chat_many(
+        self,
+        conversations: Iterable[Messages],
+        params: SamplingParams | None = None,
+        *,
+        max_tokens: int | None = None,
+        draft: bool = False,
+        template: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> Generations:
+        """Write the next message of several conversations; see `chat` and `generate_many`."""
+        each = self._seeded(self._params(params, changes))
+        texts = [
+            self._requests.of_chat(messages, template or {}, own, max_tokens, draft)
+            for messages, own in zip(conversations, each, strict=False)
+        ]
+        return Generations([Generation(self._engine, request) for request in texts])
 
     def generate_ids(
         self,
@@ -215,58 +228,30 @@ class Model:
         stop: Iterable[int] = (),
     ) -> list[int]:
         """Return up to `max_tokens` tokens after `ids`, those before the first one of `stop`."""
-        self._check_request(ids, max_tokens)
+        self._check_open()
         params = SamplingParams(temperature=temperature, top_k=0, top_p=1, min_p=0, seed=seed)
-        request = Request(list(ids), max_tokens, Sampler(params), frozenset(stop))
-        generation = Generation(
-            lambda put: self._engine.write(request, put),
-            self._engine.loop.cancel,
-            lambda stats: None,
-            request.sampler,
-        )
+        request = self._requests.of_ids(ids, params, max_tokens, [*stop])
+        generation = Generation(self._engine, request, measured=False)
         for _ in generation:
             pass
         return generation.token_ids
 
-    def _request(
-        self, prompt: str, params: SamplingParams, max_tokens: int, raw: bool, draft: bool
-    ) -> Request:
-        if not prompt.strip():
-            raise ConfigError("prompt: expected some text, found none. Give it with -p.")
-        chat, encode = self.tokenizer.has_chat_template and not raw, self.tokenizer.encode_chat
-        ids = (
-            encode([{"role": "user", "content": prompt}]) if chat else self.tokenizer.encode(prompt)
-        )
-        self._check_request(ids, max_tokens)
-        room = min(max_tokens, self.context - len(ids) + 1)
-        sampler = Sampler(params, ids, tokenizer=self.tokenizer, ends=self._ends, max_tokens=room)
-        stream = self.tokenizer.stream(continuing=not chat)
-        stop = self._ends | {*params.stop_token_ids}
-        return Request(ids, max_tokens, sampler, stop, stream, draft)
+    def _params(self, params: SamplingParams | None, changes: dict[str, Any]) -> SamplingParams:
+        self._check_open()
+        return replace(params or self.sampling_defaults, **changes)
 
-    def _check_request(self, ids: Sequence[int], max_tokens: int) -> None:
-        self._check_ids(ids)
-        if max_tokens < 0:
-            raise ConfigError(f"max_tokens: expected 0 or more, found {max_tokens}.")
+    def _seeded(self, params: SamplingParams) -> Iterator[SamplingParams]:
+        """Yield the parameters of one text after the other."""
+        for i in count():
+            yield params if params.seed is None else replace(params, seed=params.seed + i)
 
-    def _check_ids(self, ids: Sequence[int]) -> None:
+    def _check_open(self) -> None:
         if not self._finalizer.alive:
             raise ConfigError("model: expected an open one, found it closed. Load it again.")
-        if not len(ids):  # an array has no truth value
-            raise ConfigError("prompt: expected at least one token, found none.")
-        if len(ids) > self.context:
-            most = self.config.context_limit
-            todo = f"Use --context {len(ids)} or more."
-            if len(ids) > most:
-                todo = f"Shorten it to {most} tokens."
-            raise ConfigError(
-                f"prompt: {len(ids)} tokens do not fit into a context of {self.context}. {todo}"
-            )
-        if not 0 <= min(ids) <= max(ids) < self.config.vocab_size:
-            raise ConfigError(
-                f"prompt: expected token ids from 0 to {self.config.vocab_size - 1}, found "
-                f"{min(ids)} to {max(ids)}. The tokenizer is another model's: convert again."
-            )
+
+    def _check_ids(self, ids: Sequence[int]) -> None:
+        self._check_open()
+        self._requests.check_ids(ids)
 
     def close(self) -> None:
         """End all texts and give the map back; closing twice does no harm."""

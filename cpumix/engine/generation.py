@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from cpumix.kernels.compile import jit
-from cpumix.sampling import LogProbability, Sampler
+from cpumix.sampling import LogProbability
 
+from .engine import Engine
 from .events import Event, Failure, Finish, Token
-from .sequence import OnEvent, Text
+from .sequence import OnEvent, Request, Text
 from .stats import Stats
 
 
@@ -19,21 +20,20 @@ class Generation:
 
     The text begins when iteration does, and ends when iteration is broken off. `stop_reason` is set
     at the end: "eos" (the model or a grammar ended it), "stop" (a stop string came), "length"
-    (`max_tokens`) or "context" (no room left).
+    (`max_tokens`), "context" (no room left) or "cancelled" (iteration was broken off).
     """
 
-    def __init__(
-        self,
-        start: Callable[[OnEvent], Text],
-        cancel: Callable[[Text], None],
-        measure: Callable[[Stats], None],
-        sampler: Sampler,
-    ) -> None:
+    def __init__(self, engine: Engine, request: Request, *, measured: bool = True) -> None:
+        """Prepare a text; `measured` ones have all numbers of `stats`, others the tokens only."""
         self.stop_reason = ""
+        self.text = ""
+        """What has come so far."""
         self.token_ids: list[int] = []
         self.log_probabilities: list[LogProbability] = []  # of each token, if asked for
-        self._start, self._cancel, self._measure = start, cancel, measure
-        self._sampler = sampler
+        self.request = request
+        self._engine, self._measured = engine, measured
+        self._before = engine.pager.counters
+        self._sampler = request.sampler
         self._text: Text | None = None
         self._stats = Stats()
 
@@ -62,13 +62,13 @@ class Generation:
     def __iter__(self) -> Iterator[str]:
         """Yield pieces of text; each is whole characters."""
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._text = text = self._start(events.put)
+        self.begin(events.put)
         try:
             while not self._ended:
-                if piece := self._take(events.get()):
+                if piece := self.take(events.get()):
                     yield piece
         finally:
-            self._leave(text)
+            self.leave()
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield pieces of text; each is whole characters."""
@@ -79,15 +79,20 @@ class Generation:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        self._text = text = self._start(put)
+        self.begin(put)
         try:
             while not self._ended:
-                if piece := self._take(await events.get()):
+                if piece := self.take(await events.get()):
                     yield piece
         finally:
-            self._leave(text)
+            self.leave()
 
-    def _take(self, event: Event) -> str:
+    def begin(self, put: OnEvent) -> None:
+        """Let the text be written; `put` gets its events on the compute thread."""
+        self._text = self._engine.write(self.request, put)
+
+    def take(self, event: Event) -> str:
+        """Note an event; return the text that came with it, often none."""
         match event:
             case Failure():
                 self.stop_reason = "error"
@@ -96,15 +101,20 @@ class Generation:
                 self._measure(self._text.stats if self._text else self._stats)
                 self.stop_reason = event.reason
                 jit.mark_warm()
-                return event.text
             case Token():
                 self.token_ids.append(event.id)
                 if event.log_probability is not None:
                     self.log_probabilities.append(event.log_probability)
-                return event.text
+        self.text += event.text
+        return event.text
 
-    def _leave(self, text: Text) -> None:
-        if not self._ended:
-            self._cancel(text)
-            self._measure(text.stats)
+    def leave(self) -> None:
+        """Cancel the text if it has begun and not ended."""
+        if self._text is not None and not self._ended:
+            self._engine.loop.cancel(self._text)
+            self._measure(self._text.stats)
             self.stop_reason = "cancelled"
+
+    def _measure(self, stats: Stats) -> None:
+        if self._measured:
+            self._engine.measure(stats, self._before)

@@ -1,0 +1,99 @@
+"""Turns what a user asks for into what the engine is asked for, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConfigError
+from cpumix.sampling import Sampler, SamplingParams
+from cpumix.tokenizer import Tokenizer
+
+from .sequence import Request
+
+
+class Requests:
+    """Makes requests for one model, with the room that its context has."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig, context: int) -> None:
+        self._tokenizer, self._config, self._context = tokenizer, config, context
+        self._ends = frozenset({*config.eos_token_ids, *tokenizer.eos_ids})
+
+    def of_prompt(
+        self, prompt: str, raw: bool, params: SamplingParams, max_tokens: int | None, draft: bool
+    ) -> Request:
+        """Return the request to answer a prompt, or to continue it; see `Model.generate`."""
+        if not prompt.strip():
+            raise ConfigError("prompt: expected some text, found none. Give it with -p.")
+        if self._tokenizer.has_chat_template and not raw:
+            return self.of_chat(
+                [{"role": "user", "content": prompt}], {}, params, max_tokens, draft
+            )
+        return self._make(self._tokenizer.encode(prompt), True, params, max_tokens, draft)
+
+    def of_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        template: Mapping[str, Any],
+        params: SamplingParams,
+        max_tokens: int | None,
+        draft: bool,
+    ) -> Request:
+        """Return the request for the next message; `template` goes to `Tokenizer.encode_chat`."""
+        ids = self._tokenizer.encode_chat(messages, **template)
+        continuing = bool(template.get("continue_final_message"))
+        return self._make(ids, continuing, params, max_tokens, draft)
+
+    def of_ids(
+        self, ids: Sequence[int], params: SamplingParams, max_tokens: int, stop: Sequence[int]
+    ) -> Request:
+        """Return the request for tokens after `ids`, up to one of `stop`, without a text."""
+        self._check(ids, max_tokens)
+        return Request(list(ids), max_tokens, Sampler(params), frozenset(stop))
+
+    def _make(
+        self,
+        ids: list[int],
+        continuing: bool,
+        params: SamplingParams,
+        max_tokens: int | None,
+        draft: bool,
+    ) -> Request:
+        self._check(ids, 0 if max_tokens is None else max_tokens)
+        room = self._context - len(ids) + 1
+        most = room if max_tokens is None else max_tokens
+        sampler = Sampler(
+            params,
+            ids,
+            tokenizer=self._tokenizer,
+            ends=self._ends,
+            max_tokens=min(most, room),
+        )
+        stream = self._tokenizer.stream(continuing=continuing)
+        stop = self._ends | {*params.stop_token_ids}
+        # Without a limit the context is: one token more than it has room for is never drawn.
+        return Request(ids, room + 1 if max_tokens is None else most, sampler, stop, stream, draft)
+
+    def _check(self, ids: Sequence[int], max_tokens: int) -> None:
+        self.check_ids(ids)
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens: expected 0 or more, found {max_tokens}.")
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Raise ConfigError for a prompt that is empty, too long or of another model."""
+        if not len(ids):  # an array has no truth value
+            raise ConfigError("prompt: expected at least one token, found none.")
+        if len(ids) > self._context:
+            most = self._config.context_limit
+            todo = f"Use --context {len(ids)} or more."
+            if len(ids) > most:
+                todo = f"Shorten it to {most} tokens."
+            raise ConfigError(
+                f"prompt: {len(ids)} tokens do not fit into a context of {self._context}. {todo}"
+            )
+        if not 0 <= min(ids) <= max(ids) < self._config.vocab_size:
+            raise ConfigError(
+                f"prompt: expected token ids from 0 to {self._config.vocab_size - 1}, found "
+                f"{min(ids)} to {max(ids)}. The tokenizer is another model's: convert again."
+            )

@@ -1,0 +1,22 @@
+"""Model files of random weights that have a chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny_models import CONFIGS, write_source
+
+import cpumix
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+
+
+def write_chat_model(folder: Path, template: str = TEMPLATE) -> Path:
+    """Convert a checkpoint with a chat template; return the model file."""
+    source = write_source(folder / "checkpoint", CONFIGS["moe"])
+    (source / "chat_template.jinja").write_text(template)
+    cpumix.convert(source, target := folder / "chat.bin", "int8")
+    return target
