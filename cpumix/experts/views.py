@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant import FORMATS
 from cpumix.quant.tiles import tile_counts
+from cpumix.store.layout import TensorEntry
 from cpumix.store.reader import ModelFile
 
 Key = tuple[int, int]
@@ -33,11 +34,11 @@ class FileRange(NamedTuple):
     """The first bytes, w1 and w3: with them the first half of the work can begin."""
 
 
-def as_matrix(data: NDArray[np.uint8], format_name: str, n: int, k: int) -> TiledMatrix:
-    """View bytes of the file as the tiles of an (n, k) matrix."""
-    return TiledMatrix(
-        format_name, data.reshape(*tile_counts(n, k), FORMATS[format_name].tile_bytes)
-    )
+def as_matrix(data: NDArray[np.uint8], tensor: TensorEntry, n: int, k: int) -> TiledMatrix:
+    """View bytes of a tensor of the file as the tiles of an (n, k) matrix."""
+    tiles = data.reshape(*tile_counts(n, k), FORMATS[tensor.format].tile_bytes)
+    book = None if tensor.book is None else np.array(tensor.book, np.int8)
+    return TiledMatrix(tensor.format, tiles, book)
 
 
 def file_range(file: ModelFile, key: Key) -> FileRange:
@@ -54,7 +55,7 @@ def view(file: ModelFile, key: Key) -> Expert:
     inner, outer = config.intermediate_size, config.hidden_size
     part = FORMATS[tensor.format].nbytes(inner, outer)
     return Expert(
-        as_matrix(data[:part], tensor.format, inner, outer),
-        as_matrix(data[part : 2 * part], tensor.format, inner, outer),
-        as_matrix(data[2 * part :], tensor.format, outer, inner),
+        as_matrix(data[:part], tensor, inner, outer),
+        as_matrix(data[part : 2 * part], tensor, inner, outer),
+        as_matrix(data[2 * part :], tensor, outer, inner),
     )

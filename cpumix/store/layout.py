@@ -24,6 +24,8 @@ Metadata beside GGUF's `general.*` and those of the architecture, such as `llama
     cpumix.config           string           JSON, every field of `ModelConfig`, exact
     cpumix.file.NAME        array of uint8   a file of the checkpoint, such as tokenizer.model
     cpumix.tensor.formats   array of string  format of each tensor: "f32", or a name in `quant`
+    cpumix.tensor.code_books  array of int8  only if a tensor has a code book of its own: 16 values
+                                             for each tensor, zeros for its format's own book
     cpumix.tensor.crc32     array of uint32  CRC-32 of each tensor's bytes, padding not included
 
 Tensors: the dense part (token_embd, each layer's norms, attention and router, output_norm, output),
@@ -38,7 +40,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +58,8 @@ ALIGNMENT = 16384
 HEADER_CRC_KEY = "cpumix.header.crc32"
 HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
+CODE_BOOKS_KEY = "cpumix.tensor.code_books"
+BOOK_VALUES = 16
 RAISED_LAYERS_KEY = "cpumix.raised_layers"
 
 
@@ -72,6 +76,8 @@ class TensorEntry:
     format: str
     """"f32", or a name in `quant.FORMATS`."""
     nbytes: int
+    book: tuple[int, ...] | None = field(default=None, kw_only=True)
+    """The values of its code book, of -127 to 127; None for the format's own, or if it has none."""
 
     @property
     def name(self) -> str:
@@ -215,6 +221,9 @@ def encode_header(
         "cpumix.tensor.formats": [e.format for e in entries],
         "cpumix.tensor.crc32": crcs,
     }
+    if any(e.book for e in entries):
+        books = [e.book or (0,) * BOOK_VALUES for e in entries]
+        full[CODE_BOOKS_KEY] = np.array(books, np.int8).ravel()
     tensors, offset = [], 0
     for e in entries:
         tensors.append(gguf.TensorInfo(e.name, *e.stored_as, offset))

@@ -28,6 +28,8 @@ class FileMatrix:
     """Name of the file's tensor that it lies in."""
     format: str
     data: NDArray[np.uint8]
+    book: tuple[int, ...] | None = None
+    """As in `TensorEntry`."""
 
     @property
     def columns(self) -> int:
@@ -52,7 +54,8 @@ class FileMatrix:
             values: NDArray[np.float32] = self.data.view("<f4").reshape(self.rows, -1)
             return values[start:stop]
         some = self.tiles[start // TILE_ROWS : -(-stop // TILE_ROWS)]
-        return FORMATS[self.format].dequantize(some, stop - start, self.columns)
+        books = () if self.book is None else (np.array(self.book, np.int8),)
+        return FORMATS[self.format].dequantize(some, stop - start, self.columns, *books)
 
     def is_finite(self) -> bool:
         """Whether every number is one: of scaled formats, every scale."""
@@ -69,11 +72,11 @@ def matrices_of(file: ModelFile, tensor: MappedTensor) -> Iterator[FileMatrix]:
     """Yield what a tensor of the file holds: itself, or the three matrices of an expert."""
     data, spec = file.data(tensor.name), tensor.spec
     if spec.role is not Role.EXPERT:
-        yield FileMatrix(spec, tensor.name, tensor.format, data)
+        yield FileMatrix(spec, tensor.name, tensor.format, data, tensor.book)
         return
     assert spec.layer is not None and spec.expert is not None
     start = 0
     for part in file.config.expert_tensors(spec.layer, spec.expert):
         stop = start + nbytes(tensor.format, part.shape)
-        yield FileMatrix(part, tensor.name, tensor.format, data[start:stop])
+        yield FileMatrix(part, tensor.name, tensor.format, data[start:stop], tensor.book)
         start = stop

@@ -157,8 +157,9 @@ class ModelFile:
                 f"{len(infos)} elements each",
                 f"{len(formats)} and {len(self._crcs)}",
             )
+        books = self._code_books(len(infos))
         tensors = {}
-        for (name, info), kind in zip(infos.items(), formats, strict=True):
+        for (name, info), kind, book in zip(infos.items(), formats, books, strict=True):
             entry = entries[name]
             if kind != entry.format or (info.shape, info.type) != entry.stored_as:
                 raise self._differs(
@@ -167,8 +168,20 @@ class ModelFile:
                     f"{kind}, stored as GGUF type {info.type} of {info.shape}",
                 )
             offset = header.data_start + info.offset
-            tensors[name] = MappedTensor(entry.spec, kind, entry.nbytes, offset)
+            tensors[name] = MappedTensor(entry.spec, kind, entry.nbytes, offset, book=book)
         return tensors
+
+    def _code_books(self, count: int) -> list[tuple[int, ...] | None]:
+        """Return each tensor's own code book."""
+        if layout.CODE_BOOKS_KEY not in self.metadata:
+            return [None] * count
+        values = self._array(layout.CODE_BOOKS_KEY, np.int8)
+        if values.size != count * layout.BOOK_VALUES or values.min(initial=0) < -127:
+            expected = f"{layout.BOOK_VALUES} values of -127 to 127 for each of {count} tensors"
+            found = f"{values.size} values from {values.min(initial=0)}"
+            raise self._differs(layout.CODE_BOOKS_KEY, expected, found)
+        books = values.reshape(count, layout.BOOK_VALUES)
+        return [tuple(book.tolist()) if book.any() else None for book in books]
 
     def _check_extents(self, header: gguf.Header, size: int) -> None:
         if header.alignment != layout.ALIGNMENT:

@@ -77,7 +77,7 @@ class Weights:
 
     def _matrix(self, role: Role, layer: int | None = None) -> TiledMatrix:
         tensor = self._file.tensors[name := tensor_name(role, layer)]
-        return as_matrix(self._file.data(name), tensor.format, *tensor.shape)
+        return as_matrix(self._file.data(name), tensor, *tensor.shape)
 
     def _vector(self, role: Role, layer: int | None = None) -> Floats:
         """Copy a float32 vector, zero-padded to whole blocks, as the norm kernel reads it."""

@@ -25,7 +25,7 @@ from cpumix.kernels import backend
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
 from cpumix.kernels.rows import Rows
-from cpumix.quant import FORMATS, tile_counts
+from cpumix.quant import FORMATS, activations, q4, tile_counts
 
 COUNTS = (1, 2, 3, 4, 5, 16, 17, 37, 130)
 # One row of one block; odd numbers of tiles, blocks and panels; Mixtral's width; very many tiles.
@@ -227,3 +227,21 @@ def test_tiny_scales_do_not_vanish(e):
     found = one(e, weight, rows_of(values), 0, 5)
     assert (np.abs(found - expected) <= bound + TINY).all()
     assert np.count_nonzero(found[:, :17]) > 80
+
+
+def test_code_book_of_the_matrix(e):
+    """Two matrices of one call, the second with a book of its own."""
+    n, k = (17, 33) if WITHOUT_JIT else (40, 544)
+    book = np.array([-127, -90, *range(-60, 60, 10), 90, 127], np.int8)
+    tiles = encode(hard("random", n, k, seed=2), "q4")[0]
+    plain, own = TiledMatrix("q4", tiles), TiledMatrix("q4", tiles, book)
+    values = hard("random", 37, k, seed=4)
+    x = rows_of(values)
+    shape = 16 * tiles.shape[0], 32 * tiles.shape[1]
+    wide = activations.dequantize(activations.quantize(values)).astype(np.float64)
+    for count in (1, 5, 37):
+        found = run(e, [Matmul(m, x, 0, count, room(count, m)) for m in (plain, own)])
+        assert (found[0] == one(e, plain, x, 0, count)).all()
+        expected = wide[:count] @ q4.dequantize(tiles, *shape, book).astype(np.float64).T
+        size = np.abs(wide[:count]) @ np.abs(q4.dequantize(tiles, *shape, book)).T
+        assert (np.abs(found[1] - expected) <= SLACK * U * (shape[1] // 32 + 2) * size).all()
