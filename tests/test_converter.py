@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from tiny_checkpoint import to_f32
 
 import cpumix
-import cpumix.converter
+import cpumix.converter.slices
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
 from cpumix.memory.planner import CEILING, choose_precision, make_plan
@@ -27,7 +27,7 @@ from cpumix.tokenizer import Tokenizer
 # Sizes that are no multiples of a tile's 16 rows or 32 columns.
 MOE = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 DENSE = checkpoints.LLAMA | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
-MODULE = cpumix.converter
+MODULE = cpumix.converter.slices
 
 
 def write(folder: Path, config: dict[str, Any] = MOE, **options: Any):

@@ -16,12 +16,13 @@ import pytest
 from tiny_checkpoint import to_f32
 
 import cpumix
-import cpumix.converter
+import cpumix.converter.conversion
+import cpumix.converter.slices
 from cpumix.errors import ConfigError, ConvertError, CpumixError
 from cpumix.store import ModelFile
 from cpumix.store.partial import check_target
 
-MODULE = cpumix.converter
+MODULE = cpumix.converter.slices
 CONFIG = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 WEIGHTS = checkpoints.huggingface_names(checkpoints.make_weights(CONFIG, seed=0), fused=False)
 ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
@@ -197,7 +198,9 @@ def test_gguf_file_as_its_own_target(source):
 def test_file_of_an_adapter_as_target(source, tmp_path, monkeypatch):
     (adapter := tmp_path / "adapter").mkdir()
     (adapter / "adapter_config.json").write_text("{}")
-    monkeypatch.setattr(MODULE, "merge_adapter", lambda checkpoint, folder, times: checkpoint)
+    monkeypatch.setattr(
+        cpumix.converter.conversion, "merge_adapter", lambda checkpoint, folder, times: checkpoint
+    )
     with pytest.raises(ConvertError, match="or of an adapter"):
         cpumix.convert(
             source, adapter / "adapter_config.json", "int8", lora=[(adapter, 1.0)], force=True

@@ -149,7 +149,7 @@ def make_large(folder: Path, experts: int) -> Path:
 
 def test_memory_does_not_grow_with_the_model(tmp_path, monkeypatch):
     """A few slices exist at a time, and what the writer collects to a large page, twice."""
-    monkeypatch.setattr(import_module("cpumix.converter"), "SLICE_BYTES", size := 1 << 20)
+    monkeypatch.setattr(import_module("cpumix.converter.slices"), "SLICE_BYTES", size := 1 << 20)
     source, target = make_large(tmp_path / "source", experts=16), tmp_path / "model.bin"
     cpumix.convert(source, target, "int8")  # compiles
     tracemalloc.start()

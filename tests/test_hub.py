@@ -18,9 +18,9 @@ import pytest
 
 from cpumix import hub
 from cpumix.checkpoint import open_checkpoint
+from cpumix.converter.shard_disposal import most_space
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubFile, HubName, choose_files, download, parse_name
-from cpumix.shard_disposal import most_space
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = Path(__file__).parent / "data/tokenizer/small.model"

@@ -42,8 +42,6 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "sampling",
     "engine",
     "model",
-    "losses",
-    "shard_disposal",
     "converter",
     "exporter",
     "inspector",

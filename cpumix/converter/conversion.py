@@ -1,0 +1,168 @@
+"""What `cpumix.convert` does, from the source's name to the report."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
+from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
+from cpumix.errors import ConfigError, ConvertError
+from cpumix.hub import download, parse_name
+from cpumix.machine import machine_info
+from cpumix.memory.planner import choose_precision, default_context
+from cpumix.store import ModelWriter, build_entries, build_metadata
+from cpumix.store.layout import is_model_file
+from cpumix.tokenizer import Tokenizer, prepare_files
+from cpumix.units import parse_size
+
+from .losses import Loss
+from .pipeline import Progress, write_tensors
+from .shard_disposal import ShardDisposal, most_space
+from .slices import cut, target_bytes
+
+HEADER_BYTES = 64 << 20  # of a model file, with tokenizer and padding of tensors, at most
+
+
+@dataclass(frozen=True)
+class ConvertReport:
+    """What a conversion did; sizes in bytes."""
+
+    target: Path
+    precision: str
+    file_bytes: int
+    source_bytes: int
+    seconds: float
+    tensors: int
+    notes: tuple[str, ...]
+    """Sentences on what was left out, or could be done better."""
+    losses: tuple[Loss, ...]
+    """What was kept as it was, and what was rounded."""
+    resumed: int
+    """Tensors that an interrupted conversion had done; what they lost is not told."""
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    precision: str = "auto",
+    *,
+    ram: str | int | None = None,
+    lora: Sequence[tuple[str | Path, float]] = (),
+    force: bool = False,
+    resume: bool = False,
+    discard_shards: bool = False,
+    ignore_fields: Collection[str] = (),
+    progress: Progress | None = None,
+) -> ConvertReport:
+    """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
+
+    A source that is not there may be a name on the Hugging Face hub, see `hub`.
+
+    `precision`: "bf16", "int8", "int4"; "auto": the best that fits `ram` ("64G" or bytes; this
+    machine's memory if not given); "as-is": what keeps most of a quantized checkpoint's numbers.
+    Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
+    adapters to merge in, in this order, and how many times each. An existing target is replaced
+    only with `force`. With `resume`, what an interrupted conversion has done is kept, and taken up
+    by the next one of the same source and options. With `discard_shards`, a download's shards are
+    deleted from the hub's cache one by one, as soon as they are converted. Fields of config.json
+    that are named in `ignore_fields` count as absent. `progress` is called with the source bytes
+    done and in all.
+    Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
+    """
+    began = time.perf_counter()
+    hub_name = None if Path(source).exists() else parse_name(Path(source).as_posix())
+    if discard_shards and (hub_name is None or resume):
+        raise ConfigError(
+            "discard shards: expected a name on the hub as source and no resume, which needs all "
+            "shards. Leave one of the options out."
+        )
+    place = Path(source) if hub_name is None else download(hub_name)
+    checkpoint = open_checkpoint(place, ignore_fields)
+    for folder, times in lora:
+        checkpoint = merge_adapter(checkpoint, Path(folder), times)
+    tokenizer = Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now
+    files = prepare_files(checkpoint.files)
+    if precision == "auto":
+        limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
+        context = default_context(checkpoint.config)
+        precision = choose_precision(checkpoint.config, limit, context).precision
+    elif precision == "as-is":
+        precision = choose_precision_as_is(checkpoint)
+    _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
+    entries = build_entries(checkpoint.config, precision)
+    name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
+    metadata = build_metadata(checkpoint.config, precision, files, name)
+    slices = list(cut(checkpoint, entries))
+    uses = [(s.source.paths, target_bytes(s)) for s in slices] if discard_shards else []
+    with ModelWriter(
+        Path(target),
+        metadata,
+        entries,
+        force=force,
+        resume=resume,
+        source=_fingerprint(checkpoint, lora),
+        free_bytes=most_space(uses) + HEADER_BYTES if discard_shards else None,
+    ) as writer:
+        resumed = writer.done
+        disposal = ShardDisposal(uses) if discard_shards else None
+        losses = write_tensors(writer, slices, resumed, disposal, progress)
+        writer.commit()
+        size = writer.nbytes
+    seconds = time.perf_counter() - began
+    return ConvertReport(
+        Path(target),
+        precision,
+        size,
+        checkpoint.source_bytes,
+        seconds,
+        len(entries),
+        (*tokenizer.notes, *_rounded_twice(checkpoint, losses)),
+        losses,
+        resumed,
+    )
+
+
+def _fingerprint(checkpoint: Checkpoint, lora: Sequence[tuple[str | Path, float]]) -> bytes:
+    """Return bytes that change if a file of the source does, or which adapters are merged."""
+    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    adapters = [path for folder, _ in lora for path in Path(folder).iterdir()]
+    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (*sorted(shards), *adapters)]
+    return json.dumps([sorted(files), [(str(folder), times) for folder, times in lora]]).encode()
+
+
+def _rounded_twice(checkpoint: Checkpoint, losses: tuple[Loss, ...]) -> Iterator[str]:
+    """Yield a note if weights were rounded that a quantizer had rounded before."""
+    before = {t.encoding for t in checkpoint.tensors.values() if is_quantized(t)}
+    worse = [loss for loss in losses if loss.encoding in before and loss.format == "q4"]
+    if not all(loss.exact for loss in worse):
+        yield (
+            f"weights of {worse[0].encoding} were quantized once more. --precision as-is rounds "
+            "less, and the checkpoint that was not quantized is better still."
+        )
+
+
+def _refuse_own_source(checkpoint: Checkpoint, places: Sequence[Path], target: Path) -> None:
+    """Raise ConvertError for a target that would replace a part of its source, even with force.
+
+    That is every file beside the weights too, but for model files: they are made of the source.
+    """
+    if not os.path.isfile(target):
+        return
+    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    beside = [p for place in places for p in (place.iterdir() if place.is_dir() else [place])]
+    others = [] if _is_model_file(target) else [path for path in beside if path.is_file()]
+    if any(target.samefile(path) for path in (*shards, *others)):
+        raise ConvertError(
+            "target: expected a file of its own, found a file of the checkpoint or of an adapter "
+            f'at "{target}". Name another target.'
+        )
+
+
+def _is_model_file(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return is_model_file(file.read(64))

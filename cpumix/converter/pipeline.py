@@ -1,0 +1,63 @@
+"""Moves slices through three threads at once: the next is read, this encoded, the last written.
+
+The kernels encode on all cores. So memory stays small and constant for a model of any size, and the
+disk never waits for the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from cpumix.store import ModelWriter
+
+from .losses import Loss, Losses
+from .shard_disposal import ShardDisposal
+from .slices import Slice, convert_slice, read, source_bytes
+
+Progress = Callable[[int, int], None]
+
+
+def write_tensors(
+    writer: ModelWriter,
+    slices: list[Slice],
+    resumed: int,
+    disposal: ShardDisposal | None,
+    progress: Progress | None,
+) -> tuple[Loss, ...]:
+    """Write all slices but those of the first `resumed` tensors; return what they lost.
+
+    `progress` gets the source bytes done and in all.
+    """
+    total, losses = sum(source_bytes(s) for s in slices), Losses()
+    finished = set(list(dict.fromkeys(s.entry.name for s in slices))[:resumed])
+    slices = [s for s in slices if s.entry.name not in finished]
+    done = total - sum(source_bytes(s) for s in slices)
+    if not slices:  # all that was missing is the name
+        if progress is not None:
+            progress(total, total)
+        return ()
+    written: Future[None] | None = None
+    with (
+        ThreadPoolExecutor(1, "cpumix-read") as reader,
+        ThreadPoolExecutor(1, "cpumix-write") as output,
+    ):
+        ahead = reader.submit(read, slices[0])
+        for i, s in enumerate(slices):
+            rows = ahead.result()
+            if i + 1 < len(slices):
+                ahead = reader.submit(read, slices[i + 1])
+            data = convert_slice(s, rows, losses)
+            if written is not None:
+                written.result()
+                if disposal is not None:
+                    disposal.done(slices[i - 1].source.paths)
+            written = output.submit(writer.write, s.entry.name, data)
+            done += source_bytes(s)
+            if progress is not None:
+                progress(done, total)
+        if written is not None:
+            written.result()
+            if disposal is not None:
+                disposal.done(slices[-1].source.paths)
+    return losses.all()
