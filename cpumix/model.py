@@ -218,6 +218,21 @@ class Model:
         ]
         return Generations([Generation(self._engine, request) for request in texts])
 
+    def save_prompt(self, path: str | Path, generation: Generation) -> int:
+        """Write the state after the prompt of a text that was written; return its tokens.
+
+        `load_prompt` lets another process go on from it. Raises ConfigError when the file cannot be
+        written.
+        """
+        return self._engine.save_prefix(Path(path), list(generation.request.ids))
+
+    def load_prompt(self, path: str | Path) -> int:
+        """Let prompts that begin like a saved one go on from it; return how many tokens it has.
+
+        Raises ConfigError or FormatError for a file of another model or format, or damaged.
+        """
+        return len(self._engine.load_prefix(Path(path)))
+
     def generate_ids(
         self,
         ids: Sequence[int],

@@ -21,6 +21,7 @@ NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "t
 @options.model_shape
 @options.ram
 @options.context
+@options.parallel
 @options.kv
 @options.precision
 @options.ignore_field
@@ -31,6 +32,7 @@ def command(
     source: str | None,
     ram: int | None,
     context: int | None,
+    parallel: int,
     kv: str,
     precision: str,
     ignore_field: tuple[str, ...],
@@ -62,7 +64,7 @@ def command(
         ram = machine.limit_bytes
     found = open_source(source, ignore_field)
     bandwidths = find_bandwidths(found.path, measure=not no_probe)
-    result = answer(found, ram, context, bandwidths, kv=kv, precision=precision)
+    result = answer(found, ram, context, bandwidths, kv=kv, precision=precision, parallel=parallel)
     if as_json:
         click.echo(json.dumps(result.to_dict()))
     else:

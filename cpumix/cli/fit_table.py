@@ -84,7 +84,8 @@ class Page:
         count = f"{plan.weights / 1e9:.3g} billion weights"
         if answer.active_weights < plan.weights:
             count += f", {answer.active_weights / 1e9:.3g} billion for each token"
-        yield f"{answer.source.name}, context {plan.context}: {count}"
+        texts = f" for each of {plan.parallel} texts" if plan.parallel > 1 else ""
+        yield f"{answer.source.name}, context {plan.context}{texts}: {count}"
         whole = format_size(plan.ram_bytes)
         if machine is None:
             yield f"A machine with {whole} of memory"

@@ -132,6 +132,18 @@ context = click.option(
     type=click.IntRange(min=1),
     help="Tokens of prompt and answer to keep in memory. Default: the model's, at most 4096.",
 )
+prompt_cache = click.option(
+    "--prompt-cache",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Go on from the prompt saved in this file, and save it there.",
+)
+parallel = click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Texts at once, each with a context of its own.",
+)
 kv = click.option(
     "--kv",
     type=click.Choice(["auto", "f16", "int8", "f32"]),

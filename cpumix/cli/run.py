@@ -29,6 +29,7 @@ from .texts import note_first_run, read_stdin
 @options.threads
 @options.ram
 @options.raw
+@options.prompt_cache
 @options.stats
 @options.stats_json
 @options.trace
@@ -42,6 +43,7 @@ def command(
     threads: int | None,
     ram: int | None,
     raw: bool,
+    prompt_cache: Path | None,
     stats: bool,
     stats_json: IO[str] | None,
     trace: IO[str] | None,
@@ -62,6 +64,8 @@ def command(
         said = _say(loaded.notes)
         if trace:
             loaded.trace(trace)
+        if prompt_cache and prompt_cache.exists():
+            loaded.load_prompt(prompt_cache)
         status = PromptStatus()
         generation = loaded.generate(
             text,
@@ -74,6 +78,9 @@ def command(
             with helped(loaded.kv):
                 for piece in generation:
                     click.echo(piece, nl=False)
+            done = generation.stats
+            if prompt_cache and done.cached_tokens < done.prompt_tokens - 1:
+                loaded.save_prompt(prompt_cache, generation)
         finally:  # after Ctrl-C too: the numbers so far are worth having
             status.clear()
             click.echo()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO
 
+from cpumix.config import DynamicScaling
 from cpumix.experts import Counters, ExpertPager, Trace
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.compile import isa
+from cpumix.kv import saved
 from cpumix.kv.formats import count_blocks
 from cpumix.kv.pool import BlockPool
 from cpumix.machine import peak_rss_bytes
@@ -44,6 +47,8 @@ class Engine:
         self.scheduler = Scheduler(file.config, self.pool, rows)
         self.loop = EngineLoop(self.transformer, self.scheduler, backend)
         self.session = Session(self.transformer, self.pool, each)
+        stretched = isinstance(file.config.rope_scaling, DynamicScaling)
+        self._origin = saved.Origin(file.fingerprint, kv, context if stretched else 0)
 
     def write(self, request: Request, on_event: OnEvent) -> Text:
         """Begin a text; `on_event` is called on the compute thread for all that comes of it."""
@@ -80,6 +85,17 @@ class Engine:
     def position(self) -> int:
         """The position of the next token to `advance`."""
         return self.session.position
+
+    def save_prefix(self, path: Path, ids: list[int]) -> int:
+        """Write the keys and values of a text that was computed; see `kv.saved.save`."""
+        prefix = self.scheduler.prefix
+        return self.loop.call(lambda: saved.save(path, self.pool, prefix, ids, self._origin))
+
+    def load_prefix(self, path: Path) -> list[int]:
+        """Let texts begin with what `save_prefix` wrote; return its tokens."""
+        prefix = self.scheduler.prefix
+        self.loop.call(self.session.close)
+        return self.loop.call(lambda: saved.load(path, self.pool, prefix, self._origin))
 
     def trace(self, stream: IO[str]) -> None:
         """Write a line to `stream` for each layer and pass from now on; see `experts.trace`."""

@@ -93,6 +93,7 @@ class Answer:
             "target_bytes": plan.target_bytes,
             "ceiling_bytes": plan.ceiling_bytes,
             "context": plan.context,
+            "parallel": plan.parallel,
             "kv": plan.kv,
             "choice": plan.precision,
             "verdict": plan.verdict,
@@ -111,9 +112,11 @@ def answer(
     *,
     kv: str = "auto",
     precision: str = "auto",
+    parallel: int = 1,
 ) -> Answer:
     """Plan `source` for a machine of `ram_bytes`, and choose a precision unless one is given.
 
+    `parallel` sequences have a context of their own each.
     A model file has its precision already. Raises ConfigError for a context, precision or format of
     the KV cache that the model cannot have.
     """
@@ -126,17 +129,17 @@ def answer(
     elif source.precision is not None:
         chosen = source.precision
     else:
-        chosen = choose_precision(config, ram_bytes, context, kv).precision
-    best = make_plan(config, chosen, context, ram_bytes, kv)
+        chosen = choose_precision(config, ram_bytes, context, kv, parallel).precision
+    best = make_plan(config, chosen, context, ram_bytes, kv, parallel)
 
     def row(plan: MemoryPlan) -> PlanRow:
         size = plan.file_bytes + source.header_bytes
         return PlanRow(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
 
-    others = [make_plan(config, REFERENCE, context, ram_bytes, kv)]
+    others = [make_plan(config, REFERENCE, context, ram_bytes, kv, parallel)]
     for name in candidates(config):
         if name != best.precision:
-            others.append(make_plan(config, name, context, ram_bytes, kv))
+            others.append(make_plan(config, name, context, ram_bytes, kv, parallel))
     plans = [best, *others]
     plans.sort(key=lambda plan: -plan.file_bytes)
     rows = tuple(row(plan) for plan in plans)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,3 +180,31 @@ class BlockPool:
         self._values[:, :, b : b + count] = self._values[:, :, a : a + count]
         if self._scales.shape[3]:
             self._scales[:, :, :, b : b + count] = self._scales[:, :, :, a : a + count]
+
+    def export(self, blocks: list[int]) -> bytes:
+        """Return the keys, values and scales of some blocks, as `restore` takes them."""
+        return b"".join(view[:, :, blocks].tobytes() for view in self._by_block())
+
+    def export_bytes(self, count: int) -> int:
+        """Return how many bytes `export` gives of so many blocks."""
+        return self.nbytes // self.blocks * count
+
+    def restore(self, blocks: list[int], data: bytes) -> None:
+        """Fill blocks with what was exported."""
+        at = 0
+        for view in self._by_block():
+            shape = (*view.shape[:2], len(blocks), *view.shape[3:])
+            size = int(np.prod(shape))
+            view[:, :, blocks] = np.frombuffer(data, view.dtype, size, at).reshape(shape)
+            at += size * view.itemsize
+        self._touched[blocks] = True
+
+    def _by_block(self) -> list[NDArray[Any]]:
+        """Return views of keys, values and scales whose third dimension is the block."""
+        layers, heads = self._keys.shape[:2]
+        keys = self._keys.reshape(layers, heads, self.blocks, -1)
+        values = self._values.reshape(layers, heads, self.blocks, -1)
+        parts: list[NDArray[Any]] = [keys, values]
+        for i in range(2 if self._scales.size else 0):  # of keys, of values
+            parts.append(self._scales[:, :, i].reshape(layers, heads, self.blocks, -1))
+        return parts

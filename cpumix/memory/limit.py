@@ -70,7 +70,7 @@ def make_budget(
     plan = make_plan(config, precision, context, machine.limit_bytes, kv, parallel)
     ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
     if plan.minimum_bytes > ceiling:
-        most = largest_context_within(config, precision, ceiling, kv)
+        most = largest_context_within(config, precision, ceiling, kv, parallel)
         shorter = f", or a --context of at most {most}" if most else ""
         raise BudgetError(
             f"memory: a budget of {format_size(ceiling)} is below the "

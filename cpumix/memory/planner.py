@@ -192,14 +192,14 @@ def candidates(config: ModelConfig) -> list[str]:
 
 
 def choose_precision(
-    config: ModelConfig, ram_bytes: int, context: int, kv: str = "auto"
+    config: ModelConfig, ram_bytes: int, context: int, kv: str = "auto", parallel: int = 1
 ) -> MemoryPlan:
     """Plan the best precision for the memory; int4, which pages, if none fits.
 
     A level may take up to 75 %. A mix, which can be had in any size, fills 70 %.
     """
     for precision in candidates(config):
-        plan = make_plan(config, precision, context, ram_bytes, kv)
+        plan = make_plan(config, precision, context, ram_bytes, kv, parallel)
         if plan.share <= (CEILING if precision in PRECISIONS else TARGET):
             break
     return plan
@@ -211,22 +211,27 @@ def largest_context(
     ram_bytes: int,
     kv: str = "auto",
     verdicts: tuple[str, ...] = ("fits", "tight"),
+    parallel: int = 1,
 ) -> int:
     """Return the longest context that gets one of these verdicts; 0 if none does."""
 
     def plan_of(context: int) -> MemoryPlan:
-        return make_plan(config, precision, context, ram_bytes, kv)
+        return make_plan(config, precision, context, ram_bytes, kv, parallel)
 
     return _largest(config.context_limit, lambda c: plan_of(c).verdict in verdicts)
 
 
 def largest_context_within(
-    config: ModelConfig, precision: str | Precision, budget_bytes: int, kv: str = "auto"
+    config: ModelConfig,
+    precision: str | Precision,
+    budget_bytes: int,
+    kv: str = "auto",
+    parallel: int = 1,
 ) -> int:
     """Return the longest context that runs, paging or not, in so much memory; 0 if none does."""
 
     def fits(context: int) -> bool:
-        plan = make_plan(config, precision, context, budget_bytes, kv)
+        plan = make_plan(config, precision, context, budget_bytes, kv, parallel)
         return plan.minimum_bytes <= budget_bytes
 
     return _largest(config.context_limit, fits)
@@ -248,10 +253,11 @@ def plan(
     context: int = DEFAULT_CONTEXT,
     precision: str = "auto",
     kv: str = "auto",
+    parallel: int = 1,
 ) -> MemoryPlan:
     """Plan a model for `ram`, "64G" or bytes; precision "auto" takes the best level that fits."""
     ram_bytes = parse_size(str(ram))
     context = min(context, config.context_limit)
     if precision == "auto":
-        return choose_precision(config, ram_bytes, context, kv)
-    return make_plan(config, precision, context, ram_bytes, kv)
+        return choose_precision(config, ram_bytes, context, kv, parallel)
+    return make_plan(config, precision, context, ram_bytes, kv, parallel)

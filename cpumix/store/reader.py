@@ -98,6 +98,11 @@ class ModelFile:
         self.address = self._bytes.ctypes.data
         self.fileno = os.dup(stream.fileno())  # for advice on the file, and to see it shrink
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells model files apart: size, and the header's checksum, which covers all."""
+        return f"{self.metadata[layout.HEADER_CRC_KEY]:08x}-{self.mapped_bytes}"
+
     def _check_origin(self) -> None:
         version = self.metadata.get("cpumix.format_version")
         if version is None:

@@ -172,3 +172,16 @@ assert not {"numba", "llvmlite", "sentencepiece", "jinja2"} & set(sys.modules)
     command = [sys.executable, "-W", "error", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_texts_at_once_count_with_their_context():
+    def kv_bytes(*arguments):
+        result = CliRunner().invoke(main, ["fit", "--ram", "64G", "--no-probe", *arguments])
+        return result
+
+    one, eight = (kv_bytes("--json", "--parallel", n) for n in ("1", "8"))
+    plans = [json.loads(result.stdout) for result in (one, eight)]
+    assert [plan["parallel"] for plan in plans] == [1, 8]
+    sizes = [plan["rows"][0]["kv_bytes"] for plan in plans]
+    assert sizes[1] == 8 * sizes[0]
+    assert "context 4096 for each of 8 texts: 46.7 billion" in kv_bytes("--parallel", "8").stdout

@@ -48,7 +48,6 @@ from .adapter import (
     by_module,
     check_factors,
     find_targets,
-    is_factor,
     low_rank,
     unknown,
     whole,
@@ -212,10 +211,9 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
     alpha = settings.get("lora_alpha", 8)  # PEFT's default
     if isinstance(patterns, dict):
         alpha = next((a for p, a in patterns.items() if _matches(p, module)), alpha)
-    if not is_factor(alpha):
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
         raise ConfigError(f"lora_alpha: expected a number, found {quoted(alpha)}.")
-    rank = max(rank, 1)
-    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else max(rank, 1))
 
 
 def _matches(pattern: str, module: str) -> bool:
