@@ -8,7 +8,7 @@ from math import prod
 
 from cpumix.config import ModelConfig, Role
 from cpumix.kernels.rows import stride
-from cpumix.quant.precision import RAISED, Precision
+from cpumix.quant.precision import INT8_EXPERTS, Precision
 from cpumix.store.gguf import align
 from cpumix.store.layout import ALIGNMENT, dense_entry, expert_entry
 from cpumix.units import MIB
@@ -33,11 +33,11 @@ class WeightSizes:
 @lru_cache(maxsize=16)
 def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
     """Add up the tensors of a model file."""
-    if precision.raised:  # put together from two levels: the plans of all mixes take no time
+    if precision.int8_layers:  # put together from two levels: the plans of all mixes take no time
         low = weight_sizes(config, Precision("", precision.experts, precision.dense))
-        high = weight_sizes(config, Precision("", RAISED, precision.dense))
+        high = weight_sizes(config, Precision("", INT8_EXPERTS, precision.dense))
         sizes = list(low.expert)
-        for layer in precision.raised:
+        for layer in precision.int8_layers:
             sizes[layer] = high.expert[layer]
         return WeightSizes(low.count, low.dense, low.embedding, tuple(sizes))
     count = dense = embedding = 0

@@ -6,6 +6,9 @@ is worse than a noisy one.
 
 Between int4 and int8 lie the mixes: "mix-15" is int4 with the experts of 15 layers at 8 bits, those
 layers where that helps most (see `sensitivity`). So memory can be filled to the last layer.
+
+Two kinds of names: a format ("q4", in `FORMATS`) says what the bytes of one matrix mean; a precision
+("int4") says which format each tensor of a model takes.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from . import FLOAT32
 from .sensitivity import most_sensitive
 
 UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER)
-RAISED = "q8"  # format of the experts in a mix's raised layers
+INT8_EXPERTS = "q8"  # the format of the experts in the int8 layers of a mix
 
 _MIX = re.compile(r"mix-([1-9][0-9]{0,3})")
 
@@ -33,8 +36,8 @@ class Precision:
     name: str
     experts: str
     dense: str
-    raised: tuple[int, ...] = ()
-    """Layers whose experts take `RAISED` instead, in ascending order."""
+    int8_layers: tuple[int, ...] = ()
+    """Layers whose experts take `INT8_EXPERTS` instead, in ascending order; of a mix only."""
 
     def format(self, spec: TensorSpec) -> str:
         """Return the format of a tensor, or of a part of an expert."""
@@ -42,7 +45,7 @@ class Precision:
             return FLOAT32
         if spec.expert is None:
             return self.dense
-        return RAISED if spec.layer in self.raised else self.experts
+        return INT8_EXPERTS if spec.layer in self.int8_layers else self.experts
 
 
 PRECISIONS = {
@@ -73,10 +76,12 @@ def find_precision(name: str, layers: int) -> Precision:
     raise ConfigError(f'precision: expected one of {known}, found "{name}".')
 
 
-def mix(raised: Sequence[int]) -> Precision:
+def mix(int8_layers: Sequence[int]) -> Precision:
     """Return int4 with the experts of these layers at 8 bits."""
     base = PRECISIONS["int4"]
-    return Precision(f"mix-{len(raised)}", base.experts, base.dense, tuple(sorted(raised)))
+    return Precision(
+        f"mix-{len(int8_layers)}", base.experts, base.dense, tuple(sorted(int8_layers))
+    )
 
 
 def is_mix(name: str) -> bool:

@@ -60,7 +60,7 @@ HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
 CODE_BOOKS_KEY = "cpumix.tensor.code_books"
 BOOK_VALUES = 16
-RAISED_LAYERS_KEY = "cpumix.raised_layers"
+INT8_LAYERS_KEY = "cpumix.raised_layers"
 
 
 def is_model_file(head: bytes) -> bool:
@@ -174,8 +174,8 @@ def build_metadata(
     metadata["cpumix.format_version"] = FORMAT_VERSION
     chosen = _resolve(config, precision)
     metadata["cpumix.precision"] = chosen.name
-    if chosen.raised:
-        metadata[RAISED_LAYERS_KEY] = np.array(chosen.raised, np.uint32)
+    if chosen.int8_layers:
+        metadata[INT8_LAYERS_KEY] = np.array(chosen.int8_layers, np.uint32)
     metadata["cpumix.config"] = config.to_json()
     for file in sorted(files):
         metadata[FILE_PREFIX + file] = bytes(files[file])

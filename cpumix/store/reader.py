@@ -131,13 +131,16 @@ class ModelFile:
         if not is_mix(self.precision):
             known = f"one of {', '.join(PRECISIONS)}, mix-N"
             raise self._differs("cpumix.precision", known, f'"{self.precision}"')
-        raised = self._array(layout.RAISED_LAYERS_KEY, np.uint32).tolist()
+        int8_layers = self._array(layout.INT8_LAYERS_KEY, np.uint32).tolist()
         layers = self.config.num_hidden_layers
-        some = raised == sorted(set(raised) & set(range(layers))) and len(raised) < layers
-        if self.precision != mix(raised).name or not some:
-            expected = f"the {self.precision.removeprefix('mix-')} raised of {layers} layers"
-            raise self._differs(layout.RAISED_LAYERS_KEY, expected, str(raised))
-        return mix(raised)
+        some = (
+            int8_layers == sorted(set(int8_layers) & set(range(layers)))
+            and len(int8_layers) < layers
+        )
+        if self.precision != mix(int8_layers).name or not some:
+            expected = f"the {self.precision.removeprefix('mix-')} int8 layers of {layers}"
+            raise self._differs(layout.INT8_LAYERS_KEY, expected, str(int8_layers))
+        return mix(int8_layers)
 
     def _match_tensors(self, header: gguf.Header) -> dict[str, MappedTensor]:
         """Hold the header's tensors against those that the config calls for."""
