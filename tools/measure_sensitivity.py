@@ -6,7 +6,7 @@ Predictions on TEXT are compared with those of the bfloat16 model, with the mode
 
 - sensitivity of a layer: the KL divergence with int4 experts in this layer only, int8 elsewhere,
   minus that of the int8 model;
-- curve: the KL divergence of every mix, layers raised to 8 bits in the order of sensitivity,
+- curve: the KL divergence of every mix, layers put at 8 bits in the order of sensitivity,
   against the straight line between int4 and int8 over the file's bytes.
 
 The text's first half gives the sensitivities and the second half the curve, so that the order is
@@ -105,7 +105,7 @@ def divergence(result: Evaluation) -> float:
 
 
 def curve(bench: Bench, order: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Yield a row for every number of raised layers, and the straight line beside it."""
+    """Yield a row for every number of layers at 8 bits, and the straight line beside it."""
     ends = [bench.measure(raised) for raised in ([], range(bench.layers))]
     (low, low_bytes), (high, high_bytes) = [(divergence(e), size) for e, size in ends]
     for count in range(bench.layers + 1):

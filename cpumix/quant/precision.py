@@ -7,8 +7,8 @@ is worse than a noisy one.
 Between int4 and int8 lie the mixes: "mix-15" is int4 with the experts of 15 layers at 8 bits, those
 layers where that helps most (see `sensitivity`). So memory can be filled to the last layer.
 
-Two kinds of names: a format ("q4", in `FORMATS`) says what the bytes of one matrix mean; a precision
-("int4") says which format each tensor of a model takes.
+A format ("q4", in `FORMATS`) says what the bytes of one matrix mean; a precision ("int4") says
+which format each tensor of a model takes.
 """
 
 from __future__ import annotations
