@@ -11,7 +11,6 @@ from pathlib import Path
 import click
 
 import cpumix
-from cpumix.store.partial import partial_files
 from cpumix.units import format_seconds, format_size
 
 from . import options
@@ -21,6 +20,8 @@ from .progress import byte_progress
 @contextmanager
 def _naming(target: Path, resume: bool) -> Iterator[None]:
     """Say where an interrupted conversion is kept: its file is hidden, and may be large."""
+    from cpumix.store.partial import partial_files  # not above: --help starts faster
+
     try:
         yield
     except BaseException:

@@ -224,7 +224,7 @@ def test_family_that_mistral_does_not_name(tmp_path: Path) -> None:
         ({"dim": None}, "expected the field dim of a params.json, found none"),
         ({"moe": {"num_experts": 4}}, "expected the field num_experts_per_tok of a params"),
         ({"moe": [1]}, "moe: expected an object with num_experts, found another value"),
-        ({"vision_encoder": {"dim": 1}}, "vision_encoder: a field of params.json unknown to cpu"),
+        ({"vision_encoder": {"dim": 1}}, '"vision_encoder": a field of params.json unknown to cp'),
         ({"sliding_window": "often"}, "sliding_window: expected a positive whole number"),
     ],
 )

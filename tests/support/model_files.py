@@ -1,4 +1,4 @@
-"""A tiny model file, whole or wrong in one place."""
+"""A tiny model file, whole or wrong in one place, and the weights that a file has."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from configs import model_config
+from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
-from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
+from cpumix.quant import FLOAT32, FORMATS
+from cpumix.store import ModelFile, ModelWriter, TensorEntry, build_entries, build_metadata
 
 CONFIG = model_config(
     vocab_size=50,
@@ -54,3 +56,29 @@ def write(
 
 def with_(key: str, value: object) -> Callable[[dict[str, Any]], None]:
     return lambda metadata: metadata.update({key: value})
+
+
+def stored_weights(file: ModelFile) -> dict[str, NDArray[np.float32]]:
+    """Return all weights as the file has them, by canonical name."""
+    weights, shapes = {}, {spec.name: spec.shape for spec in file.config.tensors()}
+    for name, tensor in file.tensors.items():
+        data, start = file.data(name), 0
+        for part in tensor.parts:
+            shape = shapes[part]
+            if tensor.format == FLOAT32:
+                weights[part] = data.view(np.float32).reshape(shape)
+                continue
+            kind = FORMATS[tensor.format]
+            size = kind.nbytes(*shape)
+            tiles = data[start : start + size].reshape(-1, -(-shape[1] // 32), kind.tile_bytes)
+            weights[part] = kind.dequantize(tiles, *shape)
+            start += size
+    return weights
+
+
+def relative_error(
+    found: NDArray[np.float32], expected: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return each token's relative RMS difference."""
+    wrong = np.sqrt(np.mean((found - expected) ** 2, axis=-1))
+    return wrong / np.sqrt(np.mean(expected**2, axis=-1))

@@ -7,12 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import reference
-from numpy.typing import NDArray
+from model_files import relative_error, stored_weights
 from tiny_models import CONFIGS
 
 import cpumix
-from cpumix.quant import FLOAT32, FORMATS
-from cpumix.store.reader import ModelFile
 
 TOKENS = 100  # more than any window, and than a block of the cache
 # Largest relative RMS of a token's logits against float64, bfloat16 weights and a float32 cache: as
@@ -42,32 +40,6 @@ def prompt(name: str, count: int = TOKENS) -> list[int]:
     """Return random ids of a model's vocabulary."""
     random = np.random.default_rng(0)
     return random.integers(3, CONFIGS[name]["vocab_size"], count).tolist()
-
-
-def stored_weights(file: ModelFile) -> dict[str, NDArray[np.float32]]:
-    """Return all weights as the file has them, by canonical name."""
-    weights, shapes = {}, {spec.name: spec.shape for spec in file.config.tensors()}
-    for name, tensor in file.tensors.items():
-        data, start = file.data(name), 0
-        for part in tensor.parts:
-            shape = shapes[part]
-            if tensor.format == FLOAT32:
-                weights[part] = data.view(np.float32).reshape(shape)
-                continue
-            kind = FORMATS[tensor.format]
-            size = kind.nbytes(*shape)
-            tiles = data[start : start + size].reshape(-1, -(-shape[1] // 32), kind.tile_bytes)
-            weights[part] = kind.dequantize(tiles, *shape)
-            start += size
-    return weights
-
-
-def relative_error(
-    found: NDArray[np.float32], expected: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return each token's relative RMS difference."""
-    wrong = np.sqrt(np.mean((found - expected) ** 2, axis=-1))
-    return wrong / np.sqrt(np.mean(expected**2, axis=-1))
 
 
 @pytest.mark.parametrize("name", CONFIGS)

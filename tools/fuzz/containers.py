@@ -96,8 +96,10 @@ def foreign_gguf() -> bytes:
     metadata = {"general.architecture": "llama", "llama.block_count": 1, "general.alignment": 32}
     tokens = {"tokenizer.ggml.tokens": ["a", "b"], "tokenizer.ggml.scores": np.zeros(2, np.float32)}
     tensors = [
-        gguf.TensorInfo("token_embd.weight", (2, 32), gguf.FLOAT32, 0),
-        gguf.TensorInfo("blk.0.attn_q.weight", (4, 32), 8, 256),  # Q8_0: 34 bytes a row
+        gguf.TensorInfo("token_embd.weight", (2, 32), 0, 0),
+        gguf.TensorInfo(
+            "blk.0.attn_q.weight", (4, 32), 8, 256
+        ),  # Q8_0 is 8: 34 bytes a row; F32 is 0
     ]
     header = gguf.encode_header(metadata | tokens, tensors)
     return header.ljust(gguf.align(len(header), 32), b"\0") + bytes(256 + 4 * 34 + 24)

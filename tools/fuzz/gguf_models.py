@@ -101,7 +101,7 @@ def model(number: int) -> bytes:
         del metadata[str(random.choice(list(metadata)))]
     places, offset = [], 0
     for name, shape in tensors.items():
-        places.append(gguf.TensorInfo(name, shape, gguf.FLOAT32, offset))
+        places.append(gguf.TensorInfo(name, shape, 0, offset))
         offset = gguf.align(offset + 4 * int(np.prod(shape)), gguf.DEFAULT_ALIGNMENT)
     header = gguf.encode_header(metadata, places)
     data = random.standard_normal(offset // 4).astype("<f4").tobytes()

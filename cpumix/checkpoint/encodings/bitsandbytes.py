@@ -136,6 +136,7 @@ def _four_bits(module: str, parts: dict[str, StoredTensor], state: str, kind: st
         and absmax.shape == (blocks,)
     )
     nested_block, offset = fields.get("nested_blocksize", 256), fields.get("nested_offset", 0.0)
+    fits = fits and type(offset) in (int, float) and abs(offset) < 1e30
     if absmax.dtype != "F32":
         nested, nested_map = (
             parts.get(f"weight.nested_{part}") for part in ("absmax", "quant_map")
@@ -144,7 +145,6 @@ def _four_bits(module: str, parts: dict[str, StoredTensor], state: str, kind: st
             fits
             and absmax.dtype == "U8"
             and _is_block(nested_block)
-            and isinstance(offset, (int, float))
             and nested is not None
             and (nested.dtype, nested.shape) == ("F32", (-(-blocks // nested_block),))
             and nested_map is not None

@@ -19,6 +19,7 @@ from ..stored import StoredTensor
 from ..tensor import Checkpoint
 from .low_rank import Floats, LowRank, Merged
 
+MOST_FACTOR = 1e6  # more is no scale of training, and NaN is not even less
 VOCABULARY = tuple(tensor_name(role) for role in (Role.EMBEDDING, Role.OUTPUT))
 
 
@@ -95,6 +96,12 @@ def check_factors(fits: bool, name: str, shape: tuple[int, ...], up: Matrix, dow
             f"{up.shape} of {quoted(up.encoding)} and {down.shape} of {quoted(down.encoding)}. "
             f'Use the adapter with the model that it was trained on. File "{up.path}".'
         )
+
+
+def is_factor(value: object) -> bool:
+    """Whether a setting from a file is a number that weights may be multiplied by."""
+    # By type(), because True is an int too.
+    return type(value) in (int, float) and abs(value) <= MOST_FACTOR  # type: ignore[arg-type]
 
 
 def unknown(name: str, path: Path) -> ConvertError:

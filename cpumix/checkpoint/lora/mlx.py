@@ -24,7 +24,7 @@ from ..matrix import Matrix
 from ..namings.huggingface import namings
 from ..namings.places import Stacked
 from ..views import RowRange, Transposed
-from .adapter import Adapter, by_module, check_factors, find_targets, low_rank, unknown
+from .adapter import Adapter, by_module, check_factors, find_targets, is_factor, low_rank, unknown
 from .low_rank import LowRank
 
 FILE, CONFIG = "adapters.safetensors", "adapter_config.json"
@@ -68,11 +68,7 @@ def _scale(path: Path) -> float:
     parameters = settings.get("lora_parameters")
     scale: Any = parameters.get("scale") if isinstance(parameters, dict) else None
     kind = settings.get("fine_tune_type", "lora")
-    if (
-        kind not in ("lora", "dora")
-        or isinstance(scale, bool)
-        or not isinstance(scale, (int, float))
-    ):
+    if kind not in ("lora", "dora") or not is_factor(scale):
         raise ConfigError(
             f'"{path}": expected the fine_tune_type lora or dora and a scale in lora_parameters, '
             f"found {quoted(kind)} and {quoted(scale)}. Fuse the adapter with mlx-lm."

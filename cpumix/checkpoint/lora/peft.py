@@ -48,6 +48,7 @@ from .adapter import (
     by_module,
     check_factors,
     find_targets,
+    is_factor,
     low_rank,
     unknown,
     whole,
@@ -211,9 +212,10 @@ def _scale(settings: Mapping[str, Any], module: str, rank: int) -> float:
     alpha = settings.get("lora_alpha", 8)  # PEFT's default
     if isinstance(patterns, dict):
         alpha = next((a for p, a in patterns.items() if _matches(p, module)), alpha)
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+    if not is_factor(alpha):
         raise ConfigError(f"lora_alpha: expected a number, found {quoted(alpha)}.")
-    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else max(rank, 1))
+    rank = max(rank, 1)
+    return float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
 
 
 def _matches(pattern: str, module: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cpumix.config import ModelConfig, without_fields
 from cpumix.config.values import shown
-from cpumix.errors import ConfigError, ConvertError
+from cpumix.errors import ConfigError, ConvertError, quoted
 
 from ..encodings import assemble
 from ..files import read_json
@@ -94,7 +94,8 @@ def from_params(params: Mapping[str, Any], where: str) -> ModelConfig:
     for name, value in params.items():
         if name not in known and value not in (None, False):
             raise ConfigError(
-                f"{where}: {name}: a field of params.json unknown to cpumix, found {shown(value)}."
+                f"{where}: {quoted(name)}: a field of params.json unknown to cpumix, found "
+                f"{shown(value)}."
             )
     fields = {ours: params.get(theirs, params.get(ours)) for theirs, ours in _FIELDS.items()}
     for name in _NEEDED:
@@ -110,7 +111,7 @@ def from_params(params: Mapping[str, Any], where: str) -> ModelConfig:
             raise ConfigError(f"{where}: expected the field {name} of a params.json, found none.")
         fields[_MOE[name]] = moe[name]
     window = fields["sliding_window"]
-    if isinstance(window, str) and window.isdecimal():
+    if isinstance(window, str) and window.isdecimal() and len(window) < 10:
         fields["sliding_window"] = window = int(window)
     # Mistral 7B v0.1 has a window and means 1e4; Mixtral has none and means 1e6, as
     # mistral-inference takes it (src/mistral_inference/transformer.py).
