@@ -9,6 +9,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from cpumix.input_file import regular
+
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.open import find_source_name
 from .config import NORMS, ModelConfig, Role, TensorSpec
@@ -116,7 +118,7 @@ def _is_foreign(path: Path) -> bool:
     """Whether a file is a checkpoint."""
     if find_source_name(path) is None:
         return False
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return not is_model_file(file.read(64))
 
 

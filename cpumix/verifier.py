@@ -56,7 +56,8 @@ def verify(file: ModelFile, progress: Progress | None = None) -> None:
                     "NaN or infinity. Convert the checkpoint again, or get another one."
                 )
 
-    file.verify(progress, look)
+    with file.guarded():
+        file.verify(progress, look)
 
 
 def compare(
@@ -79,7 +80,7 @@ def compare(
             )
     total, done = sum(m.rows * m.columns for m in matrices), 0
     differences, all_sums = [], []
-    with ThreadPoolExecutor(machine_info().physical_cores) as pool:
+    with file.guarded(), ThreadPoolExecutor(machine_info().physical_cores) as pool:
         for matrix in matrices:
             source = sources[matrix.spec.name]
             sums = list(pool.map(lambda job: _compare_rows(*job), _jobs(matrix, source)))

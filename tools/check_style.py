@@ -26,6 +26,7 @@ MAX_LINES = 320
 ROOMS = [  # lowest first: a room imports only from those before it, or from itself
     "errors",
     "units",
+    "input_file",
     "machine",
     "cache_dir",
     "config",

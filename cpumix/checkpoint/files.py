@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpumix.errors import ConvertError
+from cpumix.input_file import read_input, regular
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -18,7 +19,7 @@ def read_into(path: Path, offset: int, out: memoryview) -> None:
     """Fill `out`, flat bytes, from a file at `offset`; any number of threads may read at once."""
     done = 0
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open(path, "rb", buffering=0, opener=regular) as file:
             file.seek(offset)
             while done < len(out):
                 n = file.readinto(out[done:])
@@ -37,7 +38,7 @@ def read_into(path: Path, offset: int, out: memoryview) -> None:
 def read_file(path: Path) -> bytes:
     """Return all of a small file."""
     try:
-        data = path.read_bytes()
+        data = read_input(path)
     except OSError as e:
         raise unreadable(path, e) from e
     refuse_pointer(path, data)

@@ -12,6 +12,7 @@ import click
 import cpumix
 from cpumix.cache_dir import cache_folder, cache_roots
 from cpumix.errors import ConvertError
+from cpumix.input_file import regular
 from cpumix.units import format_size
 
 from .progress import byte_progress
@@ -48,7 +49,7 @@ def _is_checkpoint(path: Path) -> bool:
     from cpumix.store.layout import is_model_file
 
     if path.is_file():
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             if is_model_file(file.read(64)):
                 return False
     return find_source_name(path) is not None

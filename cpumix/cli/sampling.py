@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cpumix.input_file import read_text_input
 from cpumix.sampling.params import RANGES, SamplingParams
 
 DEFAULTS = SamplingParams()
@@ -70,7 +71,7 @@ def _text(ctx: click.Context, param: click.Parameter, path: Path | None) -> str 
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text_input(path).decode()
     except (OSError, ValueError) as error:
         raise click.BadParameter(
             f"expected a text file that can be read, found {error}.", ctx, param

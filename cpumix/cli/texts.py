@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from cpumix.errors import ConfigError
+from cpumix.input_file import read_stream, read_text_input
 
 
 def note_first_run() -> None:
@@ -23,7 +24,7 @@ def read_stdin() -> str:
     if sys.stdin is None:
         raise ConfigError("standard input: expected text, found it closed.")
     try:
-        data = sys.stdin.buffer.read()
+        data = read_stream(sys.stdin.buffer)
     except OSError as error:
         raise ConfigError(f"standard input: cannot be read ({error.strerror}).") from error
     return _decode(data, "standard input").removesuffix("\n")
@@ -32,7 +33,7 @@ def read_stdin() -> str:
 def read_file(path: Path) -> str:
     """Return a file's text. Raises ConfigError if it cannot be read, or is not text."""
     try:
-        data = path.read_bytes()
+        data = read_text_input(path)
     except OSError as error:
         raise ConfigError(f'text: cannot be read ({error.strerror}): "{path}".') from error
     return _decode(data, f'text "{path}"')

@@ -164,5 +164,5 @@ def _refuse_own_source(checkpoint: Checkpoint, places: Sequence[Path], target: P
 
 
 def _is_model_file(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return is_model_file(file.read(64))

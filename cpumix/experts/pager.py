@@ -14,7 +14,6 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.errors import FormatError
 from cpumix.store.bus_guard import BusGuard
 from cpumix.store.reader import ModelFile
 
@@ -172,12 +171,7 @@ class ExpertPager:
 
     def check(self) -> None:
         """Raise FormatError if the file failed under a computation, which then saw zeros."""
-        if self._guard.struck:
-            self._file.check_size()
-            raise FormatError(
-                f'"{self._file.path}": a part of the file could not be read while in use. '
-                "Check the disk, then the file with `cpumix verify`."
-            )
+        self._file.check_reads(self._guard)
 
     def end(self, lease: Lease, broken: bool) -> None:
         """Take a lease back; when it was broken off, nobody will use what is being read for it."""

@@ -100,13 +100,14 @@ def export(
             if factors is not None:
                 out.write(start, memoryview(factors.tobytes()))
             done = 0
-            for t, place in zip(tensors, places[-len(tensors) :], strict=True):
-                at = start + place.offset
-                for data in _read(file, t, config.head_dim):
-                    out.write(at, memoryview(data.reshape(-1).data))
-                    at, done = at + data.nbytes, done + data.nbytes
-                    if progress is not None:
-                        progress(done, offset)
+            with file.guarded():
+                for t, place in zip(tensors, places[-len(tensors) :], strict=True):
+                    at = start + place.offset
+                    for data in _read(file, t, config.head_dim):
+                        out.write(at, memoryview(data.reshape(-1).data))
+                        at, done = at + data.nbytes, done + data.nbytes
+                        if progress is not None:
+                            progress(done, offset)
             check_target(target, force)
             out.publish(force)
         finally:

@@ -7,6 +7,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpumix.input_file import read_input, regular
+
 from ..checkpoint import read_config
 from ..checkpoint.containers.gguf import is_gguf
 from ..checkpoint.sources.huggingface import from_fields
@@ -17,7 +19,10 @@ from ..quant.precision import Precision
 from ..store import gguf
 from ..store.layout import ALIGNMENT, is_model_file
 from ..store.reader import ModelFile
+from ..units import MIB
 from .known_models import DEFAULT, MODEL_NAMES, known_model
+
+MOST_CONFIG = 16 * MIB  # of a config.json
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def open_source(text: str | None, ignored: Collection[str] = ()) -> Source:
 
 def _read_file(path: Path, ignored: Collection[str]) -> Source:
     try:
-        with open(path, "rb") as stream:
+        with open(path, "rb", opener=regular) as stream:
             head = stream.read(64)
     except OSError as e:
         raise ConfigError(f'source: cannot be read: {e.strerror or e}: "{path}".') from e
@@ -77,7 +82,7 @@ def _read_file(path: Path, ignored: Collection[str]) -> Source:
 
 def _read_json(path: Path, ignored: Collection[str]) -> ModelConfig:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_input(path, MOST_CONFIG))
     except OSError as e:
         raise ConfigError(f'source: cannot be read: {e.strerror or e}: "{path}".') from e
     except (ValueError, RecursionError) as e:

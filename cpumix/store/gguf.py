@@ -43,6 +43,7 @@ F32_TENSOR, INT8 = 0, 24  # the tensor types that cpumix writes
 ITEM_BYTES = {F32_TENSOR: 4, INT8: 1}
 DEFAULT_ALIGNMENT = 32
 HEADER_LIMIT = 256 << 20  # bytes; the largest part is the tokenizer, 17 MB for 256k tokens
+ITEM_LIMIT = 2_000_000  # strings, metadata and tensors: each costs a microsecond, however short
 
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _UINT64, _INT64 = 4, 6, 7, 8, 9, 10, 11
 _NUMBERS: dict[int, np.dtype[Any]] = {
@@ -126,12 +127,10 @@ def _encode_value(value: Any) -> tuple[int, bytes]:
             return _BOOL, struct.pack("<?", value)
         case int() if 0 <= value < 2**32:
             return _UINT32, struct.pack("<I", value)
+        case int() if value > 0:
+            return _UINT64, struct.pack("<Q", value)
         case int():
-            return (
-                (_UINT64, struct.pack("<Q", value))
-                if value > 0
-                else (_INT64, struct.pack("<q", value))
-            )
+            return _INT64, struct.pack("<q", value)
         case float():
             return _FLOAT32, struct.pack("<f", value)
         case str():
@@ -140,9 +139,8 @@ def _encode_value(value: Any) -> tuple[int, bytes]:
             return _ARRAY, struct.pack("<IQ", _NUMBER_CODES[np.dtype("<u1")], len(value)) + value
         case np.ndarray(ndim=1) if value.dtype.newbyteorder("<") in _NUMBER_CODES:
             dtype = value.dtype.newbyteorder("<")
-            return _ARRAY, struct.pack("<IQ", _NUMBER_CODES[dtype], len(value)) + value.astype(
-                dtype
-            ).tobytes()
+            data = value.astype(dtype).tobytes()
+            return _ARRAY, struct.pack("<IQ", _NUMBER_CODES[dtype], len(value)) + data
         case list() if all(isinstance(v, str) for v in value):
             return _ARRAY, struct.pack("<IQ", _STRING, len(value)) + b"".join(
                 map(_encode_string, value)
@@ -173,8 +171,8 @@ def parse_header(stream: BinaryIO, size: int, where: str) -> Header:
             f"{'a big-endian file' if is_big else f'version {version}'}. "
             "Get another file of the model, or convert its Hugging Face checkpoint."
         )
-    n_tensors = at.count(least=33, what="tensors")
-    n_metadata = at.count(least=14, what="metadata entries")
+    n_tensors = at.items_of(least=33, what="tensors")
+    n_metadata = at.items_of(least=14, what="metadata entries")
 
     metadata: dict[str, Any] = {}
     for _ in range(n_metadata):
@@ -211,6 +209,7 @@ class _Cursor:
         self.size = size
         self.where = where
         self.position = 0
+        self.items = ITEM_LIMIT  # that may still come
 
     def damaged(self, what: str) -> FormatError:
         return FormatError(
@@ -248,6 +247,14 @@ class _Cursor:
                 f"expected at most {self.left // least} {what} in the bytes left, "
                 f"found a count of {n}"
             )
+        return n
+
+    def items_of(self, least: int, what: str) -> int:
+        """Read a count of things that are looked at one by one."""
+        n = self.count(least, what)
+        self.items -= n
+        if self.items < 0:
+            raise self.damaged(f"{what}: expected at most {ITEM_LIMIT} in a header, found {n} more")
         return n
 
     def string(self, what: str) -> str:
@@ -290,7 +297,7 @@ class _Cursor:
     def array(self, what: str) -> Any:
         code = self.number("<I", f"the element type of {what}")
         if code == _STRING:
-            return self.strings(self.count(least=8, what=f"strings in {what}"), what)
+            return self.strings(self.items_of(least=8, what=f"strings in {what}"), what)
         return self.numbers(code, self.count(least=1, what=f"elements in {what}"), what)
 
     def numbers(self, code: int, n: int, what: str) -> Any:

@@ -273,3 +273,14 @@ def test_random_damage_is_refused_or_parsed() -> None:
             parse(bytes(data))
         except FormatError:
             pass
+
+
+def test_header_of_empty_strings_is_refused_before_it_is_read() -> None:
+    """256 MiB hold 33 million of them, which take 40 s and 1.8 GiB."""
+    count = gguf.ITEM_LIMIT
+    body = struct.pack("<IQ", 8, count) + bytes(8 * count)
+    message = f'strings in "a": expected at most {count} in a header, found {count} more'
+    with pytest.raises(FormatError, match=message):
+        parse(header(entry("a", 9, body)))
+    few = struct.pack("<IQ", 8, 1000) + bytes(8 * 1000)
+    assert parse(header(entry("a", 9, few))).metadata["a"] == [""] * 1000

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpumix.errors import ConvertError, quoted
+from cpumix.input_file import regular
 from cpumix.store import gguf
 
 from ..encodings.ggml import GGML_TYPES, UNREAD_TYPES
@@ -36,7 +37,7 @@ def is_gguf(path: Path) -> bool:
         return False
     if path.suffix == ".gguf":
         return True
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         return file.read(4) == gguf.MAGIC
 
 
@@ -101,7 +102,7 @@ def _parts(path: Path, count: int) -> list[Path]:
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     try:
-        with open(path, "rb", buffering=1 << 20) as file:
+        with open(path, "rb", buffering=1 << 20, opener=regular) as file:
             refuse_pointer(path, file.read(64))
             file.seek(0)
             size = path.stat().st_size

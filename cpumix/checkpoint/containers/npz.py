@@ -18,6 +18,7 @@ from math import prod
 from pathlib import Path
 
 from cpumix.errors import ConvertError, quoted
+from cpumix.input_file import regular
 
 from ..files import read_into, refuse_pointer, unreadable
 from ..stored import NUMPY_DTYPES, StoredTensor
@@ -43,7 +44,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises ConvertError when it is not one, is damaged, or holds anything but plain arrays.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             refuse_pointer(path, file.read(64))
     except OSError as e:
         raise unreadable(path, e) from e

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from cpumix.errors import ConvertError, quoted
+from cpumix.input_file import regular
 
 from ..files import refuse_pointer, unreadable
 from ..stored import NUMPY_DTYPES, StoredTensor
@@ -34,7 +35,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises ConvertError when it is not one, is damaged, or is not as long as its header says.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             size = os.fstat(file.fileno()).st_size
             start = file.read(64)
             refuse_pointer(path, start)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from cpumix.errors import ConvertError, quoted
+from cpumix.input_file import regular
 
 from ..files import read_into, refuse_pointer, unreadable
 from ..stored import NUMPY_DTYPES, StoredTensor
@@ -70,7 +71,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     Raises ConvertError when it is not one, is damaged, or holds anything but tensors.
     """
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             head = file.read(64)
     except OSError as e:
         raise unreadable(path, e) from e
@@ -103,7 +104,7 @@ def _read_zip(path: Path) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
 def _read_legacy(path: Path) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             stream = io.BytesIO(file.read(_MOST_PICKLE))
     except OSError as e:
         raise unreadable(path, e) from e

@@ -10,6 +10,7 @@ from pathlib import Path
 from cpumix.config import ModelConfig
 from cpumix.config.values import token_ids
 from cpumix.errors import ConvertError, quoted
+from cpumix.input_file import regular
 from cpumix.store.layout import is_model_file
 
 from ...containers.gguf import GgufModel, is_gguf, part_number, read_gguf
@@ -63,7 +64,7 @@ def _read_model(path: Path) -> GgufModel:
                 f"{quoted(models[0].name)} and {quoted(models[1].name)}. Name one of the files."
             )
         path = models[0]
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=regular) as file:
         if is_model_file(file.read(64)):
             raise ConvertError(
                 f'"{path}": expected a checkpoint, found a model file that cpumix wrote. '
