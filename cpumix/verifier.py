@@ -15,6 +15,7 @@ from .checkpoint.matrix import widen
 from .errors import ConvertError, FormatError
 from .machine import machine_info
 from .store import MappedTensor, ModelFile
+from .store.bus_guard import guarded
 from .store.matrices import FileMatrix, matrices_of
 
 Progress = Callable[[int, int], None]
@@ -56,7 +57,7 @@ def verify(file: ModelFile, progress: Progress | None = None) -> None:
                     "NaN or infinity. Convert the checkpoint again, or get another one."
                 )
 
-    with file.guarded():
+    with guarded(file):
         file.verify(progress, look)
 
 
@@ -80,7 +81,7 @@ def compare(
             )
     total, done = sum(m.rows * m.columns for m in matrices), 0
     differences, all_sums = [], []
-    with file.guarded(), ThreadPoolExecutor(machine_info().physical_cores) as pool:
+    with guarded(file), ThreadPoolExecutor(machine_info().physical_cores) as pool:
         for matrix in matrices:
             source = sources[matrix.spec.name]
             sums = list(pool.map(lambda job: _compare_rows(*job), _jobs(matrix, source)))

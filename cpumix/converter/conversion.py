@@ -13,6 +13,7 @@ from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import download, parse_name
+from cpumix.input_file import regular
 from cpumix.machine import machine_info
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.store import ModelWriter, build_entries, build_metadata

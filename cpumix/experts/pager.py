@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.store.bus_guard import BusGuard
+from cpumix.store.bus_guard import BusGuard, check_reads
 from cpumix.store.reader import ModelFile
 
 from . import madvise
@@ -171,7 +171,7 @@ class ExpertPager:
 
     def check(self) -> None:
         """Raise FormatError if the file failed under a computation, which then saw zeros."""
-        self._file.check_reads(self._guard)
+        check_reads(self._file, self._guard)
 
     def end(self, lease: Lease, broken: bool) -> None:
         """Take a lease back; when it was broken off, nobody will use what is being read for it."""

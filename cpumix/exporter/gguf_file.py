@@ -17,6 +17,7 @@ from cpumix.errors import ConvertError
 from cpumix.quant import FLOAT32
 from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.store import ModelFile, gguf
+from cpumix.store.bus_guard import guarded
 from cpumix.store.matrices import FileMatrix, matrices_of
 from cpumix.store.partial import PartialFile, check_target
 
@@ -100,7 +101,7 @@ def export(
             if factors is not None:
                 out.write(start, memoryview(factors.tobytes()))
             done = 0
-            with file.guarded():
+            with guarded(file):
                 for t, place in zip(tensors, places[-len(tensors) :], strict=True):
                     at = start + place.offset
                     for data in _read(file, t, config.head_dim):

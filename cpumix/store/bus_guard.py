@@ -11,8 +11,15 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cpumix.errors import FormatError
+
+if TYPE_CHECKING:
+    from .reader import ModelFile
 
 SLOTS = 16  # files that can be guarded at once; more go without
 
@@ -128,6 +135,32 @@ class BusGuard:
         if self._slot is not None:
             self._slot[1] = 0
             self._slot = None
+
+
+@contextmanager
+def guarded(file: ModelFile) -> Iterator[None]:
+    """Raise FormatError, not SIGBUS, if a file's map cannot be read inside; it gives zeros then."""
+    guard = BusGuard(file.address, file.mapped_bytes)
+    try:
+        yield
+    except Exception:
+        file.check_size()
+        check_reads(file, guard)
+        raise
+    else:
+        check_reads(file, guard)
+    finally:
+        guard.close()
+
+
+def check_reads(file: ModelFile, guard: BusGuard) -> None:
+    """Raise FormatError if a read under this guard has failed, and has given zeros."""
+    if guard.struck:
+        file.check_size()
+        raise FormatError(
+            f'"{file.path}": a part of the file could not be read while in use. '
+            "Check the disk, then the file with `cpumix verify`."
+        )
 
 
 def _install(handler: int, before: int) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,6 @@ from cpumix.input_file import regular
 from cpumix.quant.precision import PRECISIONS, Precision, is_mix, mix
 
 from . import gguf, layout
-from .bus_guard import BusGuard
 from .layout import TensorEntry
 from .residency import resident_bytes
 
@@ -245,30 +244,6 @@ class ModelFile:
             raise FormatError(
                 f'"{self.path}": expected {self.mapped_bytes} bytes, found {found}: the file was '
                 "cut short while in use. Copy it again, or convert again."
-            )
-
-    @contextlib.contextmanager
-    def guarded(self) -> Iterator[None]:
-        """Raise FormatError, not SIGBUS, if the map cannot be read inside; it gives zeros then."""
-        guard = BusGuard(self.address, self.mapped_bytes)
-        try:
-            yield
-        except Exception:
-            self.check_size()
-            self.check_reads(guard)
-            raise
-        else:
-            self.check_reads(guard)
-        finally:
-            guard.close()
-
-    def check_reads(self, guard: BusGuard) -> None:
-        """Raise FormatError if a read under this guard has failed, and has given zeros."""
-        if guard.struck:
-            self.check_size()
-            raise FormatError(
-                f'"{self.path}": a part of the file could not be read while in use. '
-                "Check the disk, then the file with `cpumix verify`."
             )
 
     def expert_name(self, layer: int, expert: int) -> str:
