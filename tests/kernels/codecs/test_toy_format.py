@@ -17,10 +17,11 @@ from cpumix.fit.known_models import known_model
 from cpumix.kernels import backend
 from cpumix.kernels.compile.isa import active
 from cpumix.kernels.encode import encode
-from cpumix.kernels.operands import Matmul, MatmulGroup, Matrix
+from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
 from cpumix.quant import FORMATS
 from cpumix.quant.precision import PRECISIONS, Precision
 
+pytestmark = pytest.mark.slow  # compiles all products for the format
 HAS_CODECS = active().name != "generic" and not WITHOUT_JIT
 MODEL = "mixtral-8x7b"
 ERROR = 0.01936  # of rounding rows of activations to 8 bits, as in transformer/test_forward.py
@@ -65,7 +66,7 @@ def test_tiles_equal_the_definition(toy, n, k):
 @pytest.mark.parametrize("count", [1, 2, 5, 17, 40])
 def test_products_equal_the_definition(toy, n, k, count):
     """One row goes through `matvec`, a few through `gemm_small`, many through `gemm`."""
-    matrix, x = Matrix("t2", T2.quantize(weights(n, k))), weights(count, k)
+    matrix, x = TiledMatrix("t2", T2.quantize(weights(n, k))), weights(count, k)
     out = np.zeros((count, 16 * len(matrix.tiles)), np.float32)
     rows = rows_of(x, 40)
     backend.create(1).multiply(MatmulGroup([Matmul(matrix, rows, 0, count, out)]))
