@@ -100,6 +100,7 @@ def test_user_without_a_home_has_a_folder_for_temporary_files(
     assert cache_roots() == [tmp_path / f"cpumix-{os.getuid()}"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is a Linux program")
 def test_unknown_user_without_home_can_ask_for_help_and_fit(tmp_path: Path) -> None:
     if os.getuid():

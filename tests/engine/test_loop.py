@@ -59,6 +59,7 @@ def alone(path: Path, texts: list[str]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_random_conversations_give_what_they_give_alone(path, model):
     """16 texts arrive, are cancelled and come back at random, from as many threads."""
     texts = prompts(16)
@@ -203,6 +204,7 @@ def test_close_while_texts_are_written(path):
     assert len(ended) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_fork_is_told_that_it_has_no_threads(path):
     code = """
@@ -225,6 +227,7 @@ except Exception as error:
     assert "found a fork of it" in done.stdout
 
 
+@pytest.mark.slow
 def test_interrupts_at_random_moments_leave_the_model_usable(path):
     """SIGINT acts between pieces: the engine never sees it."""
     with Model(path, context=256) as model:

@@ -165,6 +165,7 @@ def model(tmp_path_factory):
         yield model
 
 
+@pytest.mark.slow
 def test_real_model_equals_the_plain_computation(model):
     p, targets = probabilities(model, TEXT, CONTEXT)
     loss = -np.log(p[np.arange(len(targets)), targets])

@@ -61,6 +61,7 @@ def validate(text: str, schema: dict) -> None:
 SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 25)) for seed in range(200)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_random_schemas_give_output_that_validates(tokenizer, seed):
     """Also where few tokens are left: from the fewest that will do to plenty."""

@@ -53,6 +53,7 @@ def test_mean_over_a_window_looks_back_only():
     np.testing.assert_allclose(smooth(values, weights, 99), [1, 0.5, 0.25, 0.5])
 
 
+@pytest.mark.slow
 def test_picture_of_a_run(tmp_path):
     pytest.importorskip("matplotlib", reason="pip install 'cpumix[plot]'")
     with cpumix.load(write_paged(tmp_path / "model.bin"), context=64, threads=1) as model:
