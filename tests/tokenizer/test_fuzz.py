@@ -41,6 +41,8 @@ def test_every_operation_is_fuzzed() -> None:
     forms = " ".join(form for forms in templates.TABLE.values() for form in forms)
     names = {name for methods in METHODS.values() for name in methods} - set(ALIKE.split())
     assert not [name for name in names if f".{name}(" not in forms]
-    later = {name for name in FILTER_COSTS if f"|{name}" not in forms and f"map('{name}" not in forms}
+    later = {
+        name for name in FILTER_COSTS if f"|{name}" not in forms and f"map('{name}" not in forms
+    }
     assert not later
     assert not [name for name in OPERATORS if f" {name} " not in forms]
