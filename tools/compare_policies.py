@@ -7,7 +7,7 @@ generated text, if not told otherwise); routing of random weights would be unifo
 equal. A policy sees which experts each token uses, layer by layer, and keeps as many as fit. The
 table gives the hit rates, and for guesses of the next layer's experts how many are right.
 
-What it found decides `paging.policy` and whether the pager guesses. The demo model, 1507 tokens:
+What it found decides `experts.eviction` and whether the pager guesses. The demo model, 1507 tokens:
 
     used by the token before, too: 58.1 % (chance 25.0 %)
     experts of the next layer guessed right: 74.2 %

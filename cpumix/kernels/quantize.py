@@ -34,7 +34,7 @@ def write_header(header: Address, scale: np.float32, total: int) -> None:
     """Write what products need to know of a block of codes with this scale and sum.
 
     Four numbers of 4 bytes: the scale; -128 x the sum, where accumulators start that take weights
-    as code + 128; the float32 from whose neighbourhood `simd_multiples` reads sums, NaN for a scale
+    as code + 128; the float32 from whose neighbourhood `simd.multiples` reads sums, NaN for a scale
     too large to have one; and the bits of that plus the start.
     """
     bits = np.float32(scale).view(np.int32)

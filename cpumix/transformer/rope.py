@@ -1,4 +1,4 @@
-"""Rotary position embedding: the angles by which queries and keys turn with their position.
+"""Rotary position embedding (RoPE): the angles by which queries and keys are rotated.
 
 In float32 throughout, as the checkpoints' own code has it: at position 3000 a rounding there is
 visible in the logits. Source of every kind: transformers 5.23, modeling_rope_utils.py.
@@ -25,9 +25,9 @@ Floats = NDArray[np.float32]
 
 
 class Frequencies(NamedTuple):
-    """How queries and keys turn, and grow."""
+    """Inverse frequencies, and the attention factor that some scalings bring."""
 
-    turns: Floats
+    inv_freq: Floats
     """(head_dim / 2,) radians per position, of each pair of elements."""
     factor: float = 1.0
     """By which cos and sin are multiplied."""
@@ -46,26 +46,26 @@ def frequencies(config: ModelConfig, context: int) -> Frequencies:
         power = config.head_dim / (config.head_dim - 2)
         base *= (scaling.factor * grown - (scaling.factor - 1)) ** power
     exponent = np.arange(0, config.head_dim, 2).astype(np.float32) / np.float32(config.head_dim)
-    turns = np.float32(1) / np.float32(base) ** exponent
-    return _stretched(turns, scaling, config.rope_theta)
+    inv_freq = np.float32(1) / np.float32(base) ** exponent
+    return _stretched(inv_freq, scaling, config.rope_theta)
 
 
-def _stretched(turns: Floats, scaling: RopeScaling | None, theta: float) -> Frequencies:
+def _stretched(inv_freq: Floats, scaling: RopeScaling | None, theta: float) -> Frequencies:
     match scaling:
         case Llama3Scaling():
-            return Frequencies(_llama3(turns, scaling))
+            return Frequencies(_llama3(inv_freq, scaling))
         case LinearScaling():
-            return Frequencies(turns / np.float32(scaling.factor))
+            return Frequencies(inv_freq / np.float32(scaling.factor))
         case YarnScaling():
-            return Frequencies(_yarn(turns, scaling, theta), scaling.attention_factor)
-    return Frequencies(turns)
+            return Frequencies(_yarn(inv_freq, scaling, theta), scaling.attention_factor)
+    return Frequencies(inv_freq)
 
 
-def _llama3(turns: Floats, scaling: Llama3Scaling) -> Floats:
-    wavelength = np.float32(2 * np.pi) / turns
+def _llama3(inv_freq: Floats, scaling: Llama3Scaling) -> Floats:
+    wavelength = np.float32(2 * np.pi) / inv_freq
     longest = scaling.original_max_position_embeddings / scaling.low_freq_factor
     shortest = scaling.original_max_position_embeddings / scaling.high_freq_factor
-    slow = np.where(wavelength > longest, turns / np.float32(scaling.factor), turns)
+    slow = np.where(wavelength > longest, inv_freq / np.float32(scaling.factor), inv_freq)
     smooth = scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor
     smooth /= scaling.high_freq_factor - scaling.low_freq_factor
     blend = (1 - smooth) * slow / scaling.factor + smooth * slow
@@ -73,8 +73,8 @@ def _llama3(turns: Floats, scaling: Llama3Scaling) -> Floats:
     return np.where(between, blend, slow).astype(np.float32)
 
 
-def _yarn(turns: Floats, scaling: YarnScaling, theta: float) -> Floats:
-    pairs = len(turns)
+def _yarn(inv_freq: Floats, scaling: YarnScaling, theta: float) -> Floats:
+    pairs = len(inv_freq)
 
     def pair_that_turns(times: float) -> float:
         """Return which pair turns so often in the trained context; a fraction, between pairs."""
@@ -89,14 +89,14 @@ def _yarn(turns: Floats, scaling: YarnScaling, theta: float) -> Floats:
         high += 0.001
     ramp = (np.arange(pairs, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
     kept = 1 - np.clip(ramp, 0, 1)
-    slowed = turns / np.float32(scaling.factor)
-    blend: Floats = slowed * (1 - kept) + turns * kept
+    slowed = inv_freq / np.float32(scaling.factor)
+    blend: Floats = slowed * (1 - kept) + inv_freq * kept
     return blend
 
 
 def cos_sin(frequencies: Frequencies, positions: NDArray[np.int64]) -> tuple[Floats, Floats]:
     """Return cos and sin (T, head_dim / 2) for positions (T,)."""
-    angle = positions.astype(np.float32)[:, None] * frequencies.turns
+    angle = positions.astype(np.float32)[:, None] * frequencies.inv_freq
     if frequencies.factor == 1:
         return np.cos(angle), np.sin(angle)
     factor = np.float32(frequencies.factor)

@@ -38,7 +38,7 @@ def bound(theta: float, roundings: int) -> float:
 @pytest.mark.parametrize("theta", [1e4, 5e5, 1e6])
 @pytest.mark.parametrize("head_dim", [2, 16, 40, 64, 128])
 def test_frequencies(theta, head_dim):
-    found = frequencies(config(rope_theta=theta, head_dim=head_dim), 4096).turns
+    found = frequencies(config(rope_theta=theta, head_dim=head_dim), 4096).inv_freq
     expected = plain(theta, head_dim)
     assert found.dtype == np.float32
     assert found[0] == 1
@@ -53,7 +53,7 @@ def test_llama_3_stretches_slow_pairs(head_dim, scaling):
     theta = 5e5
     shape = config(rope_theta=theta, head_dim=head_dim, rope_scaling=scaling)
     expected = np.array([llama3(turns, scaling) for turns in plain(theta, head_dim)])
-    found = frequencies(shape, 4096).turns
+    found = frequencies(shape, 4096).inv_freq
     assert found.dtype == np.float32
     span = scaling.high_freq_factor - scaling.low_freq_factor
     slack = bound(theta, 10) * scaling.high_freq_factor / span * scaling.factor
@@ -86,7 +86,7 @@ def test_angles_are_products_in_float32():
     """At position 3000 the rounding of the angle is visible, and part of the model's definition."""
     found = frequencies(config(head_dim=64), 4096)
     cos, sin = cos_sin(found, np.array([3000]))
-    turns = found.turns
+    turns = found.inv_freq
     angle = (np.float32(3000) * turns).astype(np.float64)
     assert np.abs(cos[0] - np.cos(angle)).max() <= 8 * U
     assert np.abs(sin[0] - np.sin(angle)).max() <= 8 * U

@@ -34,10 +34,10 @@ def name(case: dict[str, Any]) -> str:
 def test_frequencies_are_those_of_transformers(case):
     config = read(case)
     found = frequencies(config, case["tokens"])
-    assert found.turns.dtype == np.float32
+    assert found.inv_freq.dtype == np.float32
     # Both round the exponent of the base, and a few products and differences after it.
     bound = U * (8 + 2 * math.log(config.rope_theta))
-    np.testing.assert_allclose(found.turns, case["turns"], rtol=bound)
+    np.testing.assert_allclose(found.inv_freq, case["turns"], rtol=bound)
     assert found.factor == pytest.approx(case["factor"], rel=1e-15)
 
 
@@ -81,6 +81,6 @@ def test_dynamic_frequencies_are_plain_within_the_trained_context():
     scaling = {"type": "dynamic", "factor": 4.0}
     plain, dynamic = ({"config": {"rope_scaling": s}} for s in (None, scaling))
     for context in (1, 2048):
-        expected = frequencies(read(plain), context).turns
-        np.testing.assert_array_equal(frequencies(read(dynamic), context).turns, expected)
-    assert (frequencies(read(dynamic), 4096).turns[1:] < expected[1:]).all()
+        expected = frequencies(read(plain), context).inv_freq
+        np.testing.assert_array_equal(frequencies(read(dynamic), context).inv_freq, expected)
+    assert (frequencies(read(dynamic), 4096).inv_freq[1:] < expected[1:]).all()

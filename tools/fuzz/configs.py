@@ -107,7 +107,7 @@ def one_case(number: int) -> bool:
     make_plan(config, "int4", default_context(config), 1 << 36)
     if config.head_dim < 1 << 16:
         with np.errstate(all="ignore"):
-            turns = frequencies(config, config.context_limit).turns
+            turns = frequencies(config, config.context_limit).inv_freq
         assert np.isfinite(turns).all() and (turns >= 0).all(), (number, config)
     return True
 
