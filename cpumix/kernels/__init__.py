@@ -1,1 +1,1 @@
-"""Numba kernels: what `quant` defines and the forward pass needs, fast. `engine` is the door."""
+"""Numba kernels: what `quant` defines and the forward pass needs, fast. `backend` is the door."""

@@ -8,7 +8,7 @@ Tile of 16 rows x 32 columns, 288 bytes: 4 groups of 64 bytes, low nibbles = col
 nibbles = group 2g + 1 of the 8 groups in `tiles`; then 16 float16 scales.
 
 Source of the values: `kvalues_iq4nl`,
-https://github.com/ggml-org/llama.cpp/blob/b4000/ggml/src/ggml-common.h
+https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c48b8/ggml/src/ggml-common.h
 """
 
 from __future__ import annotations

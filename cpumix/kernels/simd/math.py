@@ -15,7 +15,8 @@ LOWEST, HIGHEST = -87.0, 88.0  # beyond these 2^n leaves the normal float32 rang
 def exp(x: Lanes) -> Lanes:
     """e^x to within 2 units in the last place; 0 below -87, clamped above 88.
 
-    Source: Cephes expf's reduction x = n ln 2 + r and its degree-5 polynomial in r.
+    Source: expf.c of Cephes, https://www.netlib.org/cephes/single.tgz: the reduction x = n ln 2 + r
+    and the polynomial in r, of degree 5 beyond 1 + r.
     """
     clamped = where_greater(x, splat(HIGHEST), splat(HIGHEST), x)
     clamped = where_greater(splat(LOWEST), clamped, splat(LOWEST), clamped)
