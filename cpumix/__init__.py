@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cpumix.converter import convert as convert
     from cpumix.exporter import export as export
-    from cpumix.memory.planner import plan as plan
+    from cpumix.fit.planning import plan as plan
     from cpumix.model import load as load
     from cpumix.sampling.params import SamplingParams as SamplingParams
 
@@ -24,7 +24,7 @@ _HOMES = {
     "convert": "cpumix.converter",
     "export": "cpumix.exporter",
     "load": "cpumix.model",
-    "plan": "cpumix.memory.planner",
+    "plan": "cpumix.fit.planning",
 }
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.arguments import check_load
 from cpumix.config import ModelConfig
 from cpumix.engine.engine import Engine
 from cpumix.engine.generation import Generation
@@ -52,6 +53,7 @@ class Model:
         parallel: int = 1,
         make_pager: Callable[[ModelFile, Budget | None], ExpertPager] = ExpertPager,
     ) -> None:
+        check_load(path, threads=threads, context=context, parallel=parallel)
         self.file = ModelFile(DEMO_MODEL if path is None else path)
         pager = None
         try:
@@ -139,12 +141,14 @@ class Model:
         *,
         max_tokens: int | None = 256,
         raw: bool = False,
+        special: bool = False,
         draft: bool = False,
         progress: Callable[[int, int], None] | None = None,
         **changes: Any,
     ) -> Generation:
         """Continue `prompt`, or answer it if the model has a chat template and `raw` is False.
 
+        With `special`, the prompt is taken as it is too, but control tokens in it are tokens.
         `changes` replace fields of `params`, or else of `sampling_defaults`. `max_tokens` None is
         all that the context has room for. `draft` guesses tokens where the last ones have stood
         before, which changes the time only. `progress` gets how much of the prompt's work is done,
@@ -152,7 +156,7 @@ class Model:
         the context, and for parameters that mean nothing.
         """
         params = self._params(params, changes)
-        request = self._requests.of_prompt(prompt, raw, params, max_tokens, draft)
+        request = self._requests.of_prompt(prompt, raw, params, max_tokens, draft, special)
         return Generation(self._engine, replace(request, progress=progress))
 
     stream = generate

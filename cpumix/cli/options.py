@@ -116,8 +116,12 @@ ignore_field = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
-prompt = click.option(
-    "-p", "--prompt", required=True, help="What to continue or answer; - reads standard input."
+model_option = click.option(
+    "-m", "--model", "model_option", type=_FOLDER_OR_FILE, help="The same as MODEL."
+)
+prompt = click.option("-p", "--prompt", help="What to continue or answer; - reads standard input.")
+prompt_file = click.option(
+    "-f", "--file", "prompt_file", type=_FOLDER_OR_FILE, help="A file with the prompt."
 )
 max_tokens = click.option(
     "-n",
@@ -128,6 +132,7 @@ max_tokens = click.option(
     help="Tokens to make at most.",
 )
 context = click.option(
+    "-c",
     "--context",
     type=click.IntRange(min=1),
     help="Tokens of prompt and answer to keep in memory. Default: the model's, at most 4096.",
@@ -152,9 +157,14 @@ kv = click.option(
     help="How keys and values are kept; int8 halves their memory. auto is f32 for bf16, else f16.",
 )
 threads = click.option(
-    "--threads", type=click.IntRange(min=1), help="Default: one for each physical core."
+    "-t", "--threads", type=click.IntRange(min=1), help="Default: one for each physical core."
 )
 raw = click.option("--raw", is_flag=True, help="Give the prompt as it is, without chat template.")
+special = click.option(
+    "--special",
+    is_flag=True,
+    help="As --raw, and read control tokens such as <s> and [INST] in the prompt as tokens.",
+)
 stats = click.option("--stats", is_flag=True, help="Say on stderr how fast it was.")
 
 

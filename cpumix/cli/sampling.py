@@ -37,6 +37,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = {  # parameter: option, help
     "mirostat_tau": ("--mirostat-ent", "The surprise that Mirostat aims at, in bits."),
     "mirostat_eta": ("--mirostat-lr", "How fast Mirostat learns."),
 }
+ALIASES = {"temperature": ["--temp"]}
 _BIAS = re.compile(r"(\d+)([+-](?:\d+\.?\d*|inf))")
 
 
@@ -86,6 +87,7 @@ def _make_options() -> list[Callable[[Any], Any]]:
         *(
             click.option(
                 flag,
+                *ALIASES.get(name, []),
                 name,
                 type=RANGES[name].kind,
                 callback=_number,
@@ -108,6 +110,7 @@ def _make_options() -> list[Callable[[Any], Any]]:
             help="Add N to the logit of token ID, or take it off; -inf rules it out.",
         ),
         click.option(
+            "-s",
             "--seed",
             type=click.IntRange(min=0, max=2**63 - 1),
             help="The same seed gives the same text, on any number of threads. Default: a new one.",

@@ -20,14 +20,26 @@ def note_first_run() -> None:
 
 
 def read_stdin() -> str:
-    """Return standard input without its last newline. Raises ConfigError if it is not text."""
+    """Return a prompt from standard input; see `read_prompt`. Raises ConfigError."""
     if sys.stdin is None:
         raise ConfigError("standard input: expected text, found it closed.")
     try:
         data = read_stream(sys.stdin.buffer)
     except OSError as error:
         raise ConfigError(f"standard input: cannot be read ({error.strerror}).") from error
-    return _decode(data, "standard input").removesuffix("\n")
+    return _as_prompt(_decode(data, "standard input"))
+
+
+def read_prompt(path: Path) -> str:
+    """Return a prompt from a file, without its last newline and the marks of Windows' editors.
+
+    Raises ConfigError if it cannot be read, or is not text.
+    """
+    return _as_prompt(read_file(path))
+
+
+def _as_prompt(text: str) -> str:
+    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 def read_file(path: Path) -> str:
@@ -41,7 +53,7 @@ def read_file(path: Path) -> str:
 
 def _decode(data: bytes, where: str) -> str:
     try:
-        return data.decode()
+        return data.decode("utf-8-sig")  # without a byte order mark
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{where}: expected UTF-8 text, found byte 0x{data[error.start]:02x} "

@@ -98,8 +98,9 @@ class Generation:
                 self.stop_reason = "error"
                 raise event.error
             case Finish():
-                self._measure(self._text.stats if self._text else self._stats)
-                self.stop_reason = event.reason
+                stats = self._text.stats if self._text else self._stats
+                self._measure(stats)
+                self.stop_reason = stats.stop_reason = event.reason
                 jit.mark_warm()
             case Token():
                 self.token_ids.append(event.id)
@@ -113,7 +114,7 @@ class Generation:
         if self._text is not None and not self._ended:
             self._engine.loop.cancel(self._text)
             self._measure(self._text.stats)
-            self.stop_reason = "cancelled"
+            self.stop_reason = self._text.stats.stop_reason = "cancelled"
 
     def _measure(self, stats: Stats) -> None:
         if self._measured:

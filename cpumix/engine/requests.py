@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cpumix.arguments import check_token_ids, text, whole_number
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.sampling import Sampler, SamplingParams
@@ -21,16 +22,24 @@ class Requests:
         self._ends = frozenset({*config.eos_token_ids, *tokenizer.eos_ids})
 
     def of_prompt(
-        self, prompt: str, raw: bool, params: SamplingParams, max_tokens: int | None, draft: bool
+        self,
+        prompt: str,
+        raw: bool,
+        params: SamplingParams,
+        max_tokens: int | None,
+        draft: bool,
+        special: bool = False,
     ) -> Request:
         """Return the request to answer a prompt, or to continue it; see `Model.generate`."""
+        text("prompt", prompt, " Give a conversation to `chat`.")
         if not prompt.strip():
             raise ConfigError("prompt: expected some text, found none. Give it with -p.")
-        if self._tokenizer.has_chat_template and not raw:
+        if self._tokenizer.has_chat_template and not (raw or special):
             return self.of_chat(
                 [{"role": "user", "content": prompt}], {}, params, max_tokens, draft
             )
-        return self._make(self._tokenizer.encode(prompt), True, params, max_tokens, draft)
+        ids = self._tokenizer.encode(prompt, control=special)
+        return self._make(ids, True, params, max_tokens, draft)
 
     def of_chat(
         self,
@@ -41,6 +50,11 @@ class Requests:
         draft: bool,
     ) -> Request:
         """Return the request for the next message; `template` goes to `Tokenizer.encode_chat`."""
+        if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
+            raise ConfigError(
+                'messages: expected a list such as [{"role": "user", "content": "..."}], found '
+                "something else. Give a text to `generate`."
+            )
         ids = self._tokenizer.encode_chat(messages, **template)
         continuing = bool(template.get("continue_final_message"))
         return self._make(ids, continuing, params, max_tokens, draft)
@@ -77,11 +91,11 @@ class Requests:
 
     def _check(self, ids: Sequence[int], max_tokens: int) -> None:
         self.check_ids(ids)
-        if max_tokens < 0:
-            raise ConfigError(f"max_tokens: expected 0 or more, found {max_tokens}.")
+        whole_number("max_tokens", max_tokens, 0)
 
     def check_ids(self, ids: Sequence[int]) -> None:
         """Raise ConfigError for a prompt that is empty, too long or of another model."""
+        check_token_ids(ids)
         if not len(ids):  # an array has no truth value
             raise ConfigError("prompt: expected at least one token, found none.")
         if len(ids) > self._context:

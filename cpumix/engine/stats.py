@@ -8,6 +8,14 @@ from typing import Any
 from cpumix.experts import Counters
 from cpumix.units import format_size
 
+_ENDS = {
+    "eos": "the model ended the text",
+    "stop": "a stop text came",
+    "length": "as many tokens as asked for (-n)",
+    "context": "the context is full (--context)",
+    "cancelled": "interrupted",
+}
+
 
 @dataclass
 class Stats:
@@ -23,6 +31,8 @@ class Stats:
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     """Of the drafted ones: they came without a pass of their own."""
+    stop_reason: str = ""
+    """That of `Generation`; empty while the text is being written."""
     peak_rss_bytes: int = 0
     mapped_bytes: int = 0
     resident_bytes: int | None = None
@@ -41,11 +51,13 @@ class Stats:
             counted = f"{tokens} token{'s' * (tokens != 1)} in {seconds:.2f} s"
             return f"{counted}, {tokens / seconds:.1f} tok/s" if tokens > 1 and seconds else counted
 
+        end = _ENDS.get(self.stop_reason, "not reached")
         resident = "unknown" if self.resident_bytes is None else format_size(self.resident_bytes)
         return "\n".join(
             (
                 f"prompt      {rate(self.prompt_tokens, self.prompt_seconds)}",
                 f"generation  {rate(self.generated_tokens, self.generate_seconds)}",
+                f"end         {end}",
                 f"first token after {self.time_to_first_token_seconds:.2f} s",
                 f"memory      {format_size(self.peak_rss_bytes)} at most; of the file's "
                 f"{format_size(self.mapped_bytes)} are {resident} resident",

@@ -21,7 +21,7 @@ from cpumix.errors import ConfigError
 from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.kv import formats
 from cpumix.quant.precision import PRECISIONS, Precision, find_precision
-from cpumix.units import format_size, parse_size
+from cpumix.units import format_size
 
 from .sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
 
@@ -244,20 +244,3 @@ def _largest(most: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low
-
-
-def plan(
-    config: ModelConfig,
-    *,
-    ram: str | int,
-    context: int = DEFAULT_CONTEXT,
-    precision: str = "auto",
-    kv: str = "auto",
-    parallel: int = 1,
-) -> MemoryPlan:
-    """Plan a model for `ram`, "64G" or bytes; precision "auto" takes the best level that fits."""
-    ram_bytes = parse_size(str(ram))
-    context = min(context, config.context_limit)
-    if precision == "auto":
-        return choose_precision(config, ram_bytes, context, kv, parallel)
-    return make_plan(config, precision, context, ram_bytes, kv, parallel)

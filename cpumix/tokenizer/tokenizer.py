@@ -98,6 +98,11 @@ class Tokenizer:
             ids = self._encode(text)
         return self._with_bos(ids) if bos and (not control or ids[:1] != [self.bos_id]) else ids
 
+    def find_control(self, text: str) -> str | None:
+        """Return the first control token that is written out in a text, None if there is none."""
+        found = self._control.search(text)
+        return found[0] if found else None
+
     def encode_chat(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -40,7 +40,8 @@ class FakeModel:
         self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
         self.notes: list[str] = []
         self.kv = "f16"
-        self.complete = True
+        self.complete, self.stop_reason, self.context = True, "eos", 64
+        self.tokenizer = SimpleNamespace(find_control=lambda text: "<s>" if "<s>" in text else None)
         self.stats = SimpleNamespace(
             to_dict=lambda: {"generated_tokens": 4}, summary=lambda: "4 tokens, 8.0 tok/s"
         )
@@ -164,7 +165,8 @@ def test_run_passes_every_option_on(invoke, model):
 
 def test_run_leaves_what_was_not_asked_for_to_the_model(invoke, model):
     assert invoke("run", "-p", "Hi").exit_code == 0
-    asked = {"path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw", "progress"}
+    asked = {"path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw"}
+    asked |= {"progress", "special"}
     assert set(model.asked) - asked == {"helped", "closed"}
 
 
@@ -408,3 +410,69 @@ def test_as_is_is_a_precision_of_convert_only(monkeypatch):
     refused = CliRunner().invoke(main, ["fit", "--precision", "as-is"])
     assert refused.exit_code == 2
     assert 'expected one of auto, bf16, int8, int4, mix-N, found "as-is"' in refused.stderr
+
+
+# What others are used to
+# ------------------------------------------------------------------------------------------------
+
+
+def test_options_of_llama_cpp(invoke, model, tmp_path):
+    (tmp_path / "prompt.txt").write_text("And they")
+    line = "run -m m.bin -c 128 -t 2 -s 7 --temp 0.5 -n 9 -f"
+    result = invoke(*line.split(), str(tmp_path / "prompt.txt"))
+    assert result.exit_code == 0, result.stderr
+    expected = {"prompt": "And they", "context": 128, "threads": 2, "seed": 7, "temperature": 0.5}
+    assert model.asked.items() >= expected.items()
+    assert str(model.asked["path"]) == "m.bin"
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--ctx-size", "No such option: --ctx-size. Use -c or --context."),
+        ("--n-gpu-layers", "Everything runs on the processor."),
+        ("--no-mmap", "Use --ram to say how much memory to take."),
+    ],
+)
+def test_option_of_another_program_is_answered_with_ours(invoke, option, hint):
+    result = invoke("run", "-p", "x", option, "9")
+    assert result.exit_code == 2
+    assert f"Error: {hint}\n" in result.stderr or hint in result.stderr
+    assert invoke("run", "-p", "x", "--no-such").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["-p", "x", "-f", "y"], ["a.bin", "-m", "b.bin", "-p", "x"]]
+)
+def test_prompt_and_model_are_named_once(invoke, model, arguments):
+    result = invoke("run", *arguments)
+    assert result.exit_code == 2
+    assert "Error: Expected " in result.stderr
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+@pytest.mark.parametrize("source", ["-p", "-f"])
+def test_prompt_as_windows_writes_it(invoke, model, tmp_path, source, ending):
+    data = b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree" + ending.encode()
+    (tmp_path / "prompt.txt").write_bytes(data)
+    where = "-" if source == "-p" else str(tmp_path / "prompt.txt")
+    result = invoke("run", source, where, stdin=data)
+    assert result.exit_code == 0
+    assert model.asked["prompt"] == "one\ntwo\n\nthree"
+
+
+def test_full_context_is_said(invoke, model):
+    model.stop_reason = "context"
+    result = invoke("run", "-p", "x")
+    assert result.stderr.endswith("context of 64 tokens is full: give it more with --context\n")
+    model.stop_reason = "length"
+    assert "full" not in invoke("run", "-p", "x").stderr
+
+
+def test_control_tokens_are_text_unless_asked_for(invoke, model):
+    result = invoke("run", "-p", "<s>[INST] x", "--raw")
+    assert '"<s>" is read as text; --special makes it a token\n' in result.stderr
+    assert not model.asked["special"]
+    result = invoke("run", "-p", "<s>[INST] x", "--special")
+    assert "read as text" not in result.stderr
+    assert (model.asked["special"], model.asked["raw"]) == (True, True)

@@ -83,7 +83,9 @@ def test_stops_when_the_context_is_full(model):
     ids = model.tokenizer.encode("one two three")
     generation = model.generate("one two three", max_tokens=1000, ignore_eos=True)
     list(generation)
-    assert generation.stop_reason == "context"
+    assert generation.stop_reason == generation.stats.stop_reason == "context"
+    assert generation.stats.to_dict()["stop_reason"] == "context"
+    assert "end         the context is full (--context)" in generation.stats.summary()
     # The last token needs no place: nothing is computed from it.
     assert generation.stats.generated_tokens == CONTEXT - len(ids) + 1
 
@@ -130,6 +132,7 @@ def test_stats_are_complete_and_agree(path, model):
         "cached_tokens",
         "drafted_tokens",
         "accepted_tokens",
+        "stop_reason",
         "peak_rss_bytes",
         "mapped_bytes",
         "resident_bytes",
@@ -317,3 +320,14 @@ def test_context_is_the_models_if_that_is_short(path):
         assert model.context == 512
     with cpumix.load() as demo:
         assert demo.context == min(4096, demo.config.max_position_embeddings)
+
+
+def test_control_tokens_in_a_prompt_are_tokens_only_if_special(model):
+    """Without a second BOS where the prompt begins with one."""
+    tokenizer = model.tokenizer
+    text = "<s>one two</s>"
+    plain, special = (model.generate(text, special=flag, raw=True) for flag in (False, True))
+    assert plain.request.ids == tokenizer.encode(text)
+    assert special.request.ids == [1, *tokenizer.encode("one two", bos=False), 2]
+    assert tokenizer.find_control(text) == "<s>"
+    assert tokenizer.find_control("one two") is None
