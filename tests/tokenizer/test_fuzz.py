@@ -13,7 +13,7 @@ from cpumix.tokenizer.jinja.costs import FILTER_COSTS, METHODS, OPERATORS
 
 pytestmark = pytest.mark.slow
 
-CASES = {"template": 80, "conversation": 80, "files": 150}
+CASES = {"template": 80, "operation": 80, "conversation": 80, "files": 150}
 # What looks at a text without changing it costs as much for all of these names.
 ALIKE = "isalnum isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace "
 ALIKE += "istitle isupper is_integer"

@@ -4,7 +4,7 @@
 
 A case is drawn from its number: a failure is repeated with --seed NUMBER --cases 1.
 
-- template: see templates.py beside this.
+- template, operation: see templates.py beside this.
 - conversation: messages made of pieces of control tokens, in the templates of the test data. It
   fails if there are other control tokens than with harmless words, or other text than was said.
 - files: a tokenizer's files with a few bytes or values changed. It fails if anything but a
@@ -148,6 +148,7 @@ def run_files(draw: Random) -> str:
 
 KINDS: dict[str, Callable[[Random], str]] = {
     "template": templates.run,
+    "operation": templates.run_operation,
     "conversation": run_conversation,
     "files": run_files,
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jinja2 import TemplateAssertionError, nodes
 from jinja2.visitor import NodeTransformer
 
-NODE = 4  # steps of a node of a template, each time that it is run
+NODE = 8  # steps of a node of a template, each time that it is run
 WEIGH, SLICE, TICK = " weigh", " slice", " tick"
 # What does not run exactly once whenever the node around it runs.
 _BODIES: dict[type[nodes.Node], tuple[str, ...]] = {
