@@ -39,11 +39,10 @@ class Tokenizer:
         if not ends and vocabulary.eos_id is not None:
             ends = [vocabulary.eos_id]
         self.eos_ids = tuple(dict.fromkeys(ends))
-        missing = {k: n for k, n in names.items() if k in ("bos_token", "eos_token")}
         self.notes = settings.notes + tuple(
-            f"tokenizer_config.json: {key} {quoted(name)} is no token of the vocabulary."
-            for key, name in missing.items()
-            if vocabulary.id_of(name) is None
+            f"tokenizer_config.json: {key} {quoted(names[key])} is no token of the vocabulary."
+            for key, found in (("bos_token", bos), ("eos_token", eos))
+            if key in names and found is None
         )
         self._control = re.compile(f"({any_of(vocabulary.control)})")
         spelled = {token: text for text, token in vocabulary.control.items()}
