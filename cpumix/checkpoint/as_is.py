@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from .matrix import code_values
 from .tensor import Checkpoint, SourceTensor
 
 _FLOATS = ("F8_E4M3", "F8_E5M2", "MLX mxfp8", "scaled float8")  # 8 bits of what bfloat16 has too
@@ -19,12 +20,14 @@ def is_quantized(tensor: SourceTensor) -> bool:
 def choose_precision_as_is(checkpoint: Checkpoint) -> str:
     """Return the precision that loses least of what the experts have now.
 
-    Of a model without experts those are its feed-forward matrices. int4 has the values of IQ4_NL;
-    int8 those of all types that are whole numbers times one float16 scale for 32 columns or more,
-    and comes closest to the other quantized ones; bf16 is for what was not quantized.
+    Of a model without experts those are its feed-forward matrices. int4 takes up to 16 values, if
+    they are the same in all experts; int8 all types that are whole numbers times one float16 scale
+    for 32 columns or more, and comes closest to the other quantized ones; bf16 is for what was not
+    quantized.
     """
     config = checkpoint.config
     experts = [checkpoint.tensors[s.name] for s in config.tensors() if s.expert is not None]
-    if all(tensor.encoding == "IQ4_NL" for tensor in experts):
+    values = {code_values(tensor.matrix) for tensor in experts}
+    if len(values) == 1 and None not in values:
         return "int4"
     return "int8" if all(map(is_quantized, experts)) else "bf16"

@@ -71,6 +71,19 @@ def read_codes(matrix: Matrix, start: int, stop: int) -> Coded | None:
     return matrix.read_codes(start, stop) if isinstance(matrix, CodedMatrix) else None
 
 
+@runtime_checkable
+class BookMatrix(Protocol):
+    """A matrix that may know which codes it can have."""
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return the codes that `read_codes` may give, in ascending order; None if unknown."""
+
+
+def code_values(matrix: Matrix) -> tuple[int, ...] | None:
+    """Return which codes any matrix can have, None if that is not known."""
+    return matrix.code_values() if isinstance(matrix, BookMatrix) else None
+
+
 def coded(codes: NDArray[Any], scales: NDArray[Any]) -> Coded | None:
     """Return whole numbers (rows, columns) and scales (rows, groups) as codes, if that is exact."""
     columns = codes.shape[1]

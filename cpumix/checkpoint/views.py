@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .matrix import Coded, Held, Matrix, count_rows, files_of, read_codes
+from .matrix import Coded, Held, Matrix, code_values, count_rows, files_of, read_codes
 
 BAND = 8 << 20  # bytes of float32 that a transposition has in hand beside its result
 
@@ -57,6 +57,10 @@ class View:
     def read_codes(self, start: int, stop: int) -> Coded | None:
         """Return the same rows as codes, where that is exact."""
         return read_codes(self.base, start, stop)
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return the codes of the whole."""
+        return code_values(self.base)
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,10 @@ class Transposed(View):
 
     def read_codes(self, start: int, stop: int) -> Coded | None:
         """Return None: blocks along the columns are none along the rows."""
+        return None
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return None, likewise."""
         return None
 
     @cached_property

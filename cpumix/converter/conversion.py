@@ -21,6 +21,7 @@ from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
 from cpumix.units import parse_size
 
+from .code_books import with_code_books
 from .losses import Loss
 from .pipeline import Progress, write_tensors
 from .shard_disposal import ShardDisposal, most_space
@@ -95,7 +96,7 @@ def convert(
     elif precision == "as-is":
         precision = choose_precision_as_is(checkpoint)
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
-    entries = build_entries(checkpoint.config, precision)
+    entries = with_code_books(build_entries(checkpoint.config, precision), checkpoint)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
     metadata = build_metadata(checkpoint.config, precision, files, name)
     slices = list(cut(checkpoint, entries))

@@ -55,6 +55,7 @@ class Losses:
         is_first: bool,
         rows: NDArray[np.float32] | None,
         data: NDArray[np.uint8],
+        *book: NDArray[np.int8],
     ) -> None:
         """Count a slice under (part, encoding, format): `data` is what became of it.
 
@@ -66,7 +67,7 @@ class Losses:
         found.exact = found.exact and rows is None
         if is_first and rows is not None:
             sample = rows[:TILE_ROWS].astype(np.float64)
-            became = FORMATS[key[2]].dequantize(data[:1], *sample.shape)
+            became = FORMATS[key[2]].dequantize(data[:1], *sample.shape, *book)
             found.errors += float(((became - sample) ** 2).sum())
             found.squares += float((sample**2).sum())
 

@@ -72,15 +72,21 @@ def convert_slice(s: Slice, rows: NDArray[Any] | Coded, losses: Losses) -> NDArr
     key = (part, s.source.encoding, s.entry.format)
     is_first = s.start == 0
     if isinstance(rows, Coded):
-        tiles = exact.to_tiles(s.entry.format, *rows)
+        tiles = exact.to_tiles(s.entry.format, *rows, *_book(s))
         if tiles is not None:
             losses.add(key, is_first, None, tiles)
             return tiles
         rows = rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
     data = _round(s, rows)
     is_same = s.entry.format == FLOAT32 or (s.entry.format == "bf16" and rows.dtype == np.uint16)
-    losses.add(key, is_first, None if is_same else widen(np.atleast_2d(rows)[:TILE_ROWS]), data)
+    before = None if is_same else widen(np.atleast_2d(rows)[:TILE_ROWS])
+    losses.add(key, is_first, before, data, *_book(s))
     return data
+
+
+def _book(s: Slice) -> tuple[NDArray[np.int8], ...]:
+    """Return the code book of a slice's tensor, nothing if it has none of its own."""
+    return () if s.entry.book is None else (np.array(s.entry.book, np.int8),)
 
 
 def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
@@ -94,6 +100,8 @@ def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
         data: NDArray[Any] = np.ascontiguousarray(wide)
     else:
         data, largest = encode(rows, s.entry.format)
+        if s.entry.book is not None and largest < INFINITE:
+            data = exact.round_to_book(widen(rows), *_book(s))
     what = f'tensor "{s.source.source_name}"'
     if largest >= (BF16_INFINITE if s.entry.format == "bf16" else INFINITE):
         raise ConvertError(

@@ -126,7 +126,9 @@ def _list_tensors(file: ModelFile) -> Iterator[_Tensor]:
         (matrix,) = matrices_of(file, file.tensors[spec.name])
         place = naming[spec.role]
         is_vector = len(spec.shape) == 1
-        kind = TYPES[FLOAT32] if is_vector else find_type(matrix.format, matrix.columns)
+        kind = (
+            TYPES[FLOAT32] if is_vector else find_type(matrix.format, matrix.columns, matrix.book)
+        )
         in_pairs = isinstance(place, Pairs)
         yield _Tensor(place.source(spec), spec.shape, kind, [matrix], in_pairs)
     for layer in range(config.num_hidden_layers):
@@ -135,7 +137,12 @@ def _list_tensors(file: ModelFile) -> Iterator[_Tensor]:
             spec = parts[0].spec
             place = naming[spec.role]
             shape = (len(parts), *spec.shape) if config.is_moe else spec.shape
-            kind = find_type(parts[0].format, parts[0].columns)
+            kind = find_type(parts[0].format, parts[0].columns, parts[0].book)
+            if any(part.book != parts[0].book for part in parts):
+                raise ConvertError(
+                    f'tensor "{spec.name}": expected the same code book in all experts of a layer, '
+                    f'found several in "{file.path}". Convert the checkpoint again, then export.'
+                )
             yield _Tensor(place.source(spec), shape, kind, list(parts), False)
 
 

@@ -6,6 +6,8 @@
 | bf16   | BF16   | the same                                                                 |
 | q8     | Q8_0   | codes of both are whole numbers around 0, the float16 scale stays        |
 | q4     | IQ4_NL | the code book is IQ4_NL's, the float16 scale stays                       |
+| q4     | Q4_0   | with a code book of its own that is Q4_0's                               |
+| q4     | Q8_0   | with any other code book of its own                                      |
 
 ggml's blocks have 32 columns; a matrix with a rest goes as F32, which holds every product of a code
 and a scale.
@@ -38,9 +40,16 @@ class ExportType(NamedTuple):
     """Tiles (tiles, blocks, tile_bytes), n, k -> (n, bytes of a row)."""
 
 
-def find_type(format_name: str, columns: int) -> ExportType:
-    """Return the type that a matrix of `columns` in a format of cpumix's takes."""
-    return TYPES[format_name] if columns % BLOCK == 0 else _widened(format_name)
+def find_type(format_name: str, columns: int, book: tuple[int, ...] | None = None) -> ExportType:
+    """Return the type that a matrix of `columns` in a format of cpumix's takes.
+
+    `book` is the matrix's own code book: with Q4_0's it is that, with others Q8_0 holds its codes.
+    """
+    if columns % BLOCK:
+        return _widened(format_name, book)
+    if book is None:
+        return TYPES[format_name]
+    return _Q4_0 if book == _Q4_0_BOOK else TYPES["q8"]._replace(rows=_of_book(book))
 
 
 def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
@@ -50,15 +59,25 @@ def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
 
 
 def _iq4_nl(tiles: Bytes, n: int, k: int) -> Bytes:
+    half, codes = BLOCK // 2, _nibbles(tiles)
+    pairs: Bytes = codes[..., :half] | codes[..., half:] << np.uint8(4)
+    return _with_scales(tiles[..., q4.CODE_BYTES :], pairs, n)
+
+
+def _of_book(book: tuple[int, ...]) -> Callable[[Bytes, int, int], Bytes]:
+    """Return what makes rows of Q8_0 of 4-bit codes."""
+    values = np.array(book, np.int8).view(np.uint8)
+    return lambda tiles, n, k: _with_scales(tiles[..., q4.CODE_BYTES :], values[_nibbles(tiles)], n)
+
+
+def _nibbles(tiles: Bytes) -> Bytes:
+    """Return the codes (tiles, 16, blocks, 32) of tiles of q4."""
     count, blocks, _ = tiles.shape
     nibbles = tiles[..., : q4.CODE_BYTES].reshape(count, blocks, GROUPS // 2, TILE_ROWS, 4)
     groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(
         count, blocks, GROUPS, TILE_ROWS, 4
     )
-    codes = deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
-    half = BLOCK // 2
-    pairs: Bytes = codes[..., :half] | codes[..., half:] << np.uint8(4)
-    return _with_scales(tiles[..., q4.CODE_BYTES :], pairs, n)
+    return deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
 
 
 def _with_scales(scales: Bytes, codes: Bytes, n: int) -> Bytes:
@@ -80,14 +99,15 @@ def _float32(data: Bytes, n: int, k: int) -> Bytes:
     return data.reshape(n, 4 * k)
 
 
-def _widened(format_name: str) -> ExportType:
+def _widened(format_name: str, book: tuple[int, ...] | None) -> ExportType:
     """Return F32 for a matrix in tiles."""
     if format_name == FLOAT32:
         return TYPES[FLOAT32]
     dequantize = FORMATS[format_name].dequantize
+    books = () if book is None else (np.array(book, np.int8),)
 
     def rows(tiles: Bytes, n: int, k: int) -> Bytes:
-        return np.ascontiguousarray(dequantize(tiles, n, k), "<f4").view(np.uint8)
+        return np.ascontiguousarray(dequantize(tiles, n, k, *books), "<f4").view(np.uint8)
 
     return TYPES[FLOAT32]._replace(rows=rows)
 
@@ -99,3 +119,5 @@ TYPES = {
     "q8": ExportType("Q8_0", 8, 7, 34, _q8_0),
     "q4": ExportType("IQ4_NL", 20, 25, 18, _iq4_nl),
 }
+_Q4_0 = ExportType("Q4_0", 2, 2, 18, _iq4_nl)  # the same layout, other values
+_Q4_0_BOOK = tuple(range(-8, 8))

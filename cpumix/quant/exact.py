@@ -12,35 +12,71 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import q4, q8
-from .tiles import BLOCK, TILE_ROWS, interleave, pack_scales, tile_counts
+from .q8 import inverse
+from .tiles import BLOCK, TILE_ROWS, interleave, pack_scales, tile_counts, to_blocks
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int8]
 
-_NIBBLES = np.full(256, 255, np.uint8)  # of a code's byte; 255 where the code book has none
-_NIBBLES[q4.CODE_BOOK.view(np.uint8)] = np.arange(16)
+
+def find_book(values: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the code book that holds these values, None if it is q4's own or none can."""
+    if set(values) <= set(q4.CODE_BOOK.tolist()):
+        return None
+    fits = 0 < len(values) <= len(q4.CODE_BOOK) and -127 <= values[0] and values[-1] <= 127
+    return values + values[-1:] * (len(q4.CODE_BOOK) - len(values)) if fits else None
 
 
-def to_tiles(format_name: str, codes: Codes, scales: NDArray[np.float16]) -> Bytes | None:
-    """Return the tiles of `codes` (n, k) times `scales` (n, k / 32); None if they are not exact."""
+def to_tiles(
+    format_name: str,
+    codes: Codes,
+    scales: NDArray[np.float16],
+    book: Codes = q4.CODE_BOOK,
+) -> Bytes | None:
+    """Return the tiles of `codes` (n, k) times `scales` (n, k / 32); None if they are not exact.
+
+    `book` is the tensor's code book, in formats that have one.
+    """
     pack = _PACKERS.get(format_name)
-    return None if pack is None else pack(codes, scales)
+    return None if pack is None else pack(codes, scales, book)
 
 
-def _to_q8(codes: Codes, scales: NDArray[np.float16]) -> Bytes:
+def round_to_book(rows: NDArray[np.float32], book: Codes) -> Bytes:
+    """Return the tiles of q4 whose values of a code book are nearest to `rows` (n, k).
+
+    For the few rows of a tensor with a book of its own that it does not hold exactly: the scale
+    follows from each block's largest weight and is not searched.
+    """
+    x = to_blocks(rows)
+    scale = (np.abs(x).max(-1) / np.float32(np.abs(book.astype(np.int16)).max())).astype(np.float16)
+    values = np.sort(book.astype(np.float32))
+    nearest = np.searchsorted((values[1:] + values[:-1]) / 2, x * inverse(scale)[..., None])
+    nibbles = np.argsort(book, kind="stable")[nearest].astype(np.uint8)
+    return _pack_nibbles(nibbles, pack_scales(scale))
+
+
+def _to_q8(codes: Codes, scales: NDArray[np.float16], _: Codes) -> Bytes:
     groups = interleave(_padded(codes.view(np.uint8) + np.uint8(q8.ZERO), q8.ZERO))
     tiles, blocks = groups.shape[:2]
     return np.concatenate([groups.reshape(tiles, blocks, -1), _pack_scales(scales)], axis=-1)
 
 
-def _to_q4(codes: Codes, scales: NDArray[np.float16]) -> Bytes | None:
-    nibbles = _NIBBLES[codes.view(np.uint8)]
+def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | None:
+    nibble_of = np.full(256, 255, np.uint8)  # by a code's byte; 255 where the book has none
+    nibble_of[book[::-1].view(np.uint8)] = np.arange(len(book))[::-1]
+    nibbles = nibble_of[codes.view(np.uint8)]
     if nibbles.size and nibbles.max() > 15:
         return None
-    groups = interleave(_padded(nibbles, int(_NIBBLES[1])))
+    rest = int(np.abs(book.astype(np.int16)).argmin())
+    return _pack_nibbles(_padded(nibbles, rest), _pack_scales(scales))
+
+
+def _pack_nibbles(nibbles: Bytes, scales: Bytes) -> Bytes:
+    """Return tiles of nibbles (tiles, 16, blocks, 32) and packed scales."""
+    groups = interleave(nibbles)
     tiles, blocks = groups.shape[:2]
     pairs = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, q4.CODE_BYTES)
-    return np.concatenate([pairs, _pack_scales(scales)], axis=-1)
+    return np.concatenate([pairs, scales], axis=-1)
 
 
 def _padded(codes: Bytes, value: int) -> Bytes:
@@ -61,7 +97,7 @@ def _pack_scales(scales: NDArray[np.float16]) -> Bytes:
 
 
 EXACT_FORMATS = ("q8", "q4")
-_PACKERS: dict[str, Callable[[Codes, NDArray[np.float16]], Bytes | None]] = {
+_PACKERS: dict[str, Callable[[Codes, NDArray[np.float16], Codes], Bytes | None]] = {
     "q8": _to_q8,
     "q4": _to_q4,
 }

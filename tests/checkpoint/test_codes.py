@@ -15,12 +15,14 @@ from test_encodings_by_groups import gptq
 
 import cpumix
 from cpumix.checkpoint.containers.gguf import read_gguf
+from cpumix.checkpoint.containers.safetensors import read_header
 from cpumix.checkpoint.encodings import assemble
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES
 from cpumix.checkpoint.encodings.plain import PlainMatrix
-from cpumix.checkpoint.matrix import Matrix, coded, read_codes
+from cpumix.checkpoint.matrix import Matrix, code_values, coded, read_codes
 from cpumix.checkpoint.stored import StoredTensor
 from cpumix.checkpoint.views import HalfSplit, RowRange, Transposed
+from cpumix.errors import ConvertError
 
 F32 = np.float32
 CONFIG = MIXTRAL
@@ -152,6 +154,58 @@ def test_views(tmp_path: Path) -> None:
     check(PlainMatrix(StoredTensor(tmp_path / "plain", "F16", (32, 32), 0, 2048)), is_exact=False)
 
 
+def symmetric(shape: tuple[int, int]) -> tuple[Any, Any]:
+    return np.full(shape, 7), np.full(shape, 8)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "make", "settings", "values"),
+    [
+        ("gptq", lambda: gptq(random(1), 4, zeros=symmetric)[0], {"bits": 4}, range(-8, 8)),
+        ("gptq", lambda: gptq(random(1), 4, zeros=zeros)[0], {"bits": 4, "sym": False}, None),
+        (
+            "gptq",
+            lambda: gptq(random(1), 4, zeros=symmetric, act_order=True)[0],
+            {"bits": 4},
+            None,
+        ),
+        ("awq", awq, {}, None),
+        ("compressed-tensors", lambda: packed(uniform(24, 5)), {}, range(-8, 8)),
+        ("compressed-tensors", lambda: packed(uniform(24, 10)), {}, None),
+        ("compressed-tensors", int8, {}, None),
+        ("mlx", lambda: mxfp4(110, 140), {"mode": "mxfp4"}, (1, 2, 3, 4, 6, 8, 12)),
+        ("mlx", affine, {"bits": 4, "group_size": 32}, None),
+    ],
+)
+def test_values_of_codes(
+    tmp_path: Path, encoding: str, make: Callable[[], Parts], settings: Parts, values: Any
+) -> None:
+    matrix = assembled(tmp_path, encoding, make(), settings)["m.weight"]
+    if encoding == "mlx" and values is not None:
+        values = (*(-v for v in values[::-1]), 0, *values)
+    assert code_values(matrix) == (None if values is None else tuple(values))
+    assert code_values(RowRange(matrix, 0, 16)) == code_values(matrix)
+    assert code_values(Transposed(matrix)) is None
+    if values is not None:
+        found = read_codes(matrix, 0, matrix.shape[0])
+        assert found is not None and set(np.unique(found.codes)) <= set(values)
+
+
+def test_number_that_is_none_is_found_with_a_book_too(tmp_path: Path) -> None:
+    from test_quantized_sources import write
+
+    write(tmp_path / "source", "compressed-tensors")
+    shard = tmp_path / "source" / "model.safetensors"
+    stored = read_header(shard)["model.layers.0.block_sparse_moe.experts.1.w1.weight_scale"]
+    with open(shard, "r+b") as file:
+        file.seek(stored.offset)
+        file.write(np.array([np.nan], np.float16).tobytes())
+    tokenizer = Path(__file__).parents[1] / "data/tokenizer/small.model"
+    (tmp_path / "source" / "tokenizer.model").write_bytes(tokenizer.read_bytes())
+    with pytest.raises(ConvertError, match="expected finite weights, found NaN"):
+        cpumix.convert(tmp_path / "source", tmp_path / "x.bin", "int4")
+
+
 def test_scales_that_float16_does_not_have() -> None:
     codes = np.ones((4, 64), np.int16)
     assert coded(codes, np.full((4, 2), 0.1, np.float16)) is not None
@@ -164,7 +218,7 @@ def test_scales_that_float16_does_not_have() -> None:
 # ---- through to the model file
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "IQ4_NL", "Q4_0"])
+@pytest.mark.parametrize("name", ["Q8_0", "IQ4_NL", "Q4_0", "MXFP4"])
 def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
     from test_gguf_source import make
 
@@ -180,19 +234,24 @@ def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
                 blocks = rng.integers(1, 127, (int(np.prod(shape)) // 32, kind.nbytes))
                 blocks = blocks.astype(np.uint8)
                 blocks[:, :2] = np.frombuffer(np.float16(0.001).tobytes(), np.uint8)
+                if name == "MXFP4":
+                    blocks[:, 0] = 120
                 tensors[tensor] = tensors[tensor]._replace(kind=name, data=blocks.tobytes())
 
     config = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
     path, _ = make(tmp_path / "x.gguf", CONFIG | config, edit=edit)
     assert read_gguf(path).tensors
     report = cpumix.convert(path, tmp_path / "x.bin", "as-is")
-    assert report.precision == ("int4" if name == "IQ4_NL" else "int8")
+    assert report.precision == ("int8" if name == "Q8_0" else "int4")
     assert all(loss.exact for loss in report.losses)
     assert [loss.tensors for loss in report.losses] == [24, 10]
     assert str(report.losses[0]).startswith(f"experts: 24 tensors of {name} as q")
     assert report.notes == ()
     source = open_checkpoint(path).tensors
     with ModelFile(tmp_path / "x.bin") as file:
+        books = {entry.book for entry in file.tensors.values() if entry.format == "q4"}
+        expected = {"Q8_0": set(), "Q4_0": {tuple(range(-8, 8))}, "IQ4_NL": {None}}
+        assert name == "MXFP4" or books == expected[name]
         for entry in file.tensors.values():
             if entry.format == "f32":
                 continue
@@ -201,7 +260,8 @@ def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
                 tensor, kind = source[part], FORMATS[entry.format]
                 size = kind.nbytes(*tensor.shape)
                 tiles = data[at : at + size].reshape(-1, tensor.shape[1] // 32, kind.tile_bytes)
-                found = kind.dequantize(tiles, *tensor.shape)
+                books = () if entry.book is None else (np.array(entry.book, np.int8),)
+                found = kind.dequantize(tiles, *tensor.shape, *books)
                 assert np.array_equal(found, tensor.read_rows(0, tensor.shape[0])), part
                 at += size
 
@@ -209,14 +269,14 @@ def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
 def test_rounding_twice_is_told(tmp_path: Path) -> None:
     from test_quantized_sources import write
 
-    write(tmp_path / "source", "gptq")
+    write(tmp_path / "source", "awq")
     tokenizer = Path(__file__).parents[1] / "data/tokenizer/small.model"
     (tmp_path / "source" / "tokenizer.model").write_bytes(tokenizer.read_bytes())
     report = cpumix.convert(tmp_path / "source", tmp_path / "x.bin", "int4")
     experts = next(loss for loss in report.losses if loss.part == "experts")
     assert 0.01 < experts.relative_rms < 0.2 and not experts.exact
     assert "relative RMS error 0." in str(experts)
-    assert "weights of GPTQ 4 bits were quantized once more" in report.notes[0]
+    assert "weights of AWQ 4 bits were quantized once more" in report.notes[0]
     report = cpumix.convert(tmp_path / "source", tmp_path / "x.bin", "as-is", force=True)
     assert report.precision == "int8"
     assert next(loss for loss in report.losses if loss.part == "experts").exact

@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.tiles import BLOCK
+
 from ..matrix import Coded, Held, Matrix, coded
 from ..stored import StoredTensor
 from .mlx import FP4
@@ -141,6 +143,13 @@ class PackedMatrix(ScaledMatrix):
     def has_whole_codes(self) -> bool:
         """Always."""
         return True
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return all codes, if they are few and have no zeros taken off."""
+        half = 1 << self.bits - 1
+        others = {"weight_zero_point", "weight_g_idx"} & self.parts.keys()
+        is_run = self.block[1] % BLOCK == 0
+        return tuple(range(-half, half)) if self.bits <= 4 and not others and is_run else None
 
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
         words = self.parts["weight_packed"].read_rows(start, stop)

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.tiles import BLOCK
+
 from ..matrix import Coded, Held, Matrix, coded
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
@@ -76,11 +78,23 @@ class GptqMatrix(Quantized):
         rows -= zeros.repeat(columns // groups, axis=1)
         return coded(rows, loaded.scales[:, start:stop].T)
 
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return all codes less the zero, if there is one zero only and groups are runs."""
+        zeros = np.unique(self._read_zeros())
+        groups, count = self._read_groups(), self.parts["scales"].shape[0]
+        columns = self.shape[1]
+        if len(zeros) != 1 or self.bits > 4 or columns % count or columns // count % BLOCK:
+            return None
+        if (groups != np.arange(columns) // (columns // count)).any():
+            return None
+        return tuple(range(-int(zeros[0]), (1 << self.bits) - int(zeros[0])))
+
     @cached_property
     def _held(self) -> Held[_Loaded]:
         return Held(self._load)
 
-    def _load(self) -> _Loaded:
+    def _read_zeros(self) -> NDArray[np.uint8]:
+        """Return the zeros (groups, rows) that are meant."""
         zeros = unpack(self.parts["qzeros"].read(), self.bits)
         half, version = 1 << self.bits - 1, self.version
         if self.symmetric and (zeros == half).all():
@@ -89,18 +103,24 @@ class GptqMatrix(Quantized):
             version = 1
         if version == 1:
             zeros = zeros + np.uint8(1) & np.uint8((1 << self.bits) - 1)
-        scales, columns = read_floats(self.parts["scales"]), self.shape[1]
-        if "g_idx" in self.parts:
-            groups = self.parts["g_idx"].read().astype(np.int64)
-        else:
-            groups = np.arange(columns) // (columns // len(scales))
-        inside = groups.size == 0 or (groups.min() >= 0 and groups.max() < len(scales))
-        expect(self.name, self.parts, bool(inside), f"groups 0 to {len(scales) - 1} in g_idx")
+        return zeros
+
+    def _read_groups(self) -> NDArray[np.int64]:
+        """Return the group of each column."""
+        count, columns = self.parts["scales"].shape[0], self.shape[1]
+        if "g_idx" not in self.parts:
+            return np.arange(columns) // (columns // count)
+        groups = self.parts["g_idx"].read().astype(np.int64)
+        inside = groups.size == 0 or (groups.min() >= 0 and groups.max() < count)
+        expect(self.name, self.parts, bool(inside), f"groups 0 to {count - 1} in g_idx")
+        return groups
+
+    def _load(self) -> _Loaded:
         return _Loaded(
             self.parts["qweight"].read(),
-            zeros.astype(np.float32),
-            scales,
-            groups,
+            self._read_zeros().astype(np.float32),
+            read_floats(self.parts["scales"]),
+            self._read_groups(),
         )
 
 

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.tiles import BLOCK
+
 from ..matrix import Coded, Matrix, coded
 from ..stored import StoredTensor
 from .parts import Quantized, are_floats, collect, expect, to_float32, unpack
@@ -94,6 +96,11 @@ class FloatMatrix(Quantized):
         codes = unpack(self.parts["weight"].read_rows(start, stop), self.mode.bits)
         scales = self.mode.scales[self.parts["scales"].read_rows(start, stop)]
         return coded(_TWICE_FP4[codes], scales / 2)
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return twice the FP4 numbers, if those are the codes."""
+        is_mxfp4 = self.mode.values is FP4 and self.mode.group == BLOCK
+        return tuple(np.unique(_TWICE_FP4).tolist()) if is_mxfp4 else None
 
 
 def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:

@@ -54,6 +54,10 @@ class Merged(View):
         """Return None: what was added is no multiple of the scales."""
         return None
 
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return None, likewise."""
+        return None
+
     @cached_property
     def _held(self) -> Held[tuple[Floats, Floats, Floats | None]]:
         change = self.change

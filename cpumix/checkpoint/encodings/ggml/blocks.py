@@ -118,3 +118,4 @@ CODES: dict[str, Callable[[Bytes], tuple[Codes, Floats]]] = {
     "IQ4_NL": _of_half(iq4_nl_codes),
     "MXFP4": lambda blocks: (mxfp4_codes(blocks), exponent_scales(blocks[:, 0])),
 }
+CODE_VALUES = {"Q4_0": Q4_0_VALUES, "IQ4_NL": IQ4_NL_VALUES, "MXFP4": MXFP4_VALUES}

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...matrix import Coded, Matrix, coded
 from ...stored import NUMPY_DTYPES, StoredTensor
 from .bits import Floats
-from .blocks import CODES
+from .blocks import CODE_VALUES, CODES
 from .types import GGML_TYPES, dequantize
 
 _TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
@@ -54,6 +56,11 @@ class GgmlMatrix:
         data = self.stored.read_rows(start, stop).reshape(-1, kind.nbytes)
         codes, scales = CODES[self.encoding](data)
         return coded(codes.reshape(stop - start, -1), scales.reshape(stop - start, -1))
+
+    def code_values(self) -> tuple[int, ...] | None:
+        """Return the values of a type of 4 bits."""
+        values = CODE_VALUES.get(self.encoding)
+        return None if values is None else tuple(np.unique(values).tolist())
 
 
 def assemble(parts: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:
