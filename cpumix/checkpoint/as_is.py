@@ -8,7 +8,7 @@ from .matrix import code_values
 from .tensor import Checkpoint, SourceTensor
 
 _FLOATS = ("F8_E4M3", "F8_E5M2", "MLX mxfp8", "scaled float8")  # 8 bits of what bfloat16 has too
-_QUANTIZED_BITS = 9.0  # a weight takes less; 8 bits with a scale for 32 take 8.5
+_QUANTIZED_BITS = 10.0  # a weight takes less; 8 bits with a scale and a bias for 32 take 9
 
 
 def is_quantized(tensor: SourceTensor) -> bool:

@@ -14,6 +14,8 @@ from test_encodings_by_blocks import four_bits, hqq
 from test_encodings_by_groups import gptq
 
 import cpumix
+from cpumix.checkpoint import SourceTensor
+from cpumix.checkpoint.as_is import is_quantized
 from cpumix.checkpoint.containers.gguf import read_gguf
 from cpumix.checkpoint.containers.safetensors import read_header
 from cpumix.checkpoint.encodings import assemble
@@ -281,6 +283,24 @@ def test_rounding_twice_is_told(tmp_path: Path) -> None:
     assert report.precision == "int8"
     assert next(loss for loss in report.losses if loss.part == "experts").exact
     assert report.notes == ()
+
+
+@pytest.mark.parametrize(("bits", "group"), [(8, 32), (8, 64), (2, 128)])
+def test_weights_with_scales_and_biases_are_quantized(
+    tmp_path: Path, bits: int, group: int
+) -> None:
+    weight = stream(np.zeros((24, 128), np.int64), bits)
+    scales = np.ones((24, 128 // group), np.float16)
+    parts = {"m.weight": weight, "m.scales": scales, "m.biases": scales}
+    matrix = assembled(tmp_path, "mlx", parts, {"bits": bits, "group_size": group})["m.weight"]
+    assert is_quantized(SourceTensor("m", "m", matrix))
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F16", "BF16", "F32"])
+def test_floats_are_not_quantized(tmp_path: Path, dtype: str) -> None:
+    size = {"F8_E4M3": 1, "F32": 4}.get(dtype, 2)
+    stored = StoredTensor(tmp_path / "x", dtype, (8, 32), 0, 8 * 32 * size)
+    assert not is_quantized(SourceTensor("m", "m", PlainMatrix(stored)))
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("BF16", "bf16"), ("F32", "bf16")])
