@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cpumix.arguments import check_load
 from cpumix.config import ModelConfig
 from cpumix.engine.engine import Engine
+from cpumix.engine.first_run import compile_apart
 from cpumix.engine.generation import Generation
 from cpumix.engine.generations import Generations
 from cpumix.engine.requests import Requests
@@ -25,7 +26,7 @@ from cpumix.kernels import backend
 from cpumix.kernels.compile import jit
 from cpumix.kv.formats import find_format
 from cpumix.machine import machine_info
-from cpumix.memory.limit import make_budget
+from cpumix.memory.limit import check_side_files, growth_of, make_budget
 from cpumix.memory.planner import default_context
 from cpumix.sampling import SamplingParams, model_defaults
 from cpumix.store.reader import ModelFile
@@ -58,12 +59,14 @@ class Model:
         pager = None
         try:
             self.config: ModelConfig = self.file.config
-            self.tokenizer = Tokenizer.from_files(self.file.files)
+            check_side_files(self.file.files, ram)
+            self.tokenizer, grown = growth_of(lambda: Tokenizer.from_files(self.file.files))
             self.context = default_context(self.config) if context is None else context
             self.kv, machine = find_format(kv, self.file.formats), machine_info()
-            budget, self._note = make_budget(
-                self.config, self.file.formats, self.context, self.kv, ram, machine, parallel
+            budget, self._note, room = make_budget(
+                self.config, self.file.formats, self.context, self.kv, ram, machine, parallel, grown
             )
+            compile_apart(room, self.file.precision, self.kv)
             pager = make_pager(self.file, budget)
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self.parallel = parallel

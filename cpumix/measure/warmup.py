@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -92,6 +92,14 @@ def _help(call: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def compile_for(precisions: Sequence[str], kv: str) -> None:
+    """Compile what runs at these precisions with this KV cache need, and note that it is done."""
+    with tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
+        for precision in precisions:
+            _run(Path(place) / f"{precision}.bin", precision, kv)
+    jit.mark_warm()
 
 
 def compile_others() -> None:

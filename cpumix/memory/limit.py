@@ -6,7 +6,9 @@ programs have it now. It holds for everything: program, dense part, KV cache, bu
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
 
 from cpumix.config import ModelConfig
 from cpumix.errors import BudgetError
@@ -16,7 +18,17 @@ from cpumix.quant.precision import Precision
 from cpumix.units import MIB, format_size, parse_size
 
 from .planner import CEILING, MemoryPlan, largest_context_within, make_plan
-from .sizes import PREFILL_TOKENS, program_bytes
+from .sizes import (
+    PREFILL_TOKENS,
+    PROGRAM_BYTES,
+    TOKEN_BYTES,
+    TOKENIZER_LIBRARIES,
+    program_bytes,
+)
+
+T = TypeVar("T")
+READING_FACTOR = 24  # bytes that a byte of JSON takes while it is read, measured
+SMALL_FILES = 2 * MIB  # of side files, which the program's own bytes cover
 
 
 class MemoryLimit(NamedTuple):
@@ -24,6 +36,17 @@ class MemoryLimit(NamedTuple):
 
     nbytes: int
     note: str | None
+
+
+class MemoryBudget(NamedTuple):
+    """What a process may take."""
+
+    pager: Budget | None
+    """None if all experts fit."""
+    note: str | None
+    """On the ceiling, if it is not what the user expects."""
+    room: int
+    """Bytes that the plan leaves over."""
 
 
 def find_ceiling(ram: str | int | None, machine: MachineInfo, minimum: int) -> MemoryLimit:
@@ -53,6 +76,27 @@ def find_ceiling(ram: str | int | None, machine: MachineInfo, minimum: int) -> M
     )
 
 
+def growth_of(make: Callable[[], T]) -> tuple[T, int]:
+    """Return what `make` makes, and how many more resident bytes the process has then."""
+    before = rss_bytes()
+    return make(), rss_bytes() - before
+
+
+def check_side_files(files: Mapping[str, bytes], ram: str | int | None) -> None:
+    """Raise BudgetError if reading the side files of a model may take more than `ram` allows.
+
+    What that takes for good is measured afterwards, but at its height it is a multiple of that.
+    """
+    size = sum(map(len, files.values()))
+    need = PROGRAM_BYTES + READING_FACTOR * size
+    if ram is not None and size > SMALL_FILES and need > (ceiling := parse_size(str(ram))):
+        raise BudgetError(
+            f"memory: reading {format_size(size)} of tokenizer and side files may take "
+            f"{format_size(need)}, found a budget of {format_size(ceiling)}. Raise --ram, or "
+            "convert again without the files that the model does not need."
+        )
+
+
 def make_budget(
     config: ModelConfig,
     precision: Precision,
@@ -61,13 +105,16 @@ def make_budget(
     ram: str | int | None,
     machine: MachineInfo,
     parallel: int = 1,
-) -> tuple[Budget | None, str | None]:
-    """Return the pager's budget, None if all experts fit, and the note on the ceiling if any.
+    tokenizer_bytes: int = 0,
+) -> MemoryBudget:
+    """Return what the process may take; `tokenizer_bytes` is what the tokenizer has taken.
 
     Raises BudgetError when not even the experts of one token and layer fit, ConfigError for a
     `ram` or `context` that is none.
     """
     plan = make_plan(config, precision, context, machine.limit_bytes, kv, parallel)
+    unplanned = max(tokenizer_bytes - TOKEN_BYTES * config.vocab_size - TOKENIZER_LIBRARIES, 0)
+    plan = replace(plan, buffer_bytes=plan.buffer_bytes + unplanned)
     ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
     if plan.minimum_bytes > ceiling:
         most = largest_context_within(config, precision, ceiling, kv, parallel)
@@ -78,12 +125,13 @@ def make_budget(
             f"a context of {context}. Use --ram {-(-plan.minimum_bytes // MIB)}M or more{shorter}."
         )
     if plan.total_bytes <= ceiling:
-        return None, note
-    return _budget(config, plan, ceiling), note
+        return MemoryBudget(None, note, ceiling - plan.total_bytes)
+    budget = _budget(config, plan, ceiling, unplanned)
+    return MemoryBudget(budget, note, ceiling - plan.minimum_bytes)
 
 
-def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int) -> Budget:
-    program = program_bytes(config)
+def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int, unplanned: int) -> Budget:
+    program = program_bytes(config) + unplanned
     rows = min(PREFILL_TOKENS, plan.context * plan.parallel)
     return Budget(
         ceiling=ceiling,

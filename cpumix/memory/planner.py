@@ -55,8 +55,9 @@ class MemoryPlan:
 
     @property
     def minimum_bytes(self) -> int:
-        """The least that runs at all, however slowly."""
-        return self.layer_active_bytes + self.fixed_bytes + ARRIVAL_MARGIN
+        """The least that runs at all, however slowly; what needs no pager needs no margin."""
+        paged = self.layer_active_bytes + self.fixed_bytes + ARRIVAL_MARGIN
+        return min(paged, self.total_bytes)
 
     @property
     def fixed_bytes(self) -> int:

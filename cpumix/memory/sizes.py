@@ -17,6 +17,7 @@ PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
 # Interpreter, NumPy, Numba with LLVM, loaded kernels: 152 MiB on Linux x86-64, Python 3.11,
 # two threads (`cpumix fit --verify` measures it). The first run, which compiles, takes 90 MiB more.
 PROGRAM_BYTES = 152 * MIB
+TOKENIZER_LIBRARIES = 32 * MIB  # of the program: what the first tokenizer of a process loads
 TOKEN_BYTES = 400  # of a tokenizer for each token: 11 MiB for Mixtral's 32,000
 
 

@@ -183,8 +183,8 @@ def test_ceiling(ram, computer, expected, note):
 
 def test_no_budget_where_everything_fits():
     config, level = mixtral_8x7b(), find_precision("int4", 32)
-    assert make_budget(config, level, 4096, "f16", None, machine(64 * GIB)) == (None, None)
-    budget, _ = make_budget(config, level, 4096, "f16", None, machine(32 * GIB))
+    assert make_budget(config, level, 4096, "f16", None, machine(64 * GIB))[:2] == (None, None)
+    budget, _, _ = make_budget(config, level, 4096, "f16", None, machine(32 * GIB))
     assert budget is not None
     assert budget.ceiling == 24 * GIB
 
@@ -195,7 +195,7 @@ def test_refusal_names_the_smallest_size_that_works():
         make_budget(config, level, 4096, "f16", "2G", machine(64 * GIB))
     words = str(caught.value).split()
     size = words[words.index("--ram") + 1]
-    budget, _ = make_budget(config, level, 4096, "f16", size, machine(64 * GIB))
+    budget, _, _ = make_budget(config, level, 4096, "f16", size, machine(64 * GIB))
     assert budget is not None
     with pytest.raises(BudgetError):
         less = f"{int(size[:-1]) - 1}M"
