@@ -31,12 +31,18 @@ def check_load(path: Any, parallel: Any, **numbers: Any) -> None:
 
     How large they may be depends on machine and model, and is looked at later.
     """
-    if path is not None and not isinstance(path, (str, PathLike)):
-        raise ConfigError(f"model: expected the path of a file, found {_kind(path)}.")
+    if path is not None:
+        check_path("model", path)
     whole_number("parallel", parallel, 1)
     for name, value in numbers.items():
         if value is not None:
             whole_number(name, value)
+
+
+def check_path(name: str, value: Any) -> None:
+    """Raise ConfigError for what no system takes for a path."""
+    if not isinstance(value, (str, PathLike)) or "\0" in str(value):
+        raise ConfigError(f"{name}: expected the path of a file, found {_kind(value)}.")
 
 
 def check_token_ids(value: Any) -> None:

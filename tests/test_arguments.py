@@ -74,7 +74,7 @@ def test_load_with_what_is_no_number(path: Path, name: str, value: Any) -> None:
         cpumix.load(path, parallel=0)
 
 
-@pytest.mark.parametrize("value", [7, ["a"], {}])
+@pytest.mark.parametrize("value", [7, ["a"], {}, "a\0b"])
 def test_load_of_what_is_no_path(value: Any) -> None:
     with pytest.raises(ConfigError, match="model: expected the path of a file, found "):
         cpumix.load(value)
@@ -92,3 +92,12 @@ def test_plan_of_a_name_a_dict_a_path_and_a_config(path: Path) -> None:
         cpumix.plan(7, ram="64G")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="found no hidden_size"):
         cpumix.plan({"model_type": "mixtral"}, ram="64G")
+
+
+@pytest.mark.parametrize("value", [7, None, "a\0b"])
+def test_convert_and_export_of_what_is_no_path(path: Path, tmp_path: Path, value: Any) -> None:
+    for work, first in ((cpumix.convert, path.parent / "checkpoint"), (cpumix.export, path)):
+        with pytest.raises(ConfigError, match="target: expected the path of a file, found "):
+            work(first, value)
+        with pytest.raises(ConfigError, match="expected the path of a file, found "):
+            work(value, tmp_path / "x")

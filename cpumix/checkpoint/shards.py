@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -90,7 +91,7 @@ def _read_index(folder: Path, names: ShardNames) -> dict[str, str]:
                 f'"{path}": expected names of *{suffix} files beside the index, '
                 f"found {quoted(shard)}. Download it again."
             )
-        if not (folder / shard).is_file():
+        if not os.path.isfile(folder / shard):  # False for a name that no system takes, too
             raise ConvertError(
                 f"shard {quoted(shard)}: the index names it, but it is absent. "
                 f'Download it to "{folder}".'

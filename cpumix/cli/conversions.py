@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from pathlib import Path
@@ -48,7 +49,7 @@ def _is_checkpoint(path: Path) -> bool:
     from cpumix.checkpoint.open import find_source_name
     from cpumix.store.layout import is_model_file
 
-    if path.is_file():
+    if os.path.isfile(path):
         with open(path, "rb", opener=regular) as file:
             if is_model_file(file.read(64)):
                 return False

@@ -15,7 +15,7 @@ from typing import IO, Any
 import click
 
 from cpumix import __version__
-from cpumix.errors import CpumixError
+from cpumix.errors import CpumixError, quoted
 
 from . import endings
 
@@ -100,10 +100,13 @@ class LazyGroup(click.Group):
         try:
             return super().main(*args, **options)
         except OSError as error:
-            if not endings.is_broken_output(error):
-                raise
             kind = _Unanswerable if "fit" in sys.argv[1:2] else _Sentence
-            sentence = kind(f"output: cannot be written to its end: {error.strerror}.")
+            if endings.is_broken_output(error):
+                sentence = kind(f"output: cannot be written to its end: {error.strerror}.")
+            elif error.filename is not None and error.strerror:
+                sentence = kind(f"{quoted(error.filename)}: {error.strerror}.")
+            else:
+                raise
             with suppress(OSError):
                 sentence.show()
             endings.drop_output()

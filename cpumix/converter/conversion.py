@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpumix.arguments import check_path
 from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
 from cpumix.errors import ConfigError, ConvertError
@@ -76,8 +77,10 @@ def convert(
     done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
+    check_path("source", source)
+    check_path("target", target)
     began = time.perf_counter()
-    hub_name = None if Path(source).exists() else parse_name(Path(source).as_posix())
+    hub_name = None if os.path.exists(source) else parse_name(Path(source).as_posix())
     if discard_shards and (hub_name is None or resume):
         raise ConfigError(
             "discard shards: expected a name on the hub as source and no resume, which needs all "

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cpumix.arguments import check_path
 from cpumix.checkpoint.namings.gguf import namings
 from cpumix.checkpoint.namings.places import Pairs
 from cpumix.errors import ConvertError
@@ -70,6 +71,8 @@ def export(
     ConfigError for a tokenizer or model that GGUF has no words for; then nothing is left of
     `target`.
     """
+    check_path("model", model)
+    check_path("target", target)
     began = time.perf_counter()
     target = Path(target)
     check_target(target, force)

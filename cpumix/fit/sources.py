@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,9 @@ def open_source(text: str | None, ignored: Collection[str] = ()) -> Source:
     if text is None:
         return Source(DEFAULT, known_model(DEFAULT))
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         return Source(path.resolve().name, read_config(path, ignored), path)
-    if path.is_file():
+    if os.path.isfile(path):
         return _read_file(path, ignored)
     if text.lower() in MODEL_NAMES:
         return Source(text.lower(), known_model(text.lower()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,3 +101,23 @@ def test_ignored_signals_stay_ignored() -> None:
     finally:
         for name, handler in before.items():
             signal.signal(getattr(signal, name), handler)
+
+
+@pytest.mark.parametrize("command", ["run", "inspect", "verify", "convert", "fit", "perplexity"])
+def test_name_that_no_system_takes(command: str, model: Path, tmp_path: Path) -> None:
+    """It is shortened, and the sentence has one line."""
+    rest = {"run": ["-p", "x"], "convert": [tmp_path / "x"], "perplexity": [tmp_path / "x"]}
+    done = run(command, "x" * 300, *rest.get(command, []), full="")
+    assert done.returncode == (2 if command == "fit" else 1)
+    assert done.stderr.startswith("cpumix: error: ") and done.stderr.count("\n") == 1
+    target = run("convert", model.parent / "checkpoint", tmp_path / ("x" * 300), full="")
+    assert (target.returncode, target.stderr.count("\n")) == (1, 1)
+
+
+def test_shard_whose_name_no_system_takes(model: Path, tmp_path: Path) -> None:
+    shutil.copytree(model.parent / "checkpoint", folder := tmp_path / "checkpoint")
+    index = {"weight_map": {"a": "x" * 312 + ".safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = run("convert", folder, tmp_path / "m.bin", full="")
+    assert done.returncode == 1
+    assert "the index names it, but it is absent" in done.stderr and done.stderr.count("\n") == 1

@@ -7,6 +7,7 @@ with offsets of its own, only the first has the metadata of the model, and it ma
 
 from __future__ import annotations
 
+import os
 import re
 from math import prod
 from pathlib import Path
@@ -33,7 +34,7 @@ class GgufModel(NamedTuple):
 
 def is_gguf(path: Path) -> bool:
     """Whether a file is called or begins as GGUF files are."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return False
     if path.suffix == ".gguf":
         return True
