@@ -151,7 +151,7 @@ class ModelConfig:
             if "kind" in stored:
                 needed.append(rope_scaling.SINCE)
         if needed:
-            values[REQUIRES] = max(needed, key=lambda version: [*map(int, version.split("."))])
+            values[REQUIRES] = max(needed, key=_number)
         return json.dumps(values, sort_keys=True)
 
     @classmethod
@@ -259,3 +259,14 @@ class ModelConfig:
                 f"{where}: head_dim: expected more than 2 with dynamic RoPE scaling, found 2. "
                 "Correct it in that file."
             )
+
+
+def with_requirement(text: str, version: str) -> str:
+    """Return what `to_json` wrote, for a file that needs a version of cpumix at least."""
+    values = json.loads(text)
+    values[REQUIRES] = max(values.get(REQUIRES, version), version, key=_number)
+    return json.dumps(values, sort_keys=True)
+
+
+def _number(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

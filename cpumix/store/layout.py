@@ -47,6 +47,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec, tensor_name
+from cpumix.config.model import with_requirement
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.precision import Precision, find_precision
@@ -58,7 +59,7 @@ ALIGNMENT = 16384
 HEADER_CRC_KEY = "cpumix.header.crc32"
 HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
-CODE_BOOKS_KEY = "cpumix.tensor.code_books"
+CODE_BOOKS_KEY, CODE_BOOKS_SINCE = "cpumix.tensor.code_books", "0.2.0"
 BOOK_VALUES = 16
 INT8_LAYERS_KEY = "cpumix.raised_layers"
 
@@ -224,6 +225,8 @@ def encode_header(
     if any(e.book for e in entries):
         books = [e.book or (0,) * BOOK_VALUES for e in entries]
         full[CODE_BOOKS_KEY] = np.array(books, np.int8).ravel()
+        # Versions before would read the tensors with the format's own values: they must refuse.
+        full["cpumix.config"] = with_requirement(full["cpumix.config"], CODE_BOOKS_SINCE)
     tensors, offset = [], 0
     for e in entries:
         tensors.append(gguf.TensorInfo(e.name, *e.stored_as, offset))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def file(tmp_path: Path):
 def test_book_comes_back_with_its_tensor(file):
     assert file.tensors["blk.1.expert.2"].book == NF4_LIKE
     assert [t.name for t in file.tensors.values() if t.book] == ["blk.1.expert.2"]
+
+
+def test_versions_that_know_no_books_refuse_the_file(file):
+    assert json.loads(file.metadata["cpumix.config"])["requires"] == "0.2.0"
+    assert file.config == CONFIG
 
 
 def test_file_without_books_has_no_key_for_them(tmp_path):
