@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: setup demo test quick test-nojit lint check oracle bench clean
+.PHONY: setup demo demo-chat test quick test-nojit lint check oracle bench clean
 
 # Make .venv with cpumix and its development tools; again only when pyproject.toml changes.
 setup: .venv/installed
@@ -11,6 +11,9 @@ setup: .venv/installed
 # See it work: the model that ships in the package continues a sentence.
 demo: setup
 	$(BIN)/cpumix run --prompt "And they returned to the city" -n 96 --stats
+# Hold a conversation with a real instruct model.
+demo-chat: .venv/smollm2.bin
+	$(BIN)/cpumix chat .venv/smollm2.bin --on-full slide
 # A real instruct model of 135 million parameters: fetched (93 MB), converted, ready to run.
 .venv/smollm2.bin: .venv/installed
 	$(BIN)/python tools/fetch_chat_model.py .venv/smollm2.gguf

@@ -154,8 +154,8 @@ class Model:
         With `special`, the prompt is taken as it is too, but control tokens in it are tokens.
         `changes` replace fields of `params`, or else of `sampling_defaults`. `max_tokens` None is
         all that the context has room for. `draft` guesses tokens where the last ones have stood
-        before, which changes the time only. `progress` gets how much of the prompt's work is done,
-        and how much there is. Raises ConfigError for a prompt that is empty or leaves no room in
+        before, which changes the time only. `progress` gets how many tokens of the prompt are done,
+        and how many there are. Raises ConfigError for a prompt that is empty or leaves no room in
         the context, and for parameters that mean nothing.
         """
         params = self._params(params, changes)

@@ -37,6 +37,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "checkpoint",
     "hub",
     "tokenizer",
+    "conversation",
     "experts",
     "kv",
     "memory",
@@ -61,6 +62,7 @@ HOMES = {
     "psutil": ("machine.py",),
     "click": ("cli/",),
     "huggingface_hub": ("hub.py",),
+    "prompt_toolkit": ("cli/chat_input.py",),
 }
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
 

@@ -21,6 +21,7 @@ from . import endings
 
 COMMANDS = {
     "bench": "cpumix.cli.bench",
+    "chat": "cpumix.cli.chat",
     "convert": "cpumix.cli.convert",
     "export": "cpumix.cli.export",
     "fit": "cpumix.cli.fit",

@@ -131,6 +131,26 @@ max_tokens = click.option(
     show_default=True,
     help="Tokens to make at most.",
 )
+answer_tokens = click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens of an answer at most. Default: as many as the context has room for; 128 of a "
+    "model that only continues texts.",
+)
+system = click.option(
+    "--system",
+    metavar="TEXT",
+    default="",
+    help="The system text: how the model should behave, in words.",
+)
+chat_template = click.option(
+    "--chat-template",
+    "template",
+    metavar="NAME|FILE",
+    help="Use another template: one of the model's, one of Mistral's such as mistral-v1, or the "
+    "Jinja template in FILE.",
+)
 context = click.option(
     "-c",
     "--context",

@@ -14,7 +14,7 @@ from cpumix.units import format_seconds, format_size
 
 Show = Callable[[int, int], None]
 
-PATIENCE = 1.0  # seconds without news that a person does not mind
+PATIENCE = 2.0  # seconds without news that a person does not mind
 NEWS = 0.2  # seconds between two
 
 
@@ -23,17 +23,22 @@ class PromptStatus:
 
     def __init__(self) -> None:
         self._began = self._said_at = time.monotonic()
+        self._first: int | None = None
         self._width = 0
 
     def __call__(self, done: int, total: int) -> None:
-        """Take what is done of the prompt's work, and what there is in all."""
+        """Take the tokens of the prompt that are done, and all there are."""
         now = time.monotonic()
+        if self._first is None:
+            self._first = done  # so many were in the cache
         if done == total:
             self.clear()
         elif min(now - self._began - PATIENCE, now - self._said_at - NEWS) >= 0:
             if sys.stderr.isatty():
-                left = (now - self._began) * (total - done) / done
-                self._say(f"prompt: {100 * done / total:.0f} %, {format_seconds(left)} left")
+                made = done - self._first
+                left = (now - self._began) * (total - done) / max(made, 1)
+                after = f", {format_seconds(left)} left" if made else ""
+                self._say(f"prompt: {done} of {total} tokens{after}")
                 self._said_at = now
 
     def _say(self, text: str) -> None:

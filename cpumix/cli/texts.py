@@ -51,6 +51,20 @@ def read_file(path: Path) -> str:
     return _decode(data, f'text "{path}"')
 
 
+def read_line() -> str | None:
+    """Return the next line of standard input, None at the end. Raises ConfigError if not text."""
+    if sys.stdin is None:
+        raise ConfigError("chat: expected messages on standard input, found it closed.")
+    data = sys.stdin.buffer.readline()
+    return _decode(data, "standard input").rstrip("\r\n") if data else None
+
+
+def chat_template(value: str) -> str:
+    """Return the template in a file of this name, or else the name of a template."""
+    path = Path(value)
+    return read_file(path) if path.is_file() else value
+
+
 def _decode(data: bytes, where: str) -> str:
     try:
         return data.decode("utf-8-sig")  # without a byte order mark

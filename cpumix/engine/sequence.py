@@ -33,7 +33,7 @@ class Request:
     draft: bool = False
     salt: bytes = b""
     progress: Callable[[int, int], None] | None = None
-    """Gets how much of the prompt's work is done, and how much there is, after each layer."""
+    """Gets the tokens of the prompt that are done, by their layers, and all there are."""
 
 
 class Text(Job):
@@ -79,8 +79,8 @@ class Text(Job):
 
     def on_layer(self, rows: int, done: int) -> None:  # noqa: D102
         if self.request.progress is not None and not self.writing:
-            work = self._layers * self.computed + done * rows
-            self.request.progress(work, self._layers * len(self.request.ids))
+            tokens = self.computed + done * rows // self._layers
+            self.request.progress(tokens, len(self.request.ids))
 
     def take(self, logits: Floats) -> None:
         """Draw a token from each row, as long as the draft was right about those before it."""

@@ -241,9 +241,11 @@ def test_prompt_status_is_one_line_with_the_time_left(monkeypatch, capsys):
     for now[0], done in ((0.5, 1), (2.0, 10), (2.1, 11), (40.0, 50)):
         status(done, 100)
     shown = capsys.readouterr().err
-    assert shown == "\rprompt: 10 %, 18.0 s left\rprompt: 50 %, 40.0 s left"
+    assert shown == "\rprompt: 10 of 100 tokens, 20.0 s left\rprompt: 50 of 100 tokens, 40.8 s left"
     status(100, 100)
-    assert capsys.readouterr().err == "\r" + " " * len("prompt: 50 %, 40.0 s left") + "\r"
+    assert (
+        capsys.readouterr().err == "\r" + " " * len("prompt: 50 of 100 tokens, 40.8 s left") + "\r"
+    )
     status.clear()
     assert capsys.readouterr().err == ""
 

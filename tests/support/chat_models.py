@@ -14,9 +14,12 @@ TEMPLATE = (
 )
 
 
-def write_chat_model(folder: Path, template: str = TEMPLATE) -> Path:
-    """Convert a checkpoint with a chat template; return the model file."""
-    source = write_source(folder / "checkpoint", CONFIGS["moe"])
+def write_chat_model(folder: Path, template: str = TEMPLATE, **changes: object) -> Path:
+    """Convert a checkpoint with a chat template; return the model file.
+
+    `changes` are to fields of its config.json.
+    """
+    source = write_source(folder / "checkpoint", CONFIGS["moe"] | changes)
     (source / "chat_template.jinja").write_text(template)
     cpumix.convert(source, target := folder / "chat.bin", "int8")
     return target

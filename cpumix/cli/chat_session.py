@@ -1,0 +1,198 @@
+"""One conversation with one model: asks, shows the answers, minds the context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from cpumix.conversation import Conversation
+from cpumix.engine.generation import Generation
+from cpumix.errors import ConfigError
+from cpumix.model import Model
+from cpumix.sampling import SamplingParams
+from cpumix.tokenizer.messages import Message
+
+from .progress import PromptStatus
+
+ON_FULL = ("stop", "slide")
+CONTINUED_TOKENS = 128  # of a model that continues texts, and seldom ends by itself
+
+
+class Screen(Protocol):
+    """Where a chat is shown."""
+
+    def begin(self) -> None:
+        """Begin an answer."""
+
+    def put(self, piece: str) -> None:
+        """Show a piece of it."""
+
+    def end(self) -> None:
+        """End it."""
+
+    def say(self, note: str) -> None:
+        """Show what the program says, not the model."""
+
+
+@dataclass
+class ChatSettings:
+    """What `/set` changes."""
+
+    params: SamplingParams
+    max_tokens: int | None = None
+    on_full: str = "stop"
+
+
+class ChatSession:
+    """What the commands of a chat work on."""
+
+    def __init__(
+        self,
+        model: Model,
+        settings: ChatSettings,
+        conversation: Conversation,
+        screen: Screen,
+        template: Mapping[str, Any],
+        continues: bool,
+        interactive: bool,
+    ) -> None:
+        """Begin; `continues` says that the model continues the text instead of answering.
+
+        `template` are arguments of `Tokenizer.encode_chat`. In an `interactive` chat Ctrl-C stops
+        the answer only.
+        """
+        self.model, self.settings, self.screen = model, settings, screen
+        self.conversation, self.continues = conversation, continues
+        self.last: Generation | None = None
+        self.saved: set[Path] = set()  # files that this chat has written
+        self._template, self._interactive = template, interactive
+        self._again = 0  # answers to the same question before this one
+
+    def ask(self, text: str) -> None:
+        """Put a question and show the answer. Raises ConfigError, the question taken back."""
+        self.conversation.ask(text)
+        self._again = 0
+        try:
+            self._make_room()
+        except ConfigError:
+            self.conversation.undo()
+            raise
+        self._answer()
+
+    def ask_again(self) -> None:
+        """Answer the last question anew, with the next seed."""
+        self.conversation.take_back_answer()
+        self._again += 1
+        self._make_room()
+        self._answer()
+
+    def tokens(self, written: str = "") -> int:
+        """Return the tokens of what the model gets to see, with what is written of an answer."""
+        if self.continues:
+            return len(self.model.tokenizer.encode(self._text(written)))
+        messages = self._messages(written)
+        template = self._template_for(written)
+        return len(self.model.tokenizer.encode_chat(messages, **template)) if messages else 0
+
+    def _answer(self) -> None:
+        written, stopped = "", False
+        self.screen.begin()
+        try:
+            while True:
+                self.last = generation = self._generation(written)
+                try:
+                    for piece in generation:
+                        self.screen.put(piece)
+                finally:
+                    written += generation.text
+                if generation.stop_reason != "context" or not self._goes_on(written):
+                    break
+        except KeyboardInterrupt:
+            if not self._interactive:
+                raise
+            stopped = True
+        finally:
+            self.screen.end()
+            if written:
+                self.conversation.answer(written)
+            else:
+                self.conversation.undo()
+        if not written:
+            self.screen.say("there is no answer: the question is taken back")
+        elif stopped:
+            self.screen.say("stopped; what is there of the answer stays")
+        elif generation.stop_reason == "length":
+            self.screen.say(f"the answer ends here: it has {self._most_tokens} tokens, see /set")
+        if not generation.complete:
+            self.screen.say("the answer is not complete: it needs more tokens, see /set")
+
+    def _generation(self, written: str) -> Generation:
+        """Return the text that goes on after what is `written` of the answer."""
+        params, status = self.settings.params, PromptStatus()
+        if params.seed is not None:
+            params = replace(params, seed=params.seed + self._again)
+        most, model = self._most_tokens, self.model
+        if self.continues:
+            text = self._text(written)
+            return model.generate(text, params, max_tokens=most, raw=True, progress=status)
+        return model.chat(
+            self._messages(written),
+            params,
+            max_tokens=most,
+            template=self._template_for(written),
+            progress=status,
+        )
+
+    @property
+    def _most_tokens(self) -> int | None:
+        most = self.settings.max_tokens
+        return CONTINUED_TOKENS if most is None and self.continues else most
+
+    def _messages(self, written: str) -> list[Message]:
+        begun: list[Message] = [{"role": "assistant", "content": written}] if written else []
+        return self.conversation.visible + begun
+
+    def _template_for(self, written: str) -> Mapping[str, Any]:
+        return {**self._template, "continue_final_message": True} if written else self._template
+
+    def _text(self, written: str) -> str:
+        """Return the text to be continued: each turn begins a line."""
+        turns = self.conversation.turns[self.conversation.left_out :]
+        texts = ["".join(message.get("content", "") for message in turn) for turn in turns]
+        return self.conversation.system + "\n".join(texts) + written
+
+    def _make_room(self) -> None:
+        context, tokens = self.model.context, self.tokens()
+        room = min(self._most_tokens or context, context // 4)
+        if self.settings.on_full == "slide" and tokens > context - room:
+            self._leave_out("")
+            tokens = self.tokens()
+        if tokens > context:
+            raise ConfigError(
+                f"chat: {tokens} tokens of conversation do not fit into a context of {context}. "
+                "Begin anew with /reset, or with a larger --context or --on-full slide."
+            )
+
+    def _goes_on(self, written: str) -> bool:
+        """Make room for more of an answer that has filled the context, if that is wanted."""
+        if self.settings.on_full == "slide" and self._leave_out(written):
+            return self.tokens(written) < self.model.context
+        self.screen.end()
+        self.screen.say(
+            f"the context of {self.model.context} tokens is full: the answer ends here. /reset and "
+            "/undo make room, and so do --context N and /set on_full slide"
+        )
+        return False
+
+    def _leave_out(self, written: str) -> int:
+        """Leave out the oldest turns until half of the context is free, and say so."""
+        half = self.model.context // 2
+        count = self.conversation.leave_out(lambda: self.tokens(written) <= half)
+        if count:
+            turns = "turn" if count == 1 else f"{count} turns"
+            self.screen.say(
+                f"the context of {self.model.context} tokens is full: the oldest {turns} left out"
+            )
+        return count
