@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from . import bf16, q4, q8
+from . import bf16, q4, q6, q8
 from .tiles import BLOCK, TILE_ROWS, tile_counts
 
 __all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes", "tile_counts"]
@@ -57,6 +57,7 @@ FORMATS = {
     for f in (
         QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize, bf16.rows),
         QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize, q8.rows, q8.split),
+        QuantFormat("q6", q6.TILE_BYTES, q6.quantize, q6.dequantize, q6.rows, q6.split),
         QuantFormat(
             "q4", q4.TILE_BYTES, q4.quantize, q4.dequantize, q4.rows, q4.split, q4.CODE_BOOK
         ),

@@ -15,7 +15,7 @@ from cpumix.quant.tiles import TILE_ROWS
 from .reader import MappedTensor, ModelFile
 
 _SCALES_BYTES = 2 * TILE_ROWS  # a float16 for each row, at the end of a tile
-_SCALED = ("q8", "q4")  # formats whose tiles end so
+_SCALED = ("q8", "q6", "q4")  # formats whose tiles end so
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,10 @@ SHAPES = [(1, 1), (16, 32), (17, 33), (40, 100), (3, 1056)]
 RMS_ERROR = {
     ("bf16", "normal"): 0.00168,
     ("q8", "normal"): 0.00540,
+    ("q6", "normal"): 0.0199,
     ("q4", "normal"): 0.0735,
     ("q8", "student"): 0.00680,
+    ("q6", "student"): 0.0253,
     ("q4", "student"): 0.0855,
 }
 BF16_ERROR = 2.0**-8  # half a unit of 8 significant bits
@@ -67,6 +69,7 @@ def test_bits_per_weight():
     assert {name: f.bits_per_weight for name, f in FORMATS.items()} == {
         "bf16": 16,
         "q8": 8.5,
+        "q6": 6.5,
         "q4": 4.5,
     }
 
@@ -258,6 +261,7 @@ def test_q4_golden_bytes():
 GOLDEN = {
     "bf16": "9ffc38cf1f085573",
     "q8": "6a000f6d1cb76721",
+    "q6": "89d64738fe1b766a",
     "q4": "66a2c073bb6376c3",
 }
 

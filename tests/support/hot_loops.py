@@ -19,13 +19,14 @@ import llvmlite.binding as llvm
 from cpumix.kernels.compile import isa
 
 LOOPS = {  # kernels that factories make for each format
-    "matvec.one_row": ("q8", "q4", "bf16"),
-    "gemm_small.token_rows": ("q8", "q4", "bf16"),
-    "gemm.first_rows": ("q8", "q4"),
+    "matvec.one_row": ("q8", "q6", "q4", "bf16"),
+    "gemm_small.token_rows": ("q8", "q6", "q4", "bf16"),
+    "gemm.first_rows": ("q8", "q6", "q4"),
 }
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 ONLY = {  # levels that call a kernel, if not all do
     "gemm_small.token_rows@q8": LEVELS[2:],
+    "gemm_small.token_rows@q6": LEVELS[2:],
     "gemm_small.token_rows@q4": LEVELS[2:],
     "simd.amx.panel_rows": ("amx",),
 }

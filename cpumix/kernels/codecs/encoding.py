@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.scale_search import SMALLEST_PEAK
+
 from ..compile.jit import kernel, parallel_kernel, prange, specialised
-from ..simd.lanes import absolute, as_i32, div, max_i32, reduce_max_i32, where_greater
+from ..simd.lanes import absolute, add, as_i32, div, max_i32, mul, reduce_max_i32, where_greater
 from ..simd.vectors import (
     Address,
     Lanes,
@@ -38,6 +40,34 @@ def magnitudes(x: Address) -> Lanes:
         v = load_f32(x + 64 * c)
         peak = where_greater(absolute(v), absolute(peak), v, peak)
     return peak
+
+
+def scale_search(name: str, targets: NDArray[np.float32], nearest: Any) -> Any:
+    """Make the kernel that returns a block's scales, as `quant.scale_search` defines.
+
+    `nearest` rounds 16 weights, divided by their scale, to values that the format has.
+    """
+    candidates = tuple(targets)
+
+    @specialised(kernel, name)
+    def search_scale(x: Address) -> Lanes:
+        zero, peak = splat(np.float32(0)), magnitudes(x)
+        best, scale = splat(np.float32(-1)), zero
+        usable = splat(SMALLEST_PEAK)
+        for target in candidates:
+            ratio = where_greater(absolute(peak), usable, div(splat(target), peak), zero)
+            dot, norm = zero, zero
+            for c in range(32):
+                v = load_f32(x + 64 * c)
+                value = nearest(mul(v, ratio))
+                dot, norm = add(dot, mul(v, value)), add(norm, mul(value, value))
+            candidate = where_greater(norm, zero, div(dot, norm), zero)
+            energy = mul(dot, candidate)
+            scale = where_greater(energy, best, candidate, scale)
+            best = where_greater(energy, best, energy, best)
+        return scale
+
+    return search_scale
 
 
 @kernel

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from cpumix.quant import q4
 
 from ..compile.jit import kernel
 from ..simd.lanes import (
-    absolute,
-    add,
-    div,
     either,
     mul,
     shift_left,
     staircase,
-    where_greater,
 )
 from ..simd.level import LEVEL
 from ..simd.vectors import (
@@ -24,44 +18,25 @@ from ..simd.vectors import (
     VH,
     Address,
     Builder,
-    Lanes,
     Value,
     constant,
     f32x16,
     i32x16,
     load_at,
     load_f32,
-    splat,
     splat_i32,
     store_f16,
     store_i32,
 )
 from .codec import IntegerCodec, load_book, load_line
-from .encoding import inverse, magnitudes
+from .encoding import inverse, scale_search
 
 SCALES = q4.CODE_BYTES  # where a tile's scales are
-TARGETS, SMALLEST_PEAK = q4.PEAK_TARGETS, q4.SMALLEST_PEAK
 nearest_value = staircase(f32x16, q4.MIDPOINTS.tolist(), [float(v) for v in q4.CODE_BOOK])
 nearest_index = staircase(i32x16, q4.MIDPOINTS.tolist(), list(range(16)))
 
 
-@kernel
-def search_scale(x: Address) -> Lanes:
-    """Return the scale of least squared error, as `quant.q4.search_scale` defines."""
-    zero, peak = splat(np.float32(0)), magnitudes(x)
-    best, scale = splat(np.float32(-1)), zero
-    for target in TARGETS:
-        ratio = where_greater(absolute(peak), splat(SMALLEST_PEAK), div(splat(target), peak), zero)
-        dot, norm = zero, zero
-        for c in range(32):
-            v = load_f32(x + 64 * c)
-            value = nearest_value(mul(v, ratio))
-            dot, norm = add(dot, mul(v, value)), add(norm, mul(value, value))
-        candidate = div(dot, norm)
-        energy = mul(dot, candidate)
-        scale = where_greater(energy, best, candidate, scale)
-        best = where_greater(energy, best, energy, best)
-    return scale
+search_scale = scale_search("q4", q4.PEAK_TARGETS, nearest_value)
 
 
 @kernel
