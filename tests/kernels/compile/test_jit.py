@@ -151,6 +151,57 @@ def test_few_rows_take_one_thread_and_both_codes_are_kept(tmp_path, monkeypatch)
             assert sum(used.stats.cache_hits.values()) == 1 - compiles
 
 
+def make(name, step):
+    """Make a kernel that calls another, both for a format."""
+
+    @jit.specialised(kernel, name)
+    def inner(x):
+        return x + step
+
+    @jit.specialised(kernel, name)
+    def outer(x):
+        return inner(x)
+
+    return outer
+
+
+@pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
+def test_kernels_made_for_formats_are_kept_apart(tmp_path, monkeypatch):
+    """Numba's own index never finds a closure over a kernel again, in another process."""
+    monkeypatch.setattr(jit, "cache_folder", lambda: tmp_path)
+    for compiles in (1, 0):
+        for name, step in (("q8", 1), ("q4", 2)):
+            made = make(name, step)
+            assert made(41) == 41 + step
+            assert sum(made.stats.cache_misses.values()) == compiles
+            assert sum(made.stats.cache_hits.values()) == 1 - compiles
+    assert {p.name.split("-")[0] for p in tmp_path.rglob("*.nbi")} >= {
+        f"test_jit.{name}" for name in ("inner_q8", "inner_q4", "outer_q8", "outer_q4")
+    }
+
+
+USE_Q8 = """
+import numpy as np
+from cpumix.kernels import backend
+from cpumix.kernels.compile import jit
+from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
+from cpumix.kernels.rows import Rows
+weight = TiledMatrix("q8", np.ones((2, 1, 544), np.uint8))
+out = np.zeros((1, 32), np.float32)
+backend.create(1).multiply(MatmulGroup([Matmul(weight, Rows(1, 32), 0, 1, out)]))
+print(*(path.name.split("-")[0] for path in jit.compiled_files()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(GENERIC, reason="its kernels know no format")
+def test_only_formats_in_use_are_compiled(tmp_path):
+    done = run(["-c", USE_Q8], CPUMIX_CACHE_DIR=str(tmp_path))
+    assert "matmul.multiply_q8" in done.stdout, done.stderr
+    others = [name for name in ("q6", "q4", "bf16") if name in done.stdout]
+    assert not others
+
+
 @pytest.mark.skipif(WITHOUT_JIT, reason="nothing is kept")
 def test_damaged_file_is_compiled_again(tmp_path, monkeypatch):
     """Whichever byte it is, of an index or of machine code, and wherever a file was cut off."""
