@@ -71,6 +71,7 @@ class Model:
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self.parallel = parallel
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
+            self.engine = self._engine  # for those who write texts of their own, such as servers
             self._requests = Requests(self.tokenizer, self.config, self.context)
         except BaseException:
             if pager is not None:

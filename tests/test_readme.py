@@ -38,6 +38,8 @@ EXTRAS = re.findall(r"^(\w+) = \[", PROJECT.partition("[project.optional-depende
 # The first words of commands that are not run here, and what they need.
 NEEDS = {
     "cpumix bench": "gigabytes of memory, and minutes of a quiet machine",
+    "cpumix serve": "clients; tests/serve/test_docs.py runs it",
+    "curl": "a server; so does that",
     "python tools/bench_paging.py": "root, for a control group, and minutes of a quiet disk",
     "python tools/compare_llama_cpp.py": "llama.cpp",
     "python tools/make_big_model.py": "25 GB of disk",
@@ -74,8 +76,9 @@ BLOCKS = [block for page in TEXTS for block in blocks_of(page)]
 def each(language: str) -> pytest.MarkDecorator:
     """Run a test on each block of a language."""
     blocks = [block for block in BLOCKS if block.language == language]
-    if language == "python":  # those of CONTRIBUTING.md are modules, see test_contributing.py
-        blocks = [block for block in blocks if not block.place.startswith("CONTRIBUTING")]
+    if language == "python":  # of others' tests: test_contributing.py, serve/test_docs.py
+        others = ("CONTRIBUTING", "docs/serving")
+        blocks = [block for block in blocks if not block.place.startswith(others)]
     return pytest.mark.parametrize("block", blocks, ids=[block.place for block in blocks])
 
 
@@ -166,6 +169,8 @@ def check_options(line: str) -> None:
     elif words[0] == "python":
         source = (ROOT / words[1]).read_text("utf-8")
         assert all(f'"{word}"' in source for word in words if word.startswith("--"))
+    elif words[0] == "curl":
+        assert any(word.startswith("http://localhost:8080/") for word in words)
     else:
         (extra,) = re.findall(r"^pip install (?:\.|cpumix\[(\w+)\])$", " ".join(words))
         assert not extra or extra in EXTRAS

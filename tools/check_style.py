@@ -51,6 +51,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "verifier",
     "fit",
     "measure",
+    "serve",
     "__init__",  # the public names, which the command line and other programs use
     "cli",
     "__main__",
@@ -63,6 +64,8 @@ HOMES = {
     "click": ("cli/",),
     "huggingface_hub": ("hub.py",),
     "prompt_toolkit": ("cli/chat_input.py",),
+    **dict.fromkeys(("starlette", "uvicorn", "msgspec", "structlog"), ("serve/",)),
+    "prometheus_client": ("serve/metrics.py",),
 }
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "inspect": "cpumix.cli.inspect",
     "perplexity": "cpumix.cli.perplexity",
     "run": "cpumix.cli.run",
+    "serve": "cpumix.cli.serve",
     "verify": "cpumix.cli.verify",
     "warmup": "cpumix.cli.warmup",
 }

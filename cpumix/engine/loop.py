@@ -118,6 +118,16 @@ class EngineLoop:
     # on the compute thread
 
     def _run(self) -> None:
+        try:
+            self._take_turns()
+        except BaseException as error:  # a defect of ours: nobody is to wait for ever
+            self.error = error
+            with self._lock:
+                self._closed = True
+            self._obey(wait=False)
+            self._fail(error)
+
+    def _take_turns(self) -> None:
         self._backend.bind()
         while not self._closed:
             self._obey(wait=not self._scheduler.jobs)

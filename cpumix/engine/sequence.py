@@ -32,6 +32,8 @@ class Request:
     """Turns tokens into text; without it pieces are empty."""
     draft: bool = False
     salt: bytes = b""
+    keep_stop: bool = False
+    """Whether a stop string that ends the text is part of it."""
     progress: Callable[[int, int], None] | None = None
     """Gets the tokens of the prompt that are done, by their layers, and all there are."""
 
@@ -44,7 +46,7 @@ class Text(Job):
         self.stats = Stats(prompt_tokens=len(request.ids))
         self.salt = request.salt
         self._context, self._layers, self._tell = context, layers, on_event
-        self._stop = StopMatcher(request.sampler.params.stop)
+        self._stop = StopMatcher(request.sampler.params.stop, include=request.keep_stop)
         self._draft = LookupDraft() if request.draft else None
         self._proposed: list[int] = []
         self._began = self._asked = time.perf_counter()

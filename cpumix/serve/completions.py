@@ -1,0 +1,141 @@
+"""OpenAI's /v1/completions: go on with texts as they are."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cpumix.engine.events import Event, Finish, Token
+from cpumix.engine.sequence import Request
+
+from .errors import ApiError
+from .sampling_fields import SamplingFields, check_max_tokens, refuse_unsupported
+from .service import Service, seeded
+from .usage import FINGERPRINT, FINISH_REASONS, legacy_logprobs, timings, usage
+from .writing import Choice
+
+DEFAULT_TOKENS = 16  # OpenAI's
+MAX_PROMPTS = 64
+MAX_LOGPROBS = 5
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """The fields of a request."""
+
+    prompt: str | list[str | int | list[int]]
+    """A text, or tokens, or several of either."""
+    logprobs: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+
+
+class Completion:
+    """One request, and the shape of its answer."""
+
+    kind = CompletionRequest
+
+    def __init__(self, service: Service, fields: CompletionRequest, salt: bytes) -> None:
+        """Read a request; slow, not for the event loop. Raises ApiError, ConfigError."""
+        self.fields, self._service = fields, service
+        self._id, self._created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
+        refuse_unsupported(fields, "echo", "suffix")
+        if fields.best_of not in (None, fields.choices):
+            raise ApiError(400, "best_of: expected it left out, or equal to n.", param="best_of")
+        if fields.logprobs is not None and not 0 <= fields.logprobs <= MAX_LOGPROBS:
+            raise ApiError(
+                400,
+                f"logprobs: expected 0 to {MAX_LOGPROBS}, found {fields.logprobs}.",
+                param="logprobs",
+            )
+        check_max_tokens("max_tokens", fields.max_tokens)
+        prompts = self._prompts()
+        self._count = len(prompts)
+        params = fields.to_params(service.defaults, logprobs=fields.logprobs)
+        tokens = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
+        self.requests: list[Request] = [
+            service.request(
+                ids, seeded(params, index), tokens, salt=salt, continuing=True, param="prompt"
+            )
+            for index, ids in enumerate(ids for ids in prompts for _ in range(fields.choices))
+        ]
+        self._offsets = [0] * len(self.requests)
+
+    def _prompts(self) -> list[list[int]]:
+        given = self.fields.prompt
+        tokens = isinstance(given, list) and given and all(isinstance(t, int) for t in given)
+        prompts: list[Any] = [given] if isinstance(given, str) or tokens else list(given)
+        if any(isinstance(prompt, int) for prompt in prompts):
+            raise ApiError(
+                400, "prompt: expected texts or lists of tokens, found a mixture.", param="prompt"
+            )
+        if not 1 <= len(prompts) <= MAX_PROMPTS:
+            raise ApiError(
+                400,
+                f"prompt: expected 1 to {MAX_PROMPTS} of them, found {len(prompts)}.",
+                param="prompt",
+            )
+        model = self._service.model
+        found = [
+            model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+            for prompt in prompts
+        ]
+        size = model.config.vocab_size
+        if not all(0 <= token < size for ids in found for token in ids):
+            raise ApiError(400, f"prompt: expected token ids from 0 to {size - 1}.", param="prompt")
+        return found
+
+    def chunks(self, index: int, event: Event, choice: Choice) -> Iterator[dict[str, Any]]:
+        """Yield what a stream tells of an event."""
+        if isinstance(event, Token):
+            if event.text or event.log_probability:
+                yield self._body([self._entry(index, event.text, [event], None)])
+        elif isinstance(event, Finish):
+            reason = FINISH_REASONS.get(choice.finish, "stop")
+            yield self._body([self._entry(index, event.text, [], reason)])
+
+    def opening(self) -> Iterator[dict[str, Any]]:
+        """Yield what a stream begins with: nothing."""
+        yield from ()
+
+    def whole(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Return an answer that is not streamed."""
+        entries = [
+            self._entry(i, choice.text, choice.tokens, FINISH_REASONS.get(choice.finish, "stop"))
+            for i, choice in enumerate(choices)
+        ]
+        return self._body(entries) | self.numbers(choices)
+
+    def last(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Return the chunk with the numbers, which ends a stream."""
+        return self._body([]) | self.numbers(choices)
+
+    def numbers(self, choices: Sequence[Choice]) -> dict[str, Any]:
+        """Return tokens and times."""
+        return {
+            "usage": usage(choices, self._count),
+            "timings": timings(choices[0]),
+            "seed": choices[0].seed,
+        }
+
+    def _entry(
+        self, index: int, text: str, tokens: Sequence[Token], finish: str | None
+    ) -> dict[str, Any]:
+        logprobs = None
+        if self.fields.logprobs is not None:
+            tokenizer = self._service.model.tokenizer
+            logprobs = legacy_logprobs(tokens, tokenizer, self._offsets[index])
+            self._offsets[index] += sum(map(len, logprobs["tokens"]))
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+    def _body(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": "text_completion",
+            "created": self._created,
+            "model": self._service.name,
+            "system_fingerprint": FINGERPRINT,
+            "choices": choices,
+        }

@@ -1,0 +1,197 @@
+"""Calls of functions: as a schema that an answer has to follow, and found in answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from .errors import ApiError
+
+Delta = dict[str, Any]
+OPENERS = ("<tool_call>", "[TOOL_CALLS]", "{", "[")  # how models begin calls, or just JSON
+MARKERS = OPENERS[:2]  # which may also come after some words
+_TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
+
+
+def check_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Return the functions among tools, by name. Raises ApiError (400) for other tools."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for number, tool in enumerate(tools):
+        function = tool.get("function")
+        named = isinstance(function, dict) and isinstance(function.get("name"), str)
+        if tool.get("type") != "function" or not named:
+            raise ApiError(
+                400,
+                f"tools[{number}]: expected a function with a name, found something else.",
+                param=f"tools[{number}]",
+            )
+        assert isinstance(function, dict)
+        found[function["name"]] = function
+    return found
+
+
+def choose(choice: str | Mapping[str, Any] | None, names: Collection[str]) -> str:
+    """Return "none", "auto", "required", or the name of the function to call after a colon.
+
+    Raises ApiError (400) for any other choice.
+    """
+    if choice is None:
+        return "auto" if names else "none"
+    if isinstance(choice, str) and choice in ("none", "auto", "required"):
+        if names or choice == "none":
+            return choice
+    elif isinstance(choice, Mapping) and isinstance(function := choice.get("function"), Mapping):
+        if function.get("name") in names:
+            return f":{function['name']}"
+    raise ApiError(
+        400,
+        'tool_choice: expected "none", "auto", "required" or one of the tools, found another.',
+        param="tool_choice",
+    )
+
+
+def arguments_schema(function: Mapping[str, Any]) -> Any:
+    """Return the JSON schema of what a function takes."""
+    return function.get("parameters") or {"type": "object"}
+
+
+def call_schema(functions: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return a JSON schema for one call of one of several functions."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": name}, "arguments": arguments_schema(function)},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for name, function in functions.items()
+    ]
+    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+
+
+def explanation(functions: Mapping[str, Mapping[str, Any]], forced: str | None) -> str:
+    """Return a system text for models whose template does not write tools."""
+    told = json.dumps([*functions.values()] if forced is None else functions[forced])
+    if forced is not None:
+        return f"Answer with the arguments of this function, as JSON: {told}"
+    return (
+        'Answer with a call of one of these functions, as JSON: {"name": NAME, "arguments": '
+        f"ARGUMENTS}}. The functions: {told}"
+    )
+
+
+class PlainAnswer:
+    """An answer that is text."""
+
+    def __init__(self) -> None:
+        self.content = ""
+        self.calls: list[Delta] = []
+
+    def put(self, text: str) -> list[Delta]:
+        """Take a piece of text; return what a stream tells of it."""
+        self.content += text
+        return [{"content": text}] if text else []
+
+    def finish(self) -> list[Delta]:
+        """Return what is left to tell at the end."""
+        return []
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The whole answer."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.content, "refusal": None}
+        if self.calls:
+            calls = [{k: v for k, v in call.items() if k != "index"} for call in self.calls]
+            message |= {"content": self.content or None, "tool_calls": calls}
+        return message
+
+
+class ForcedCall(PlainAnswer):
+    """An answer that is the arguments of one function."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.calls = [_call(0, name, "")]
+        self._told = False
+
+    def put(self, text: str) -> list[Delta]:
+        """Take a piece of the arguments."""
+        self.calls[0]["function"]["arguments"] += text
+        if not self._told:
+            self._told = True
+            return [{"tool_calls": [_copy(self.calls[0])]}]
+        return [{"tool_calls": [{"index": 0, "function": {"arguments": text}}]}] if text else []
+
+
+class FoundCalls(PlainAnswer):
+    """An answer that may be calls: what could be one is held back until it is certain."""
+
+    def __init__(self, names: Collection[str]) -> None:
+        super().__init__()
+        self._names, self._held = names, ""
+
+    def put(self, text: str) -> list[Delta]:
+        """Take a piece of text; tell of it if it cannot belong to a call."""
+        self._held += text
+        start = self._held.lstrip()
+        begins = not self.content and (
+            start.startswith(OPENERS) or any(opener.startswith(start) for opener in OPENERS)
+        )
+        if begins:
+            return []
+        end = self._safe()
+        text, self._held = self._held[:end], self._held[end:]
+        return super().put(text)
+
+    def finish(self) -> list[Delta]:
+        """Tell of the calls, or of the text that was none."""
+        held, self._held = self._held, ""
+        found = parse_calls(held, self._names)
+        if found is None:
+            return super().put(held)
+        self.calls = [_call(i, name, arguments) for i, (name, arguments) in enumerate(found)]
+        return [{"tool_calls": [_copy(call)]} for call in self.calls]
+
+    def _safe(self) -> int:
+        """Return up to where the held text is certain to be no call."""
+        places = [at for marker in MARKERS if (at := self._held.find(marker)) >= 0]
+        for marker in MARKERS:
+            for n in range(min(len(marker) - 1, len(self._held)), 0, -1):
+                if self._held.endswith(marker[:n]):
+                    places.append(len(self._held) - n)
+        return min(places, default=len(self._held))
+
+
+def parse_calls(text: str, names: Collection[str]) -> list[tuple[str, str]] | None:
+    """Return (name, arguments as JSON) of the calls that a text is, None if it is something else.
+
+    Knows the ways of Hermes and Qwen (<tool_call>), Mistral ([TOOL_CALLS]) and Llama (plain JSON).
+    """
+    tagged = _TAGGED.findall(text)
+    parts = tagged or [text.strip().removeprefix("[TOOL_CALLS]")]
+    calls = []
+    for part in parts:
+        try:
+            value = json.loads(part)
+        except (ValueError, RecursionError):
+            return None
+        for call in value if isinstance(value, list) else [value]:
+            if not isinstance(call, dict) or call.get("name") not in names:
+                return None
+            arguments = call.get("arguments", call.get("parameters", {}))
+            told = arguments if isinstance(arguments, str) else json.dumps(arguments)
+            calls.append((call["name"], told))
+    return calls or None
+
+
+def _call(index: int, name: str, arguments: str) -> Delta:
+    function = {"name": name, "arguments": arguments}
+    identity = f"call_{secrets.token_hex(12)}"
+    return {"index": index, "id": identity, "type": "function", "function": function}
+
+
+def _copy(call: Delta) -> Delta:
+    return {**call, "function": dict(call["function"])}

@@ -1,0 +1,164 @@
+"""The texts of one HTTP request, from the compute thread to the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from cpumix.engine.events import Event, Failure, Finish, Token
+from cpumix.engine.sequence import Request, Text
+from cpumix.engine.stats import Stats
+from cpumix.model import Model
+from cpumix.quant.kv import KV_BLOCK
+
+from .admission import Admission, Ticket
+from .errors import failure
+from .metrics import Metrics
+
+NEWS = 1.0  # seconds between two reports of how far a prompt is
+
+
+@dataclass
+class Choice:
+    """What has come of one text."""
+
+    request: Request
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    finish: str = ""
+    stats: Stats = field(default_factory=Stats)
+
+    @property
+    def seed(self) -> int:
+        """What gives the same text again."""
+        return self.request.sampler.seed
+
+
+@dataclass(frozen=True)
+class PromptProgress:
+    """How far the prompt of a text is."""
+
+    done: int
+    all: int
+
+
+class Writing:
+    """Begins the texts of some requests and yields their events.
+
+    `close` ends those that have not ended, at the next layer, and gives their places back. The
+    compute thread never waits: each event costs it one `call_soon_threadsafe`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        admission: Admission,
+        metrics: Metrics,
+        requests: Sequence[Request],
+    ) -> None:
+        """Take places. Raises ApiError (429) when there are none."""
+        self._model, self._metrics = model, metrics
+        admission.check(len(requests), sum(len(request.ids) for request in requests))
+        self.choices = [Choice(request) for request in requests]
+        self._tickets: list[Ticket] = [admission.enter(len(request.ids)) for request in requests]
+        self._texts: list[Text | None] = [None] * len(requests)
+        self._events: asyncio.Queue[tuple[int, Event | PromptProgress]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._asked = self._last = time.monotonic()
+        self._left = len(requests)
+
+    async def events(self) -> AsyncIterator[tuple[int, Event | PromptProgress]]:
+        """Yield (index, event) until all texts have ended. Raises ApiError if one cannot go on.
+
+        Texts with a long prompt in common begin when the first of them has taken it in.
+        """
+        later = self._begin()
+        while self._left:
+            index, event = await self._events.get()
+            if isinstance(event, Failure):
+                raise failure(event.error, self._model.engine.loop.alive) from event.error
+            if not isinstance(event, PromptProgress):
+                self._note(index, event)
+                while later:
+                    self._start(later.pop())
+            yield index, event
+
+    async def all(self) -> list[Choice]:
+        """Wait for all texts to end."""
+        async for _ in self.events():
+            pass
+        return self.choices
+
+    def close(self) -> None:
+        """End all texts; a second time does no harm."""
+        for text, choice, ticket in zip(self._texts, self.choices, self._tickets, strict=True):
+            ticket.leave()
+            if not choice.finish:
+                choice.finish = "cancelled"
+                self._metrics.finished("cancelled")
+                if text is not None:
+                    self._model.engine.loop.cancel(text)
+
+    def _begin(self) -> list[int]:
+        """Start the texts, and return those that wait for a prompt that they share."""
+        seen: set[tuple[int, ...]] = set()
+        later = []
+        for index, choice in enumerate(self.choices):
+            ids = tuple(choice.request.ids)
+            if ids in seen and len(ids) > KV_BLOCK:
+                later.append(index)
+            else:
+                seen.add(ids)
+                self._start(index)
+        return later
+
+    def _start(self, index: int) -> None:
+        choice = self.choices[index]
+        request = replace(choice.request, progress=self._reporter(index))
+        self._texts[index] = text = self._model.engine.write(request, self._teller(index))
+        choice.stats = text.stats
+
+    def _teller(self, index: int) -> Callable[[Event], None]:
+        def tell(event: Event) -> None:  # on the compute thread
+            self._tell(index, event)
+
+        return tell
+
+    def _reporter(self, index: int) -> Callable[[int, int], None]:
+        last = time.monotonic()
+
+        def report(done: int, whole: int) -> None:  # on the compute thread
+            nonlocal last
+            if time.monotonic() - last > NEWS:
+                last = time.monotonic()
+                tokens = len(self.choices[index].request.ids)
+                self._tell(index, PromptProgress(tokens * done // whole, tokens))
+
+        return report
+
+    def _tell(self, index: int, event: Event | PromptProgress) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
+
+    def _note(self, index: int, event: Event) -> None:
+        choice, now = self.choices[index], time.monotonic()
+        if isinstance(event, Token):
+            if not choice.tokens:
+                self._tickets[index].begin(choice.stats.prompt_seconds)
+                self._metrics.first_token(now - self._asked, choice.stats)
+            else:
+                self._metrics.next_token(now - self._last)
+            self._last = now
+            choice.tokens.append(event)
+            choice.text += event.text
+        elif isinstance(event, Finish):
+            choice.text += event.text
+            sampler = choice.request.sampler
+            # A text that its grammar was led to the end of is whole, however long it may be.
+            led = sampler.params.constraint is not None and sampler.complete
+            choice.finish = "eos" if led else event.reason
+            self._left -= 1
+            self._tickets[index].leave()
+            self._metrics.finished(event.reason, now - self._asked)
