@@ -69,9 +69,8 @@ class Model:
             compile_apart(room, self.file.precision, self.kv)
             pager = make_pager(self.file, budget)
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
-            self.parallel = parallel
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
-            self.engine = self._engine  # for those who write texts of their own, such as servers
+            self.parallel, self.engine = parallel, self._engine  # servers ask the engine itself
             self._requests = Requests(self.tokenizer, self.config, self.context)
         except BaseException:
             if pager is not None:
