@@ -144,6 +144,19 @@ system = click.option(
     default="",
     help="The system text: how the model should behave, in words.",
 )
+messages = click.option(
+    "--messages",
+    type=_FOLDER_OR_FILE,
+    metavar="FILE",
+    help="Go on with a conversation: a JSON list of messages with role and content, as "
+    "`/save` of cpumix chat writes it.",
+)
+draft = click.option(
+    "--draft",
+    type=click.Choice(["lookup"]),
+    help="Guess tokens where the last ones have stood before: faster for texts that repeat their "
+    "prompt, and the same text.",
+)
 chat_template = click.option(
     "--chat-template",
     "template",

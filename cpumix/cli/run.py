@@ -10,12 +10,13 @@ from typing import IO, Any
 import click
 
 import cpumix
-from cpumix.errors import ConfigError, quoted
+from cpumix.errors import quoted
 
 from . import options, sampling
 from .conversions import model_file
 from .progress import PromptStatus
-from .texts import note_first_run, read_prompt, read_stdin
+from .prompts import read_question
+from .texts import note_first_run
 
 
 @click.command(epilog="Example: cpumix run mixtral.bin -p 'Why is the sky blue?' --stats")
@@ -24,6 +25,9 @@ from .texts import note_first_run, read_prompt, read_stdin
 @options.convert
 @options.prompt
 @options.prompt_file
+@options.messages
+@options.system
+@options.chat_template
 @options.max_tokens
 @sampling.options
 @options.context
@@ -32,6 +36,7 @@ from .texts import note_first_run, read_prompt, read_stdin
 @options.ram
 @options.raw
 @options.special
+@options.draft
 @options.prompt_cache
 @options.stats
 @options.stats_json
@@ -42,6 +47,9 @@ def command(
     convert: bool,
     prompt: str | None,
     prompt_file: Path | None,
+    messages: Path | None,
+    system: str,
+    template: str | None,
     max_tokens: int,
     context: int | None,
     kv: str,
@@ -49,6 +57,7 @@ def command(
     ram: int | None,
     raw: bool,
     special: bool,
+    draft: str | None,
     prompt_cache: Path | None,
     stats: bool,
     stats_json: IO[str] | None,
@@ -59,16 +68,21 @@ def command(
 
     MODEL is a file that `cpumix convert` made; without it, the small demo model that comes with
     cpumix answers. With --convert it may be a checkpoint too. A model with a chat template is asked
-    through it, unless --raw is given.
+    through it, unless --raw is given; a model without one continues the prompt.
     """
-    text = _read(prompt, prompt_file)
+    question = read_question(prompt, prompt_file, messages, system, template)
+    if question.messages and (raw or special):
+        raise click.UsageError(
+            "--raw and --special take a prompt as it is: leave out --messages, --system and "
+            "--chat-template."
+        )
     model = model_file(_one_of(model, model_option), convert, ram)
     note_first_run()
     from cpumix.measure.warmup import helped
 
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
         said = _say(loaded.notes)
-        spelled = None if special else loaded.tokenizer.find_control(text)
+        spelled = None if special else loaded.tokenizer.find_control(question.text)
         if spelled:
             click.echo(f"{quoted(spelled)} is read as text; --special makes it a token", err=True)
         if trace:
@@ -76,14 +90,18 @@ def command(
         if prompt_cache and prompt_cache.exists():
             loaded.load_prompt(prompt_cache)
         status = PromptStatus()
-        generation = loaded.generate(
-            text,
-            max_tokens=max_tokens,
-            raw=raw or special,
-            progress=status,
-            special=special,
-            **sampling.given(params),
-        )
+        wanted: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "draft": bool(draft),
+            "progress": status,
+        }
+        wanted |= sampling.given(params)
+        if question.messages:
+            generation = loaded.chat(question.messages, template=question.template, **wanted)
+        else:
+            generation = loaded.generate(
+                question.text, raw=raw or special, special=special, **wanted
+            )
         try:
             with helped(loaded.kv):
                 for piece in generation:
@@ -117,24 +135,7 @@ def _say(notes: Iterable[str]) -> list[str]:
     return said
 
 
-def _read(prompt: str | None, file: Path | None) -> str:
-    """Return the text to start from, wherever it is."""
-    if (prompt is None) == (file is None):
-        raise click.UsageError("Expected a prompt with -p, or a file that has it with -f.")
-    if file is not None:
-        return read_prompt(file)
-    return read_stdin() if prompt == "-" else _check(prompt or "")
-
-
 def _one_of(model: Path | None, other: Path | None) -> Path | None:
     if model is not None and other is not None:
         raise click.UsageError("Expected one model, found MODEL and -m.")
     return other if model is None else model
-
-
-def _check(prompt: str) -> str:
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:  # Python hands over undecodable arguments as surrogates
-        raise ConfigError("prompt: expected UTF-8 text, found other bytes.") from error
-    return prompt

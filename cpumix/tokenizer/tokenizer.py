@@ -205,7 +205,8 @@ class Tokenizer:
             return ChatTemplate(given, self._vocabulary.control, self._names)
         if not found:
             raise ConfigError(
-                "chat template: expected one among the tokenizer's files, found none. Use --raw."
+                "chat template: expected one among the tokenizer's files, found none. "
+                "Use --raw, or name one with --chat-template."
             )
         if named is None:
             usual = ["tool_use"] * with_tools + ["default", *list(found) * (len(found) == 1)]

@@ -165,7 +165,7 @@ def test_run_passes_every_option_on(invoke, model):
 
 def test_run_leaves_what_was_not_asked_for_to_the_model(invoke, model):
     assert invoke("run", "-p", "Hi").exit_code == 0
-    asked = {"path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw"}
+    asked = {"draft", "path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw"}
     asked |= {"progress", "special"}
     assert set(model.asked) - asked == {"helped", "closed"}
 
