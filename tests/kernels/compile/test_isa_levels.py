@@ -25,6 +25,30 @@ RUNS = Background(
 )
 
 
+# Logits of the demo model, of 80 tokens at once and of one.
+LOGITS = """
+import hashlib
+import cpumix
+with cpumix.load(threads=1, context=128) as model:
+    found = [model.logits(list(ids)).tobytes() for ids in (range(3, 83), [7])]
+print(*(hashlib.sha256(logits).hexdigest() for logits in found))
+"""
+SIMD = [name for name in SUPPORTED if name != "generic"]
+HASHES = Background(["-c", LOGITS], {name: at(name) for name in SIMD})
+
+
+@pytest.mark.slow
+@pytest.mark.isa
+@pytest.mark.background
+def test_simd_levels_give_the_same_logits():
+    """To the bit; only the portable kernels sum in another order."""
+    if len(SIMD) < 2:
+        pytest.skip("this processor has one level")
+    found = {name: HASHES.result(name) for name in SIMD}
+    assert all(done.returncode == 0 for done in found.values()), found
+    assert len({done.stdout for done in found.values()}) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.isa
 @pytest.mark.background
