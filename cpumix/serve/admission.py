@@ -18,7 +18,7 @@ class Admission:
     """
 
     def __init__(self, parallel: int, max_queue: int, max_queue_tokens: int) -> None:
-        self._parallel, self._most = parallel, parallel + max_queue
+        self._parallel, self.most = parallel, parallel + max_queue
         self._most_tokens = max_queue_tokens
         self.texts = 0
         """Begun and not ended, waiting ones included."""
@@ -29,7 +29,7 @@ class Admission:
 
     def check(self, texts: int, tokens: int) -> None:
         """Raise ApiError (429) if so many more do not fit; where nothing waits, anything fits."""
-        over = self.texts + texts - self._most
+        over = self.texts + texts - self.most
         if over > 0 and self.texts:
             seconds = over * self._seconds_each / self._parallel
             raise self._refusal(f"{self.texts} texts are being written or wait", seconds)

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import openai
+from . import openai, tgi
 from .errors import ApiError, failure
 from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
@@ -73,6 +73,7 @@ def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
             Route("/health", health, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             *openai.routes(service),
+            *tgi.routes(service),
         ],
         middleware=middleware,
         exception_handlers={
