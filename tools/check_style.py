@@ -9,6 +9,7 @@
 - A public constant, class or type that one module imports from another has one meaning: no module
   defines another thing by that name.
 - Every message of an error that a user can cause is matched by a test.
+- No two files of tests have one name.
 """
 
 from __future__ import annotations
@@ -219,11 +220,20 @@ def check_messages(root: Path) -> Iterator[str]:
             yield f"{place}: no test matches this error's message"
 
 
+def check_test_files(root: Path) -> Iterator[str]:
+    """Complain about files of tests with one name: pytest can collect only one of them."""
+    seen: dict[str, Path] = {}
+    for path in sorted((root / "tests").rglob("test_*.py")):
+        first = seen.setdefault(path.name, path)
+        if first is not path:
+            yield f"{path.relative_to(root)}: has the name of {first.relative_to(root)}"
+
+
 def main() -> int:
     """Print every complaint; return 1 if there is one."""
     complaints = [
         complaint
-        for check in (check_lengths, check_imports, check_names, check_messages)
+        for check in (check_lengths, check_imports, check_names, check_messages, check_test_files)
         for complaint in check(ROOT)
     ]
     print("\n".join(complaints) or "house style: nothing to complain about")

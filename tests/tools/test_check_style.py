@@ -12,6 +12,7 @@ RULES = [
     check_style.check_imports,
     check_style.check_names,
     check_style.check_messages,
+    check_style.check_test_files,
 ]
 
 
@@ -88,6 +89,12 @@ def test_wrong_import_is_seen(tree, name, text, complaint):
 )
 def test_right_import_is_not(tree, name, text):
     assert list(check_style.check_imports(tree(name, text))) == []
+
+
+def test_two_files_of_tests_with_one_name_are_seen(tree):
+    tree("tests/a/test_x.py", "")
+    (found,) = check_style.check_test_files(tree("tests/b/test_x.py", ""))
+    assert found == "tests/b/test_x.py: has the name of tests/a/test_x.py"
 
 
 FAULT = (

