@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import openai, tgi
+from . import openai, tgi, tokens
 from .errors import ApiError, failure
 from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
@@ -74,6 +74,7 @@ def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
             Route("/metrics", metrics, methods=["GET"]),
             *openai.routes(service),
             *tgi.routes(service),
+            *tokens.routes(service),
         ],
         middleware=middleware,
         exception_handlers={

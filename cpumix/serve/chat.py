@@ -158,7 +158,7 @@ class Chat:
                 "--chat-template.",
                 param="messages",
             )
-        messages = [_as_templates_know(message) for message in fields.messages]
+        messages = [as_templates_know(message) for message in fields.messages]
         given: dict[str, Any] = {
             "chat_template": service.chat_template,
             "variables": fields.chat_template_kwargs,
@@ -251,7 +251,7 @@ class Chat:
         }
 
 
-def _as_templates_know(message: Message) -> Message:
+def as_templates_know(message: Message) -> Message:
     """Return a message with arguments of calls as objects, and "developer" as "system"."""
     message = dict(message)
     if message.get("role") == "developer":
