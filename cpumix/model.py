@@ -174,17 +174,21 @@ class Model:
         draft: bool = False,
         progress: Callable[[int, int], None] | None = None,
         template: Mapping[str, Any] | None = None,
+        tools: Messages = (),
+        tool_choice: str = "auto",
         **changes: Any,
     ) -> Generation:
         """Write the next message of a conversation, {"role": ..., "content": ...} each.
 
-        `template` are arguments of `Tokenizer.encode_chat`, such as {"chat_template": "mistral-v1"}
-        or {"continue_final_message": True}; for the others see `generate`. What earlier turns have
-        left in the KV cache is not computed again. Raises ConfigError for a model without a chat
-        template, and for messages that it does not take.
+        `tools` may be called: see `Generation.tool_calls`. `tool_choice` "required", or a tool's
+        name, makes the answer a call. `template` are more arguments of `Tokenizer.encode_chat`; for
+        the others see `generate`. What earlier turns left in the KV cache is not computed again.
+        Raises ConfigError for a model without a chat template, and for messages it does not take.
         """
         params = self._params(params, changes)
-        request = self._requests.of_chat(messages, template or {}, params, max_tokens, draft)
+        request = self._requests.of_chat(
+            messages, template or {}, params, max_tokens, draft, tools, tool_choice
+        )
         return Generation(self._engine, replace(request, progress=progress))
 
     def generate_many(
@@ -202,8 +206,7 @@ class Model:
         With a seed, text i has the seed + i. Several texts of one prompt share it in the KV cache:
         `generate_many([prompt] * 3)` gives three answers.
         """
-        each = self._seeded(self._params(params, changes))
-        ask = self._requests.of_prompt
+        each, ask = self._seeded(self._params(params, changes)), self._requests.of_prompt
         texts = [ask(p, raw, own, max_tokens, draft) for p, own in zip(prompts, each, strict=False)]
         return Generations([Generation(self._engine, request) for request in texts])
 
@@ -218,18 +221,15 @@ class Model:
         **changes: Any,
     ) -> Generations:
         """Write the next message of several conversations; see `chat` and `generate_many`."""
-        each = self._seeded(self._params(params, changes))
-        texts = [
-            self._requests.of_chat(messages, template or {}, own, max_tokens, draft)
-            for messages, own in zip(conversations, each, strict=False)
-        ]
+        each, ask = self._seeded(self._params(params, changes)), self._requests.of_chat
+        pairs = zip(conversations, each, strict=False)
+        texts = [ask(chat, template or {}, own, max_tokens, draft) for chat, own in pairs]
         return Generations([Generation(self._engine, request) for request in texts])
 
     def save_prompt(self, path: str | Path, generation: Generation) -> int:
         """Write the state after the prompt of a text that was written; return its tokens.
 
-        `load_prompt` lets another process go on from it. Raises ConfigError when the file cannot be
-        written.
+        `load_prompt` lets another process go on from it. Raises ConfigError if it is not writable.
         """
         return self._engine.save_prefix(Path(path), list(generation.request.ids))
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 
 from cpumix.kernels.compile import jit
 from cpumix.sampling import LogProbability
+from cpumix.tokenizer.tool_calls import ToolCall, parse_tool_calls
 
 from .engine import Engine
 from .events import Event, Failure, Finish, Token
@@ -46,6 +47,11 @@ class Generation:
     def complete(self) -> bool:
         """Whether the text is all that its grammar asks for; without a grammar it always is."""
         return self._sampler.complete
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """The tools that the text so far calls, with their arguments."""
+        return parse_tool_calls(self.text, self.request.tools)
 
     @property
     def stats(self) -> Stats:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cpumix.arguments import check_token_ids, text, whole_number
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.sampling import Sampler, SamplingParams
+from cpumix.sampling.tools import call_schema, forced_tools, tool_names
 from cpumix.tokenizer import Tokenizer
 
 from .sequence import Request
@@ -48,6 +50,8 @@ class Requests:
         params: SamplingParams,
         max_tokens: int | None,
         draft: bool,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
     ) -> Request:
         """Return the request for the next message; `template` goes to `Tokenizer.encode_chat`."""
         if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
@@ -55,9 +59,16 @@ class Requests:
                 'messages: expected a list such as [{"role": "user", "content": "..."}], found '
                 "something else. Give a text to `generate`."
             )
-        ids = self._tokenizer.encode_chat(messages, **template)
-        continuing = bool(template.get("continue_final_message"))
-        return self._make(ids, continuing, params, max_tokens, draft)
+        forced = forced_tools(tools, tool_choice)
+        if forced:
+            ids, arguments = self._tokenizer.encode_call(messages, tools, **template)
+            params = replace(params, json_schema=call_schema(forced, arguments))
+        else:
+            used = tools if tools and tool_choice != "none" else template.get("tools")
+            ids = self._tokenizer.encode_chat(messages, **{**template, "tools": used})
+        continuing = bool(template.get("continue_final_message")) or bool(forced)
+        request = self._make(ids, continuing, params, max_tokens, draft)
+        return replace(request, tools=() if tool_choice == "none" else tool_names(tools))
 
     def of_ids(
         self, ids: Sequence[int], params: SamplingParams, max_tokens: int, stop: Sequence[int]

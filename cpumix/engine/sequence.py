@@ -34,6 +34,8 @@ class Request:
     salt: bytes = b""
     keep_stop: bool = False
     """Whether a stop string that ends the text is part of it."""
+    tools: Collection[str] = ()
+    """Names of those that the text may call."""
     progress: Callable[[int, int], None] | None = None
     """Gets the tokens of the prompt that are done, by their layers, and all there are."""
 

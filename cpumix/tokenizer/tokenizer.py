@@ -16,6 +16,7 @@ from .sentencepiece import SentencePieceVocabulary
 from .settings import TokenizerSettings, own_format
 from .stream import SPACE, TextStream
 from .tokenizers_json import JsonVocabulary
+from .tool_calls import PROBE_MESSAGE, find_start
 from .vocabulary import Vocabulary
 
 
@@ -145,6 +146,29 @@ class Tokenizer:
         )
         ids = self._ids(segments)
         return ids if ids[:1] == [self.bos_id] else self._with_bos(ids)
+
+    def encode_call(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        **others: Any,
+    ) -> tuple[list[int], str]:
+        """Return the ids up to the JSON object of a call, and how that names its arguments.
+
+        What the model's template writes before a call is part of the ids; see `encode_chat`.
+        """
+        template = self._template(chat_template, with_tools=True)
+        opened = template.render(messages, tools=tools, **others)
+        try:
+            probe = [*messages, PROBE_MESSAGE]
+            called = template.render(probe, tools=tools, add_generation_prompt=False, **others)
+        except ConfigError:  # it writes no calls
+            called = opened
+        start = find_start(opened, called)
+        ids = self._ids(start.segments)
+        return ids if ids[:1] == [self.bos_id] else self._with_bos(ids), start.arguments
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; control tokens and unknown ids print nothing."""
