@@ -22,6 +22,7 @@ STATS = {
     "cached_tokens",
     "drafted_tokens",
     "accepted_tokens",
+    "stop_reason",
     "peak_rss_bytes",
     "mapped_bytes",
     "resident_bytes",

@@ -65,7 +65,7 @@ def test_status_is_the_verdict(arguments, status):
         (["--ram", "0"], 'size: "0" is less than 1 MiB. Write an amount such as 64G'),
         (["--ram", "-5G"], "size: expected an amount such as 64G"),
         (["--ram", "64X"], "size: expected an amount such as 64G"),
-        (["--context", 0], "Invalid value for '--context': 0 is not in the range x>=1."),
+        (["--context", 0], "'--context': 0 is not in the range x>=1."),
         (["--context", 32769], "context: expected 1 to 32768 tokens"),
         (["--precision", "int5"], 'expected one of auto, bf16, int8, int4, mix-N, found "int5".'),
         (["--precision", "mix-32"], 'or "mix-1" to "mix-31" (layers whose experts take 8 bits)'),
