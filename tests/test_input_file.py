@@ -18,7 +18,10 @@ from cpumix.input_file import read_input, read_text_input
 from cpumix.store import ModelFile
 from cpumix.store.bus_guard import guarded
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names"),
+]
 CONFIG = MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 FILES = ["config.json", "tokenizer.model", "model.safetensors", "generation_config.json"]
 
@@ -26,7 +29,7 @@ FILES = ["config.json", "tokenizer.model", "model.safetensors", "generation_conf
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cpumix", *map(str, arguments)]
     return subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=60, **options
+        command, capture_output=True, text=True, check=False, timeout=600, **options
     )
 
 

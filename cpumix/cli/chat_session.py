@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cpumix.conversation import Conversation
-from cpumix.engine.generation import Generation
 from cpumix.errors import ConfigError
-from cpumix.model import Model
 from cpumix.sampling import SamplingParams
 from cpumix.tokenizer.messages import Message
 
 from .progress import PromptStatus
+
+if TYPE_CHECKING:
+    from cpumix.engine.generation import Generation
+    from cpumix.model import Model
 
 ON_FULL = ("stop", "slide")
 CONTINUED_TOKENS = 128  # of a model that continues texts, and seldom ends by itself

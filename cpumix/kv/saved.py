@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpumix.errors import ConfigError, FormatError, quoted
+from cpumix.input_file import regular
 from cpumix.quant.kv import KV_BLOCK
 
 from .pool import BlockPool
@@ -104,7 +105,7 @@ def load(path: Path, pool: BlockPool, prefix: PrefixCache, origin: Origin) -> li
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             start = file.read(len(MAGIC) + 4)
             length = int.from_bytes(start[len(MAGIC) :], "little")
             if not start.startswith(MAGIC) or length > HEADER_LIMIT:
