@@ -16,7 +16,10 @@ from tiny_models import CONFIGS, write_model
 from cpumix.cli import endings
 from cpumix.cli.main import COMMANDS
 
-pytestmark = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/dev/full").exists(), reason="no disk that is full"),
+]
 SAID = "cpumix: error: output: cannot be written to its end: No space left on device.\n"
 
 
