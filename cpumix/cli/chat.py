@@ -162,5 +162,6 @@ class StyledScreen:
         self._markdown = None
 
     def say(self, note: str) -> None:
-        """Show what the program says."""
-        click.echo(click.style(note, dim=True), err=True)
+        """Show what the program says, in the middle of an answer in a line of its own."""
+        between = "" if self._markdown is None else "\n"
+        click.echo(between + click.style(note, dim=True), err=True)

@@ -85,9 +85,9 @@ class ChatSession:
 
     def ask_again(self) -> None:
         """Answer the last question anew, with the next seed."""
+        self._make_room()
         self.conversation.take_back_answer()
         self._again += 1
-        self._make_room()
         self._answer()
 
     def tokens(self, written: str = "") -> int:
@@ -99,16 +99,17 @@ class ChatSession:
         return len(self.model.tokenizer.encode_chat(messages, **template)) if messages else 0
 
     def _answer(self) -> None:
-        written, stopped = "", False
+        written, made, stopped = "", 0, False
         self.screen.begin()
         try:
             while True:
-                self.last = generation = self._generation(written)
+                self.last = generation = self._generation(written, made)
                 try:
                     for piece in generation:
                         self.screen.put(piece)
                 finally:
                     written += generation.text
+                    made += len(generation.token_ids)
                 if generation.stop_reason != "context" or not self._goes_on(written):
                     break
         except KeyboardInterrupt:
@@ -123,19 +124,21 @@ class ChatSession:
                 self.conversation.undo()
         if not written:
             self.screen.say("there is no answer: the question is taken back")
-        elif stopped:
+            return
+        if stopped:
             self.screen.say("stopped; what is there of the answer stays")
         elif generation.stop_reason == "length":
             self.screen.say(f"the answer ends here: it has {self._most_tokens} tokens, see /set")
         if not generation.complete:
             self.screen.say("the answer is not complete: it needs more tokens, see /set")
 
-    def _generation(self, written: str) -> Generation:
-        """Return the text that goes on after what is `written` of the answer."""
+    def _generation(self, written: str, made: int) -> Generation:
+        """Return the text that goes on after what is `written` of the answer, `made` tokens."""
         params, status = self.settings.params, PromptStatus()
         if params.seed is not None:
             params = replace(params, seed=params.seed + self._again)
         most, model = self._most_tokens, self.model
+        most = None if most is None else most - made
         if self.continues:
             text = self._text(written)
             return model.generate(text, params, max_tokens=most, raw=True, progress=status)

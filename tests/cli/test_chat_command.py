@@ -207,6 +207,7 @@ def test_an_answer_goes_on_where_the_context_slides(path):
     result = chat(path, LONG, LONG, options=options)
     assert result.exit_code == 0
     assert "the oldest turn left out" in result.stderr
+    assert result.stderr.count("the answer ends here: it has 140 tokens") == 2  # and not more
 
 
 def test_a_question_that_never_fits_is_refused(path):
