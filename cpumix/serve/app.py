@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from . import openai, tgi, tokens
+from . import chat_page, openai, tgi, tokens
 from .errors import ApiError, failure
 from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
@@ -75,6 +75,7 @@ def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
             *openai.routes(service),
             *tgi.routes(service),
             *tokens.routes(service),
+            *chat_page.routes(),
         ],
         middleware=middleware,
         exception_handlers={

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .chat_page import is_page
 from .errors import ApiError, failure, openai_error, tgi_error
 from .leaving import ClientLeft
 
@@ -101,7 +102,8 @@ class Guard:
 
         try:
             preflight = scope["method"] == "OPTIONS" and bool(self._access.origins)
-            if scope["path"] not in OPEN_PATHS and not preflight:
+            is_open = scope["path"] in OPEN_PATHS or is_page(scope["method"], scope["path"])
+            if not (is_open or preflight):
                 scope["cpumix.salt"] = self._access.check(headers)
             await self._app(scope, receive, tell)
         except ClientLeft:

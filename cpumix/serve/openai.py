@@ -54,6 +54,7 @@ def about(service: Service) -> dict[str, Any]:
         "created": service.created,
         "owned_by": "cpumix",
         "max_model_len": service.model.context,
+        "chat": service.has_chat_template,
     }
 
 
