@@ -12,11 +12,26 @@ from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CHECK_EVERY = 0.5  # seconds between two looks at the engine
 MAX_HEADERS = 32 << 10  # bytes
 CONNECTIONS = 1000
 IDLE_SECONDS = 30
+HEAD_SECONDS = 30.0
+
+
+class Connection(H11Protocol):
+    """A connection that is closed when the head of its first request does not come in time."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait."""
+        super().connection_made(transport)
+        self.loop.call_later(HEAD_SECONDS, self._close_if_silent)
+
+    def _close_if_silent(self) -> None:
+        if self.cycle is None:  # no request has begun; later ones have uvicorn's own limit
+            self.transport.abort()
 
 
 class Server(uvicorn.Server):
@@ -25,7 +40,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, alive: Callable[[], bool]) -> None:
         config = uvicorn.Config(
             app,
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             log_config=None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
@@ -13,18 +14,22 @@ from cpumix.errors import escaped
 from .errors import ApiError
 from .leaving import ClientLeft
 
+BODY_SECONDS = 30.0  # that a body may take to arrive
 MAX_BODY = 8 << 20  # bytes; a context of 128k tokens in JSON escapes is less
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 async def read_body(request: Request, most: int = MAX_BODY) -> bytes:
-    """Return the body of a request. Raises ApiError (413) for one that is too long."""
+    """Return the body of a request. Raises ApiError (413, 408) if it is too long, or too slow."""
     found = bytearray()
     try:
-        async for piece in request.stream():
-            found += piece
-            if len(found) > most:
-                raise ApiError(413, f"body: expected at most {most} bytes, found more.")
+        with anyio.fail_after(BODY_SECONDS):
+            async for piece in request.stream():
+                found += piece
+                if len(found) > most:
+                    raise ApiError(413, f"body: expected at most {most} bytes, found more.")
+    except TimeoutError as late:
+        raise ApiError(408, f"body: expected all of it within {BODY_SECONDS:g} s.") from late
     except ClientDisconnect as left:
         raise ClientLeft from left
     return bytes(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 
 import httpx2
@@ -124,6 +125,23 @@ def test_bodies_that_are_none(tiny, body, message):
 def test_bodies_are_limited(tiny):
     answer = httpx2.post(f"{tiny.url}/v1/completions", content=b" " * (9 << 20))
     assert answer.status_code == 413
+
+
+def test_slow_clients_are_left(tiny, monkeypatch):
+    monkeypatch.setattr("cpumix.serve.wire.BODY_SECONDS", 0.1)
+    monkeypatch.setattr("cpumix.serve.server.HEAD_SECONDS", 0.1)
+    port = int(tiny.url.rpartition(":")[2])
+    for sent, found in (
+        (b"POST /v1/completions HTTP/1.1\r\nHost: a", b""),
+        (b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{", b"408"),
+    ):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(sent)
+            assert connection.recv(100)[9:12] == found
+    head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX-Long: "
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(head + b"a" * 60_000)
+        assert connection.recv(100)[9:12] == b"400"
 
 
 def test_wrong_routes_and_methods(tiny):
