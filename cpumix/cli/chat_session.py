@@ -127,7 +127,7 @@ class ChatSession:
             return
         if stopped:
             self.screen.say("stopped; what is there of the answer stays")
-        elif generation.stop_reason == "length":
+        elif generation.stop_reason == "length" and not self.continues:
             self.screen.say(f"the answer ends here: it has {self._most_tokens} tokens, see /set")
         if not generation.complete:
             self.screen.say("the answer is not complete: it needs more tokens, see /set")
