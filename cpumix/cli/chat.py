@@ -19,6 +19,7 @@ from .chat_commands import SLASH_COMMANDS, obey
 from .chat_input import ChatInput, open_input
 from .chat_session import ON_FULL, ChatSession, ChatSettings
 from .conversions import model_file
+from .endings import Ended
 from .markdown import MarkdownStream
 from .texts import chat_template, note_first_run
 
@@ -104,6 +105,8 @@ def _turn(session: ChatSession, source: ChatInput) -> bool:
             obey(text, session, source)
         elif text:
             session.ask(text.removeprefix("/") if text.startswith("//") else text)
+    except Ended:
+        raise
     except KeyboardInterrupt:  # of a line that was begun
         if not source.interactive:
             raise

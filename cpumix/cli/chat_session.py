@@ -12,6 +12,7 @@ from cpumix.errors import ConfigError
 from cpumix.sampling import SamplingParams
 from cpumix.tokenizer.messages import Message
 
+from .endings import Ended
 from .progress import PromptStatus
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class ChatSession:
                     made += len(generation.token_ids)
                 if generation.stop_reason != "context" or not self._goes_on(written):
                     break
+        except Ended:
+            raise
         except KeyboardInterrupt:
             if not self._interactive:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -147,3 +148,11 @@ def test_lines_can_be_edited_and_come_back(path):
     terminal.wait(">")
     terminal.type("\x04")
     assert terminal.end() == 0
+
+
+def test_a_signal_that_asks_it_to_end_ends_it(path):
+    terminal = Terminal(path)
+    terminal.wait("Ctrl-D leaves")
+    terminal.wait(">")
+    terminal.process.terminate()
+    assert terminal.end() == 128 + signal.SIGTERM
