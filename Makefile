@@ -21,7 +21,7 @@ demo-chat: .venv/smollm2.bin
 # Run every test; warnings are errors.
 test: setup
 	$(BIN)/python -m pytest
-# Run the tests that take no time, while working: all but those marked slow, in under 45 seconds.
+# Run the tests that take no time, while working: all but those marked slow, in about a minute.
 quick: setup
 	$(BIN)/python -m pytest -m "not slow"
 # Run the portable kernels as plain Python: they must mean the same without the compiler.

@@ -22,6 +22,8 @@ from cpumix.errors import ConfigError, ConvertError, CpumixError
 from cpumix.store import ModelFile
 from cpumix.store.partial import check_target
 
+pytestmark = pytest.mark.slow
+
 MODULE = cpumix.converter.slices
 CONFIG = checkpoints.MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
 WEIGHTS = checkpoints.huggingface_names(checkpoints.make_weights(CONFIG, seed=0), fused=False)

@@ -22,6 +22,8 @@ from cpumix.converter.shard_disposal import most_space
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubFile, HubName, choose_files, download, parse_name
 
+pytestmark = pytest.mark.slow
+
 SHA = "0123456789abcdef0123456789abcdef01234567"
 TOKENIZER = Path(__file__).parent / "data/tokenizer/small.model"
 

@@ -12,6 +12,8 @@ from levels import run
 
 import cpumix
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = Path(cpumix.__file__).parent
 MODULES = sorted(
     ".".join(["cpumix", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")

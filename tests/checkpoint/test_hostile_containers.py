@@ -14,6 +14,8 @@ from fuzz.containers import KINDS, cases, check
 
 from cpumix.checkpoint.containers import CONTAINERS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_sound_file_is_read(tmp_path: Path, kind: str) -> None:

@@ -22,6 +22,8 @@ from cpumix.checkpoint.matrix import count_rows
 from cpumix.checkpoint.stored import NUMPY_DTYPES
 from cpumix.errors import CpumixError
 
+pytestmark = pytest.mark.slow
+
 Parts = dict[str, Any]
 
 

@@ -21,6 +21,8 @@ from test_sources import write as write_mistral
 from cpumix.checkpoint import merge_adapter, open_checkpoint
 from cpumix.errors import CpumixError
 
+pytestmark = pytest.mark.slow
+
 STRANGE: tuple[Any, ...] = (
     *(None, True, False, -1, 0, 1, 2.5, 1e308, 10**400, -(10**30), float("nan"), float("inf")),
     *("", "4", "\n\x1b[31m", "x" * 500, "9" * 5000, [], [1], [[]], {}, {"a": [None]}, [2, "4"]),

@@ -20,6 +20,8 @@ from cpumix.sampling.grammar import Matcher
 from cpumix.sampling.params import Grammar
 from cpumix.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data" / "tokenizer"
 ROWS = np.random.default_rng(0).normal(0, 4, (97, 32000)).astype(np.float32)
 

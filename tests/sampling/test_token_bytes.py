@@ -17,6 +17,8 @@ from cpumix.sampling.history import History
 from cpumix.sampling.state import SequenceState
 from cpumix.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parents[1] / "data" / "tokenizer"
 NAMES = ["mixtral.model", "small.model", "small.json", "byte-level.json"]
 

@@ -11,6 +11,8 @@ import pytest
 from cpumix.errors import ConfigError
 from cpumix.tokenizer.chat_template import ChatTemplate
 
+pytestmark = pytest.mark.slow
+
 DATA = Path(__file__).parent.parent / "data" / "tokenizer"
 GOLDENS = json.loads((DATA / "chats.json").read_text(encoding="utf-8"))
 CHATS: dict[str, dict[str, Any]] = GOLDENS["chats"]

@@ -13,6 +13,8 @@ import pytest
 
 from cpumix.tokenizer.jinja import JinjaTemplate, TemplateError
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "there"}]
 
 
