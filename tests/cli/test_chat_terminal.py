@@ -100,7 +100,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("code", [None, WITHOUT], ids=["prompt_toolkit", "plain"])
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(path, code):
-    endless = ("--context", "30000", "--ignore-eos")
+    endless = ("--context", "30000", "--ignore-eos", "--threads", "1")
     terminal = Terminal(path, *endless, code=code)
     enter = "\r" if code is None else "\n"
     terminal.wait("Ctrl-D leaves")
