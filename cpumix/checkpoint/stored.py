@@ -90,3 +90,30 @@ class StoredTensor:
         read_into(self.path, self.offset, raw.view(np.uint8).data)
         strides = [step * kind.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(raw, self.shape, strides, writeable=False)
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """What `matrix.Matrix` asks of a matrix that is one stored tensor, but for its rows."""
+
+    stored: StoredTensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the numbers."""
+        return self.stored.shape
+
+    @property
+    def encoding(self) -> str:
+        """Name of its type."""
+        return self.stored.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Its bytes."""
+        return self.stored.nbytes
+
+    @property
+    def path(self) -> Path:
+        """Its file."""
+        return self.stored.path

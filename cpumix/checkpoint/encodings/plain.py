@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from cpumix.errors import ConvertError, quoted
 
 from ..matrix import Held, Matrix
-from ..stored import StoredTensor
+from ..stored import StoredMatrix, StoredTensor
 
 DTYPES = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")
 
@@ -41,30 +40,8 @@ FLOAT8_VALUES = {"F8_E4M3": E4M3, "F8_E5M2": E5M2}
 
 
 @dataclass(frozen=True)
-class PlainMatrix:
+class PlainMatrix(StoredMatrix):
     """A stored tensor as it is; implements `matrix.Matrix`."""
-
-    stored: StoredTensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Its own."""
-        return self.stored.shape
-
-    @property
-    def encoding(self) -> str:
-        """Its type."""
-        return self.stored.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its bytes."""
-        return self.stored.nbytes
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.stored.path
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start..stop."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...matrix import Coded, Matrix, coded
-from ...stored import NUMPY_DTYPES, StoredTensor
+from ...stored import NUMPY_DTYPES, StoredMatrix, StoredTensor
 from .bits import Floats
 from .blocks import CODE_VALUES, CODES
 from .types import GGML_TYPES, dequantize
@@ -19,30 +18,8 @@ _TYPES = {kind.name: kind for kind in GGML_TYPES.values()}
 
 
 @dataclass(frozen=True)
-class GgmlMatrix:
+class GgmlMatrix(StoredMatrix):
     """Blocks along the rows of a stored tensor; implements `matrix.Matrix`."""
-
-    stored: StoredTensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the numbers."""
-        return self.stored.shape
-
-    @property
-    def encoding(self) -> str:
-        """Name of its type."""
-        return self.stored.dtype
-
-    @property
-    def nbytes(self) -> int:
-        """Its bytes."""
-        return self.stored.nbytes
-
-    @property
-    def path(self) -> Path:
-        """Its file."""
-        return self.stored.path
 
     def read_rows(self, start: int, stop: int) -> Floats:
         """Return rows start..stop as float32."""
