@@ -194,7 +194,7 @@ class EngineLoop:
                     job.finish("length")
 
     def _on_layer(self, done: int) -> None:
-        """End a step that somebody waits for: a long one when a job comes, any when one leaves."""
+        """End a step that somebody waits for: a long one when a job comes or leaves."""
         if self._closed:
             raise _Abandon
         for job, rows in self._shares:
