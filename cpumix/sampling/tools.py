@@ -53,7 +53,9 @@ def call_schema(tools: Sequence[Mapping[str, Any]], arguments: str) -> str:
 
 def _call(tool: Mapping[str, Any], arguments: str, place: int) -> dict[str, Any]:
     function = tool["function"]
-    given = {"type": "object", **(function.get("parameters") or {})}
+    given = function.get("parameters") or {}
+    if isinstance(given, Mapping):  # what is none is refused with the schema
+        given = {"type": "object", **given}
     moved = _moved(given, f"#/anyOf/{place}/properties/{arguments}")
     return {
         "type": "object",

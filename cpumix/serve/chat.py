@@ -11,6 +11,7 @@ from typing import Any
 from cpumix.engine.events import Event, Finish, Token
 from cpumix.engine.sequence import Request
 from cpumix.errors import ConfigError
+from cpumix.sampling.tools import call_schema
 
 from .errors import ApiError
 from .sampling_fields import (
@@ -25,7 +26,6 @@ from .tools import (
     FoundCalls,
     PlainAnswer,
     arguments_schema,
-    call_schema,
     check_tools,
     choose,
     explanation,
@@ -206,7 +206,10 @@ class Chat:
             )
         if self._forced is not None:
             return json.dumps(arguments_schema(self._functions[self._forced]))
-        return json.dumps(call_schema(self._functions)) if self._choice == "required" else None
+        if self._choice == "required":
+            tools = [{"function": function} for function in self._functions.values()]
+            return call_schema(tools, "arguments")
+        return None
 
     def _count_logprobs(self) -> int | None:
         top = self.fields.top_logprobs

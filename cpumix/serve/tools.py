@@ -58,20 +58,6 @@ def arguments_schema(function: Mapping[str, Any]) -> Any:
     return function.get("parameters") or {"type": "object"}
 
 
-def call_schema(functions: Mapping[str, Mapping[str, Any]]) -> Any:
-    """Return a JSON schema for one call of one of several functions."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": name}, "arguments": arguments_schema(function)},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for name, function in functions.items()
-    ]
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
-
-
 def explanation(functions: Mapping[str, Mapping[str, Any]], forced: str | None) -> str:
     """Return a system text for models whose template does not write tools."""
     told = json.dumps([*functions.values()] if forced is None else functions[forced])

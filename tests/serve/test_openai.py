@@ -236,6 +236,25 @@ def test_required_call(tiny_client, stream):
     assert isinstance(json.loads(call.function.arguments), dict)
 
 
+def test_required_call_follows_a_reference_of_its_parameters(tiny_client):
+    city = {"$defs": {"city": {"enum": ["Rome", "Oslo"]}}, "type": "object"}
+    city |= {"properties": {"city": {"$ref": "#/$defs/city"}}, "required": ["city"]}
+    city |= {"additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": city}}]
+    options = {"model": "x", "messages": ASK, "max_tokens": 60, "seed": 2}
+    answer = tiny_client.chat.completions.create(**options, tools=tools, tool_choice="required")
+    (call,) = answer.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments)["city"] in ("Rome", "Oslo")
+
+
+@pytest.mark.parametrize("parameters", ["text", [1]])
+def test_required_call_of_parameters_that_are_no_schema(tiny_client, parameters):
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    options = {"model": "x", "messages": ASK, "max_tokens": 5, "tools": tools}
+    with pytest.raises(openai.BadRequestError):
+        tiny_client.chat.completions.create(**options, tool_choice="required")
+
+
 def test_automatic_choice_needs_a_template_that_knows_tools(client, tiny_client):
     options = {"model": "x", "messages": ASK, "tools": [WEATHER], "max_tokens": 5, "seed": 1}
     with pytest.raises(openai.BadRequestError, match="chat template knows no tools"):
