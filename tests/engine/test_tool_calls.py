@@ -142,6 +142,7 @@ def test_references_lead_to_the_same_place():
         ([], "required", 'found "required" and 0 tools'),
         ([{"name": "age"}], "auto", "with a name of its own, found"),
         ([TOOLS[0], TOOLS[0]], "auto", "with a name of its own"),
+        ([tool("now", "text")], "required", "Change that part"),
     ],
 )
 def test_what_is_no_tool_is_refused(model, tools, choice, sentence):
