@@ -18,6 +18,7 @@ import cpumix
 import cpumix.converter.slices
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
+from cpumix.errors import ConvertError
 from cpumix.memory.planner import CEILING, choose_precision, make_plan
 from cpumix.quant import FLOAT32, FORMATS
 from cpumix.quant.precision import PRECISIONS
@@ -233,6 +234,33 @@ def test_damaged_side_files_are_named_and_left_out(tmp_path: Path) -> None:
         assert note.startswith(f"Note: {name}: expected ")
         assert note.endswith(". Went on without it.")
     assert target.read_bytes() == whole
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 42\n"
+
+
+def test_pointers_of_git_lfs_are_named_and_left_out(tmp_path: Path) -> None:
+    """Those that the model does without; the others are refused."""
+    folder, target = tmp_path / "source", tmp_path / "model.bin"
+    write(folder)
+    whole = convert(folder)
+    optional = ["chat_template.jinja", "tokenizer.model.v3", "tokenizer_config.json"]
+    for name in optional:
+        (folder / name).write_text(POINTER)
+    notes = cpumix.convert(folder, target, "int4", force=True).notes
+    for name, note in zip(optional, sorted(notes), strict=True):
+        assert note == (
+            f'"{folder / name}": expected the file itself, found a git-lfs pointer to it. Run '
+            "`git lfs pull` in the checkpoint's folder. Went on without it."
+        )
+    assert target.read_bytes() == whole
+    (folder / "tokenizer.json").write_text(POINTER)  # it may have tokens that the model has not
+    with pytest.raises(ConvertError, match=r'/tokenizer.json": expected the file itself, found'):
+        cpumix.convert(folder, target, "int4", force=True)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        (folder / name).unlink()
+    with pytest.raises(ConvertError, match=r'/tokenizer.model.v3": expected the file itself'):
+        cpumix.convert(folder, target, "int4", force=True)
 
 
 def test_tekken_becomes_a_file_that_is_quick_to_read(tmp_path: Path) -> None:

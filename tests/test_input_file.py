@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names"),
 ]
 CONFIG = MIXTRAL | {"vocab_size": 300, "hidden_size": 40, "intermediate_size": 56}
-FILES = ["config.json", "tokenizer.model", "model.safetensors", "generation_config.json"]
+FILES = ["config.json", "tokenizer.model", "model.safetensors"]
 
 
 def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,15 @@ def test_pipe_or_device_in_a_checkpoint(source: Path, kind: str, name: str) -> N
     os.mkfifo(source / name) if kind == "a pipe" else (source / name).symlink_to("/dev/zero")
     with pytest.raises(CpumixError, match=f"expected a regular file, found {kind}"):
         cpumix.convert(source, source.parent / "m.bin", "int8")
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.jinja"])
+def test_pipe_that_the_model_does_without(source: Path, name: str) -> None:
+    (source / name).unlink(missing_ok=True)
+    os.mkfifo(source / name)
+    (note,) = cpumix.convert(source, source.parent / "m.bin", "int8").notes
+    assert f'/{name}": ' in note
+    assert note.endswith(": expected a regular file, found a pipe. Went on without it.")
 
 
 @pytest.mark.parametrize("name", ["x", "x.gguf", "x.bin", "x.npz", "x.safetensors"])

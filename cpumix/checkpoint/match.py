@@ -49,7 +49,7 @@ def match(contents: Contents) -> Checkpoint:
         )
     tensors = {spec.name: _part(spec, naming, matrices, config) for spec in specs}
     nbytes = sum(matrices[source].nbytes for source in sources)
-    return Checkpoint(config, tensors, contents.files, nbytes)
+    return Checkpoint(config, tensors, contents.files, nbytes, contents.notes)
 
 
 def _part(

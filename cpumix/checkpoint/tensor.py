@@ -75,6 +75,8 @@ class Contents:
     """Those that may occur, the likeliest first."""
     files: dict[str, bytes]
     """The tokenizer and what belongs to it, by file name."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each side file that could not be read and was left out."""
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,5 @@ class Checkpoint:
     """Side files by name, such as "tokenizer.model"."""
     source_bytes: int
     """Of the weights."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each side file that could not be read and was left out."""

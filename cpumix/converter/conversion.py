@@ -126,7 +126,7 @@ def convert(
         checkpoint.source_bytes,
         seconds,
         len(entries),
-        (*tokenizer.notes, *_rounded_twice(checkpoint, losses)),
+        (*checkpoint.notes, *tokenizer.notes, *_rounded_twice(checkpoint, losses)),
         losses,
         resumed,
     )

@@ -233,7 +233,7 @@ def test_larger_vocabulary_brings_its_tokenizer(tmp_path: Path) -> None:
 def test_same_vocabulary_brings_a_chat_template_only(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "base")
     folder = write_peft(tmp_path / "lora", attention()[0])
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\n")
     (folder / "chat_template.jinja").write_text("new")
     merged = merge_adapter(open_checkpoint(tmp_path / "base"), folder)
     assert merged.files.keys() == {"tokenizer.model", "chat_template.jinja"}

@@ -34,6 +34,8 @@ class Adapter:
     """Tensors that it brings whole."""
     files: Mapping[str, bytes] = field(default_factory=dict)
     """Side files that stand in for the checkpoint's."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each of them that could not be read and was left out."""
 
 
 Targets = dict[str, list[tuple[TensorSpec, Place]]]
@@ -139,7 +141,8 @@ def merge(checkpoint: Checkpoint, adapter: Adapter) -> Checkpoint:
         )
     config = replace(checkpoint.config, vocab_size=sizes.pop())
     files = {**checkpoint.files, **adapter.files}
-    return replace(checkpoint, config=config, tensors=tensors, files=files)
+    notes = (*checkpoint.notes, *adapter.notes)
+    return replace(checkpoint, config=config, tensors=tensors, files=files, notes=notes)
 
 
 def by_module(

@@ -38,7 +38,7 @@ from ..files import read_json
 from ..matrix import Matrix, widen
 from ..namings.huggingface import namings
 from ..namings.places import Place, Stacked
-from ..sources.side_files import has_tokenizer, read_present
+from ..sources.side_files import PresentFiles, find_present, has_tokenizer, read_present
 from ..stored import StoredTensor
 from ..views import Transposed
 from .adapter import (
@@ -123,7 +123,7 @@ def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
         shape = replaced[spec.name].shape if spec.name in replaced else spec.shape
         added |= _change(parts, spec.name, shape, factor)
     resized = any(replaced[n].shape[0] != config.vocab_size for n in VOCABULARY if n in replaced)
-    return Adapter(path, added, replaced, _side_files(folder, resized))
+    return Adapter(path, added, replaced, *_side_files(folder, resized))
 
 
 def _plain_name(name: str) -> str:
@@ -231,9 +231,9 @@ def _matches(pattern: str, module: str) -> bool:
     )
 
 
-def _side_files(folder: Path, resized: bool) -> dict[str, bytes]:
-    """Return the side files that matter: all with a new vocabulary, else a chat template."""
-    files = read_present(folder)
-    if resized and has_tokenizer(files):
-        return files
-    return {name: data for name, data in files.items() if name.startswith("chat_template")}
+def _side_files(folder: Path, resized: bool) -> PresentFiles:
+    """Read the side files that matter: all with a new vocabulary, else a chat template."""
+    names = find_present(folder)
+    if not (resized and has_tokenizer(names)):
+        names = [name for name in names if name.startswith("chat_template")]
+    return read_present(folder, names)

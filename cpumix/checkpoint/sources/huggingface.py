@@ -56,13 +56,13 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
 def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a folder holds."""
     config, quantization = _read_config(path, ignored)
-    files = read_side_files(path)
+    side = read_side_files(path)
     config = replace(config, eos_token_ids=read_eos_token_ids(path, config))
     kind = next((kind for kind in SHARDS if kind.exists(path)), None)
     if kind is None:
         raise _weights_missing(path)
     matrices = assemble(read_shards(path, kind), *quantization)
-    return Contents(path, config, matrices, namings(config.family), files)
+    return Contents(path, config, matrices, namings(config.family), *side)
 
 
 def from_fields(fields: Mapping[str, Any], where: str) -> ModelConfig:

@@ -71,7 +71,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
 def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     """Return what a folder holds."""
     config = read_config(path, ignored)
-    files = read_side_files(path)
+    side = read_side_files(path)
     kind = next((kind for kind in SHARDS if kind.exists(path)), None)
     if kind is None:
         raise ConvertError(
@@ -80,9 +80,8 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
         )
     quantization = take_quantization(_read_params(path)[1], path)
     matrices = assemble(read_shards(path, kind), *quantization)
-    return Contents(
-        path, config, matrices, namings.MIXTURE if config.is_moe else (namings.DENSE,), files
-    )
+    names = namings.MIXTURE if config.is_moe else (namings.DENSE,)
+    return Contents(path, config, matrices, names, *side)
 
 
 def from_params(params: Mapping[str, Any], where: str) -> ModelConfig:

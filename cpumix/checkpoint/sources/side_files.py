@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import NamedTuple
 
 from cpumix.config import ModelConfig
 from cpumix.config.values import token_ids
@@ -25,10 +26,41 @@ _OTHERS = (
 )
 
 
-def read_present(folder: Path) -> dict[str, bytes]:
-    """Return those side files that a folder has, by their paths in it."""
+# Beside one of these the other tokenizers are not looked at.
+_FIRST_TOKENIZERS = {"tokenizer.model", "tokenizer.json"}
+
+
+class PresentFiles(NamedTuple):
+    """Side files by their paths in the folder."""
+
+    files: dict[str, bytes]
+    notes: tuple[str, ...]
+    """A sentence for each that could not be read and was left out."""
+
+
+def find_present(folder: Path) -> list[str]:
+    """Return the side files that a folder has, by their paths in it."""
     paths = [path for pattern in (*_TOKENIZERS, *_OTHERS) for path in sorted(folder.glob(pattern))]
-    return {path.relative_to(folder).as_posix(): read_file(path) for path in paths}
+    return [path.relative_to(folder).as_posix() for path in paths]
+
+
+def read_present(folder: Path, names: Iterable[str]) -> PresentFiles:
+    """Read some of the side files that a folder has.
+
+    Raises ConvertError if a tokenizer cannot be read; the others a model can do without.
+    """
+    names = list(names)
+    tokenizers = {name for name in names if has_tokenizer([name])}
+    needed = tokenizers & _FIRST_TOKENIZERS or tokenizers
+    files, notes = {}, []
+    for name in names:
+        try:
+            files[name] = read_file(folder / name)
+        except ConvertError as error:
+            if name in needed:
+                raise
+            notes.append(f"{error} Went on without it.")
+    return PresentFiles(files, tuple(notes))
 
 
 def is_side_file(name: str) -> bool:
@@ -41,15 +73,15 @@ def has_tokenizer(files: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for name in files for pattern in _TOKENIZERS)
 
 
-def read_side_files(folder: Path) -> dict[str, bytes]:
-    """Return a folder's side files by name. Raises ConvertError without a tokenizer."""
-    files = read_present(folder)
-    if not has_tokenizer(files):
+def read_side_files(folder: Path) -> PresentFiles:
+    """Read all side files of a folder. Raises ConvertError without a tokenizer."""
+    names = find_present(folder)
+    if not has_tokenizer(names):
         raise ConvertError(
             "tokenizer missing: expected tokenizer.model, tokenizer.json or tekken.json, found "
             f'none. Download it to "{folder}".'
         )
-    return files
+    return read_present(folder, names)
 
 
 def read_eos_token_ids(folder: Path, config: ModelConfig) -> tuple[int, ...]:
