@@ -52,6 +52,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "verifier",
     "fit",
     "measure",
+    "api",
     "serve",
     "__init__",  # the public names, which the command line and other programs use
     "cli",
@@ -65,7 +66,8 @@ HOMES = {
     "click": ("cli/",),
     "huggingface_hub": ("hub.py",),
     "prompt_toolkit": ("cli/chat_input.py",),
-    **dict.fromkeys(("starlette", "uvicorn", "msgspec", "structlog"), ("serve/",)),
+    **dict.fromkeys(("starlette", "uvicorn", "structlog"), ("serve/",)),
+    "msgspec": ("api/", "serve/"),
     "prometheus_client": ("serve/metrics.py",),
 }
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}

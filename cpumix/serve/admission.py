@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from .errors import ApiError
+from cpumix.api.errors import ApiError
 
 SMOOTHING = 0.2  # how much the last text counts in the usual time of one
 

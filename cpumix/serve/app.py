@@ -14,8 +14,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from cpumix.api.errors import ApiError, failure
+
 from . import chat_page, openai, tgi, tokens
-from .errors import ApiError, failure
 from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
 from .service import Service

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
-from .errors import ApiError
+from cpumix.api.errors import ApiError
 
 FOLDER = Path(__file__).parent / "page"
 MEDIA_TYPES = {

@@ -19,8 +19,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cpumix.api.errors import ApiError, failure, openai_error, tgi_error
+
 from .chat_page import is_page
-from .errors import ApiError, failure, openai_error, tgi_error
 from .leaving import ClientLeft
 
 OPEN_PATHS = frozenset({"/health"})

@@ -9,13 +9,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cpumix.api.body import decode
+from cpumix.api.chat import Chat
+from cpumix.api.completions import Completion
+from cpumix.api.errors import ApiError, openai_error
+
 from . import sse
-from .chat import Chat
-from .completions import Completion
-from .errors import ApiError, openai_error
 from .leaving import while_connected
 from .service import Service
-from .wire import decode, read_body, warnings
+from .wire import read_body, warnings
 from .writing import PromptProgress, Writing
 
 Asked = Chat | Completion

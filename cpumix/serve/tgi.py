@@ -17,6 +17,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from cpumix.api.body import decode, refuse
+from cpumix.api.choice import Choice
+from cpumix.api.errors import ApiError, tgi_error
 from cpumix.engine.events import Finish, Token
 from cpumix.engine.sequence import Request as EngineRequest
 from cpumix.sampling import SamplingParams
@@ -24,11 +27,10 @@ from cpumix.sampling.params import ALL
 from cpumix.tokenizer import Tokenizer
 
 from . import sse
-from .errors import ApiError, tgi_error
 from .leaving import while_connected
 from .service import Service
-from .wire import decode, read_body, refuse, warnings
-from .writing import Choice, PromptProgress, Writing
+from .wire import read_body, warnings
+from .writing import PromptProgress, Writing
 
 MAX_STOPS = 4
 MAX_TOP_TOKENS = 5

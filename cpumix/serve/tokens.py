@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from .chat import as_templates_know
-from .errors import ApiError
+from cpumix.api.body import decode
+from cpumix.api.chat import as_templates_know
+from cpumix.api.errors import ApiError
+
 from .service import Service
-from .wire import decode, read_body, warnings
+from .wire import read_body, warnings
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):

@@ -5,35 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
+from cpumix.api.choice import Choice
+from cpumix.api.errors import failure
 from cpumix.engine.events import Event, Failure, Finish, Token
 from cpumix.engine.sequence import Request, Text
-from cpumix.engine.stats import Stats
 from cpumix.model import Model
 from cpumix.quant.kv import KV_BLOCK
 
 from .admission import Admission, Ticket
-from .errors import failure
 from .metrics import Metrics
 
 NEWS = 1.0  # seconds between two reports of how far a prompt is
-
-
-@dataclass
-class Choice:
-    """What has come of one text."""
-
-    request: Request
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
-    finish: str = ""
-    stats: Stats = field(default_factory=Stats)
-
-    @property
-    def seed(self) -> int:
-        """What gives the same text again."""
-        return self.request.sampler.seed
 
 
 @dataclass(frozen=True)
@@ -151,14 +135,8 @@ class Writing:
             else:
                 self._metrics.next_token(now - self._last)
             self._last = now
-            choice.tokens.append(event)
-            choice.text += event.text
-        elif isinstance(event, Finish):
-            choice.text += event.text
-            sampler = choice.request.sampler
-            # A text that its grammar was led to the end of is whole, however long it may be.
-            led = sampler.params.constraint is not None and sampler.complete
-            choice.finish = "eos" if led else event.reason
+        choice.note(event)
+        if isinstance(event, Finish):
             self._left -= 1
             self._tickets[index].leave()
             self._metrics.finished(event.reason, now - self._asked)

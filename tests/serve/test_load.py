@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from served_models import serve
 
 import cpumix
+from cpumix.api.errors import ApiError
 from cpumix.cli.main import main
 from cpumix.serve.admission import Admission
-from cpumix.serve.errors import ApiError
 
 pytestmark = pytest.mark.slow
 LONG = {"max_tokens": 450, "ignore_eos": True, "temperature": 0}

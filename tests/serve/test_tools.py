@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from cpumix.serve.tools import FoundCalls, parse_calls
+from cpumix.api.stamp import Stamp
+from cpumix.api.tools import FoundCalls, parse_calls
 
 NAMES = ["weather", "clock"]
 CALL = {"name": "weather", "arguments": {"city": "Rome"}}
@@ -25,7 +26,7 @@ TEXTS = ["Sunny, I think.", "{not json", '{"name": "other"}', "a < b <tool", "[1
 def test_calls_are_found(text, size, before):
     if before and not text.startswith(("<", "[T")):
         pytest.skip("after words only marked calls are known")
-    answer, deltas = FoundCalls(NAMES), []
+    answer, deltas = FoundCalls(NAMES, Stamp()), []
     whole = before + text
     for start in range(0, len(whole), size):
         deltas += answer.put(whole[start : start + size])
@@ -40,7 +41,7 @@ def test_calls_are_found(text, size, before):
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("size", [1, 4])
 def test_other_text_stays_text(text, size):
-    answer, deltas = FoundCalls(NAMES), []
+    answer, deltas = FoundCalls(NAMES, Stamp()), []
     for start in range(0, len(text), size):
         deltas += answer.put(text[start : start + size])
     deltas += answer.finish()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,6 +11,7 @@ from cpumix.engine.sequence import Request
 from cpumix.errors import ConfigError
 from cpumix.sampling.tools import call_schema
 
+from .choice import Choice
 from .errors import ApiError
 from .sampling_fields import (
     MAX_TOP_LOGPROBS,
@@ -20,7 +19,8 @@ from .sampling_fields import (
     check_max_tokens,
     refuse_unsupported,
 )
-from .service import Service, seeded
+from .served_model import ServedModel, seeded
+from .stamp import Stamp
 from .tools import (
     ForcedCall,
     FoundCalls,
@@ -31,7 +31,6 @@ from .tools import (
     explanation,
 )
 from .usage import FINGERPRINT, FINISH_REASONS, chat_logprobs, timings, usage
-from .writing import Choice
 
 Message = dict[str, Any]
 
@@ -65,10 +64,17 @@ class Chat:
 
     kind = ChatRequest
 
-    def __init__(self, service: Service, fields: ChatRequest, salt: bytes) -> None:
+    def __init__(
+        self,
+        service: ServedModel,
+        fields: ChatRequest,
+        salt: bytes = b"",
+        stamp: Stamp | None = None,
+    ) -> None:
         """Read a request; slow, not for the event loop. Raises ApiError, ConfigError."""
         self.fields, self._service = fields, service
-        self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
+        self._stamp = stamp or Stamp()
+        self._id = self._stamp.identity("chatcmpl-")
         refuse_unsupported(
             fields,
             "audio",
@@ -191,7 +197,9 @@ class Chat:
     def _answer(self) -> PlainAnswer:
         if self._choice == "none":
             return PlainAnswer()
-        return FoundCalls([*self._functions]) if self._forced is None else ForcedCall(self._forced)
+        if self._forced is not None:
+            return ForcedCall(self._forced, self._stamp)
+        return FoundCalls([*self._functions], self._stamp)
 
     def _schema(self) -> str | None:
         """Return the JSON schema of the answer, if there is one."""
@@ -247,7 +255,7 @@ class Chat:
         return {
             "id": self._id,
             "object": kind,
-            "created": self._created,
+            "created": self._stamp.created,
             "model": self._service.name,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,

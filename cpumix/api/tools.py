@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from .errors import ApiError
+from .stamp import Stamp
 
 Delta = dict[str, Any]
 OPENERS = ("<tool_call>", "[TOOL_CALLS]", "{", "[")  # how models begin calls, or just JSON
@@ -98,9 +98,9 @@ class PlainAnswer:
 class ForcedCall(PlainAnswer):
     """An answer that is the arguments of one function."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stamp: Stamp) -> None:
         super().__init__()
-        self.calls = [_call(0, name, "")]
+        self.calls = [_call(0, name, "", stamp)]
         self._told = False
 
     def put(self, text: str) -> list[Delta]:
@@ -115,9 +115,9 @@ class ForcedCall(PlainAnswer):
 class FoundCalls(PlainAnswer):
     """An answer that may be calls: what could be one is held back until it is certain."""
 
-    def __init__(self, names: Collection[str]) -> None:
+    def __init__(self, names: Collection[str], stamp: Stamp) -> None:
         super().__init__()
-        self._names, self._held = names, ""
+        self._names, self._stamp, self._held = names, stamp, ""
 
     def put(self, text: str) -> list[Delta]:
         """Take a piece of text; tell of it if it cannot belong to a call."""
@@ -138,7 +138,9 @@ class FoundCalls(PlainAnswer):
         found = parse_calls(held, self._names)
         if found is None:
             return super().put(held)
-        self.calls = [_call(i, name, arguments) for i, (name, arguments) in enumerate(found)]
+        self.calls = [
+            _call(i, name, arguments, self._stamp) for i, (name, arguments) in enumerate(found)
+        ]
         return [{"tool_calls": [_copy(call)]} for call in self.calls]
 
     def _safe(self) -> int:
@@ -173,9 +175,9 @@ def parse_calls(text: str, names: Collection[str]) -> list[tuple[str, str]] | No
     return calls or None
 
 
-def _call(index: int, name: str, arguments: str) -> Delta:
+def _call(index: int, name: str, arguments: str, stamp: Stamp) -> Delta:
     function = {"name": name, "arguments": arguments}
-    identity = f"call_{secrets.token_hex(12)}"
+    identity = stamp.identity("call_")
     return {"index": index, "id": identity, "type": "function", "function": function}
 
 

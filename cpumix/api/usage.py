@@ -9,7 +9,7 @@ from typing import Any
 from cpumix.engine.events import Token
 from cpumix.tokenizer import Tokenizer
 
-from .writing import Choice
+from .choice import Choice
 
 FINGERPRINT = f"cpumix-{version('cpumix')}"
 FINISH_REASONS = {"eos": "stop", "stop": "stop", "length": "length", "context": "length"}

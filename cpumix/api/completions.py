@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cpumix.engine.events import Event, Finish, Token
 from cpumix.engine.sequence import Request
 
+from .choice import Choice
 from .errors import ApiError
 from .sampling_fields import SamplingFields, check_max_tokens, refuse_unsupported
-from .service import Service, seeded
+from .served_model import ServedModel, seeded
+from .stamp import Stamp
 from .usage import FINGERPRINT, FINISH_REASONS, legacy_logprobs, timings, usage
-from .writing import Choice
 
 DEFAULT_TOKENS = 16  # OpenAI's
 MAX_PROMPTS = 64
@@ -37,10 +36,17 @@ class Completion:
 
     kind = CompletionRequest
 
-    def __init__(self, service: Service, fields: CompletionRequest, salt: bytes) -> None:
+    def __init__(
+        self,
+        service: ServedModel,
+        fields: CompletionRequest,
+        salt: bytes = b"",
+        stamp: Stamp | None = None,
+    ) -> None:
         """Read a request; slow, not for the event loop. Raises ApiError, ConfigError."""
         self.fields, self._service = fields, service
-        self._id, self._created = f"cmpl-{secrets.token_hex(12)}", int(time.time())
+        self._stamp = stamp or Stamp()
+        self._id = self._stamp.identity("cmpl-")
         refuse_unsupported(fields, "echo", "suffix")
         if fields.best_of not in (None, fields.choices):
             raise ApiError(400, "best_of: expected it left out, or equal to n.", param="best_of")
@@ -134,7 +140,7 @@ class Completion:
         return {
             "id": self._id,
             "object": "text_completion",
-            "created": self._created,
+            "created": self._stamp.created,
             "model": self._service.name,
             "system_fingerprint": FINGERPRINT,
             "choices": choices,

@@ -11,8 +11,8 @@ import msgspec
 from cpumix.sampling import SamplingParams
 from cpumix.sampling.params import ALL
 
+from .body import refuse
 from .errors import ApiError
-from .wire import refuse
 
 MAX_STOPS = 16  # OpenAI takes 4; each costs a search in every piece of text
 MAX_CHOICES = 16

@@ -1,0 +1,80 @@
+"""A model that requests are made for, under the name and the template that it is asked by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from cpumix.engine.sequence import Request
+from cpumix.model import Model
+from cpumix.sampling import Sampler, SamplingParams
+
+from .errors import ApiError
+
+
+def seeded(params: SamplingParams, index: int) -> SamplingParams:
+    """Return the parameters of text number `index` of a request: each has a seed of its own."""
+    return params if params.seed is None else replace(params, seed=params.seed + index)
+
+
+class ServedModel:
+    """Makes requests of the engine of what is asked for; for one thread at a time."""
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        chat_template: str | None = None,
+        defaults: SamplingParams | None = None,
+    ) -> None:
+        self.model, self.chat_template = model, chat_template
+        self.name = model.file.path.stem
+        self.defaults = defaults or model.sampling_defaults
+        self._ends = frozenset({*model.config.eos_token_ids, *model.tokenizer.eos_ids})
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether conversations can be written."""
+        return self.model.tokenizer.has_chat_template or self.chat_template is not None
+
+    def request(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        max_tokens: int | None,
+        *,
+        salt: bytes = b"",
+        continuing: bool = False,
+        keep_stop: bool = False,
+        param: str = "messages",
+    ) -> Request:
+        """Return a request of the engine; without `max_tokens` the text may fill the context.
+
+        Raises ApiError (400) for what does not fit, ConfigError for what means nothing.
+        """
+        model = self.model
+        room = model.context - len(ids)
+        if room < 1:
+            raise ApiError(
+                400,
+                f"This model's maximum context length is {model.context} tokens, and the prompt "
+                f"has {len(ids)}. Shorten it.",
+                code="context_length_exceeded",
+                param=param,
+            )
+        if not ids:
+            raise ApiError(400, "prompt: expected at least one token, found none.", param=param)
+        tokens = room if max_tokens is None else min(max_tokens, room)
+        size = model.config.vocab_size
+        if highest := next((token for token in params.logit_bias if token >= size), None):
+            raise ApiError(
+                400,
+                f"logit_bias: expected tokens below {size}, found {highest}.",
+                param="logit_bias",
+            )
+        sampler = Sampler(
+            params, ids, tokenizer=model.tokenizer, ends=self._ends, max_tokens=tokens
+        )
+        stream = model.tokenizer.stream(continuing=continuing)
+        stop = self._ends | {*params.stop_token_ids}
+        return Request(list(ids), tokens, sampler, stop, stream, salt=salt, keep_stop=keep_stop)
