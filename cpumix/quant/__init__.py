@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import bf16, q4, q6, q8
+from .rounder import Rounder
 from .tiles import BLOCK, TILE_ROWS, tile_counts
 
 __all__ = ["FLOAT32", "FORMATS", "QuantFormat", "nbytes", "tile_counts"]
@@ -40,6 +41,8 @@ class QuantFormat:
     with 8-bit activations sum. None for formats that are multiplied as float32."""
     book: NDArray[np.int8] | None = None
     """The values of its codes, unless a tensor brings its own; None if codes are numbers."""
+    rounder: Rounder | None = None
+    """The format in parts, for `compensate`; None if there is nothing to round in it."""
 
     @property
     def bits_per_weight(self) -> float:
@@ -56,10 +59,33 @@ FORMATS = {
     f.name: f
     for f in (
         QuantFormat("bf16", bf16.TILE_BYTES, bf16.quantize, bf16.dequantize, bf16.rows),
-        QuantFormat("q8", q8.TILE_BYTES, q8.quantize, q8.dequantize, q8.rows, q8.split),
-        QuantFormat("q6", q6.TILE_BYTES, q6.quantize, q6.dequantize, q6.rows, q6.split),
         QuantFormat(
-            "q4", q4.TILE_BYTES, q4.quantize, q4.dequantize, q4.rows, q4.split, q4.CODE_BOOK
+            "q8",
+            q8.TILE_BYTES,
+            q8.quantize,
+            q8.dequantize,
+            q8.rows,
+            q8.split,
+            rounder=q8.ROUNDER,
+        ),
+        QuantFormat(
+            "q6",
+            q6.TILE_BYTES,
+            q6.quantize,
+            q6.dequantize,
+            q6.rows,
+            q6.split,
+            rounder=q6.ROUNDER,
+        ),
+        QuantFormat(
+            "q4",
+            q4.TILE_BYTES,
+            q4.quantize,
+            q4.dequantize,
+            q4.rows,
+            q4.split,
+            q4.CODE_BOOK,
+            q4.ROUNDER,
         ),
     )
 }

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from . import q4, q8
 from .q8 import inverse
-from .tiles import BLOCK, TILE_ROWS, interleave, pack_scales, tile_counts, to_blocks
+from .rounder import in_tiles
+from .tiles import BLOCK, to_blocks
 
 Bytes = NDArray[np.uint8]
 Codes = NDArray[np.int8]
@@ -52,13 +53,12 @@ def round_to_book(rows: NDArray[np.float32], book: Codes) -> Bytes:
     values = np.sort(book.astype(np.float32))
     nearest = np.searchsorted((values[1:] + values[:-1]) / 2, x * inverse(scale)[..., None])
     nibbles = np.argsort(book, kind="stable")[nearest].astype(np.uint8)
-    return _pack_nibbles(nibbles, pack_scales(scale))
+    return q4.pack(nibbles, scale)
 
 
 def _to_q8(codes: Codes, scales: NDArray[np.float16], _: Codes) -> Bytes:
-    groups = interleave(_padded(codes.view(np.uint8) + np.uint8(q8.ZERO), q8.ZERO))
-    tiles, blocks = groups.shape[:2]
-    return np.concatenate([groups.reshape(tiles, blocks, -1), _pack_scales(scales)], axis=-1)
+    stored = in_tiles(codes.view(np.uint8) + np.uint8(q8.ZERO), BLOCK, q8.ZERO)
+    return q8.pack(stored, in_tiles(scales, 1)[..., 0])
 
 
 def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | None:
@@ -68,32 +68,7 @@ def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | No
     if nibbles.size and nibbles.max() > 15:
         return None
     rest = int(np.abs(book.astype(np.int16)).argmin())
-    return _pack_nibbles(_padded(nibbles, rest), _pack_scales(scales))
-
-
-def _pack_nibbles(nibbles: Bytes, scales: Bytes) -> Bytes:
-    """Return tiles of nibbles (tiles, 16, blocks, 32) and packed scales."""
-    groups = interleave(nibbles)
-    tiles, blocks = groups.shape[:2]
-    pairs = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, q4.CODE_BYTES)
-    return np.concatenate([pairs, scales], axis=-1)
-
-
-def _padded(codes: Bytes, value: int) -> Bytes:
-    """Return codes (n, k) as (tiles, 16, blocks, 32), with `value` in the rows that are missing."""
-    n, k = codes.shape
-    tiles, blocks = tile_counts(n, k)
-    padded = np.full((tiles * TILE_ROWS, k), value, np.uint8)
-    padded[:n] = codes
-    return padded.reshape(tiles, TILE_ROWS, blocks, BLOCK)
-
-
-def _pack_scales(scales: NDArray[np.float16]) -> Bytes:
-    n, blocks = scales.shape
-    tiles = -(-n // TILE_ROWS)
-    padded = np.zeros((tiles * TILE_ROWS, blocks), np.float16)
-    padded[:n] = scales
-    return pack_scales(padded.reshape(tiles, TILE_ROWS, blocks))
+    return q4.pack(in_tiles(nibbles, BLOCK, rest), in_tiles(scales, 1)[..., 0])
 
 
 EXACT_FORMATS = ("q8", "q4")

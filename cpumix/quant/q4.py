@@ -13,10 +13,13 @@ https://github.com/ggml-org/llama.cpp/blob/01243c587feceaa5d6a6c2305535ef2f549c4
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .q8 import inverse
+from .rounder import Rounder, in_tiles
 from .scale_search import search_scale
 from .tiles import (
     BLOCK,
@@ -61,10 +64,15 @@ def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return w (n, k) as tiles (tiles, blocks, 288)."""
     x = to_blocks(w)
     scale = search_scales(x)
-    groups = interleave(encode(x * inverse(scale)[..., None]))
+    return pack(encode(x * inverse(scale)[..., None]), scale)
+
+
+def pack(nibbles: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Return nibbles (tiles, 16, blocks, 32) and scales (tiles, 16, blocks) as tiles."""
+    groups = interleave(nibbles)
     tiles, blocks = groups.shape[:2]
-    nibbles = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, CODE_BYTES)
-    return np.concatenate([nibbles, pack_scales(scale)], axis=-1)
+    pairs = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, CODE_BYTES)
+    return np.concatenate([pairs, pack_scales(scales)], axis=-1)
 
 
 def split(
@@ -101,3 +109,12 @@ def rows(
     value = np.stack(halves, axis=1).reshape(len(ids), blocks, BLOCK).astype(np.float32)
     value *= scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)
+
+
+def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
+    return pack(
+        in_tiles(codes, BLOCK, int(encode(np.zeros(1, np.float32))[0])), in_tiles(scales, 1)[..., 0]
+    )
+
+
+ROUNDER = Rounder(VALUES[None], lambda x, _: search_scales(x), _pack_rows)

@@ -9,10 +9,13 @@ nibbles in `q4`; 2 lines with the upper two, group 4p + j of the 8 groups in `ti
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from .q8 import inverse
+from .rounder import Rounder, in_tiles
 from .scale_search import search_scale
 from .tiles import (
     BLOCK,
@@ -42,15 +45,25 @@ def nearest(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
 def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return w (n, k) as tiles (tiles, blocks, 416)."""
     x = to_blocks(w)
-    scale = search_scale(x, PEAK_TARGETS, nearest)
+    scale = find_scales(x)
     codes = nearest(x * inverse(scale)[..., None]).astype(np.int8) - LOWEST
-    groups = interleave(codes.astype(np.uint8))
+    return pack(codes.astype(np.uint8), scale)
+
+
+def find_scales(x: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the scale of least squared error of each block x (..., 32)."""
+    return search_scale(x, PEAK_TARGETS, nearest)
+
+
+def pack(codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Return stored codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks) as tiles."""
+    groups = interleave(codes)
     tiles, blocks = groups.shape[:2]
     low = groups & 15
     nibbles = (low[:, :, 0::2] | (low[:, :, 1::2] << 4)).reshape(tiles, blocks, NIBBLE_BYTES)
     upper = (groups >> 4).reshape(tiles, blocks, 2, 4, TILE_ROWS, 4) << SHIFTS[:, None, None]
     plane = np.bitwise_or.reduce(upper, axis=3).reshape(tiles, blocks, PLANE_BYTES)
-    return np.concatenate([nibbles, plane, pack_scales(scale)], axis=-1)
+    return np.concatenate([nibbles, plane, pack_scales(scales)], axis=-1)
 
 
 def join(nibbles: NDArray[np.uint8], plane: NDArray[np.uint8]) -> NDArray[np.int8]:
@@ -93,3 +106,11 @@ def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32
     scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // TILE_ROWS, :, ids % TILE_ROWS]
     value = codes.reshape(len(ids), blocks, BLOCK) * scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)
+
+
+def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
+    return pack(in_tiles(codes, BLOCK, -LOWEST), in_tiles(scales, 1)[..., 0])
+
+
+NUMBERS = np.arange(LOWEST, HIGHEST + 1, dtype=np.float32)[None]
+ROUNDER = Rounder(NUMBERS, lambda x, _: find_scales(x), _pack_rows)

@@ -8,9 +8,12 @@ order, so both convert losslessly. Tile of 16 rows x 32 columns, 544 bytes: 8 gr
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from .rounder import Rounder, in_tiles
 from .tiles import (
     BLOCK,
     GROUPS,
@@ -31,11 +34,22 @@ ZERO = 128
 def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return w (n, k) as tiles (tiles, blocks, 544)."""
     x = to_blocks(w)
-    scale = (np.abs(x).max(-1) * np.float32(1 / 127)).astype(np.float16)
+    scale = find_scales(x)
     code = np.rint(x * inverse(scale)[..., None]).clip(-127, 127).astype(np.int16) + ZERO
-    tiles, _, blocks, _ = x.shape
-    groups = interleave(code.astype(np.uint8)).reshape(tiles, blocks, CODE_BYTES)
-    return np.concatenate([groups, pack_scales(scale)], axis=-1)
+    return pack(code.astype(np.uint8), scale)
+
+
+def find_scales(x: NDArray[np.float32]) -> NDArray[np.float16]:
+    """Return the scale of each block x (..., 32)."""
+    scale: NDArray[np.float16] = (np.abs(x).max(-1) * np.float32(1 / 127)).astype(np.float16)
+    return scale
+
+
+def pack(codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:
+    """Return stored codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks) as tiles."""
+    groups = interleave(codes)
+    tiles, blocks = groups.shape[:2]
+    return np.concatenate([groups.reshape(tiles, blocks, -1), pack_scales(scales)], axis=-1)
 
 
 def split(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -71,3 +85,12 @@ def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32
     value -= ZERO
     value *= scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)
+
+
+def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
+    rows = in_tiles(codes + np.uint8(1), BLOCK, ZERO)
+    return pack(rows, in_tiles(scales, 1)[..., 0])
+
+
+NUMBERS = np.arange(-127, 128, dtype=np.float32)[None]
+ROUNDER = Rounder(NUMBERS, lambda x, _: find_scales(x), _pack_rows)
