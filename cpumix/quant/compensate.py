@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounder import Codes, Floats, Rounder, Scales, whole_blocks
+from .rounder import Bytes, Floats, Rounder, Scales, whole_blocks
 from .tiles import BLOCK
 
 PANEL = 4 * BLOCK  # columns that owe to those before them in one matrix product
@@ -28,7 +28,7 @@ PANEL = 4 * BLOCK  # columns that owe to those before them in one matrix product
 class Rounded(NamedTuple):
     """Some columns of a matrix, rounded."""
 
-    codes: Codes
+    codes: Bytes
     """(n, k)."""
     scales: Scales
     """(n, k / B)."""
@@ -95,7 +95,7 @@ def _unrounded(w: Floats, x: Floats, feedback: Floats) -> Floats:
 
 def compensate(
     w: Floats, feedbacks: list[Floats], rounder: Rounder, round_panel: RoundPanel = round_panel
-) -> tuple[Codes, Floats]:
+) -> tuple[Bytes, Floats]:
     """Return the tiles of w (n, k), and its errors (n, k rounded up to whole blocks).
 
     Each of `feedbacks` (c, c) is of the next c columns, c a multiple of 32; what is wrong in those

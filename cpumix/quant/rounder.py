@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from .tiles import BLOCK, TILE_ROWS, to_blocks
 
 Floats = NDArray[np.float32]
-Codes = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 Scales = NDArray[Any]
 """The scales of blocks, as the format stores them."""
 
@@ -28,7 +28,7 @@ def no_row_scales(w: Floats) -> Floats:
     return np.ones(len(w), np.float32)
 
 
-def one_table(scales: Scales, row_scales: Floats) -> tuple[Floats, Codes]:
+def one_table(scales: Scales, row_scales: Floats) -> tuple[Floats, Bytes]:
     """Return what scales (n,) are worth and mean in a format whose scales are plain numbers."""
     return scales.astype(np.float32), np.zeros(scales.shape, np.uint8)
 
@@ -45,13 +45,13 @@ class Rounder:
     """(tables, numbers), ascending. What a code stands for before it is scaled."""
     search: Callable[[Floats, Floats], Scales]
     """x (n, B), row scales (n,) -> scales (n,): the best for these weights."""
-    pack: Callable[[Codes, Scales, Floats], Codes]
+    pack: Callable[[Bytes, Scales, Floats], Bytes]
     """Codes (n, k), scales (n, k / B), row scales (n,) -> the tiles of these n rows."""
     block: int = BLOCK
     """B, which divides 32."""
     row_scales: Callable[[Floats], Floats] = no_row_scales
     """w (n, k) -> (n,): what is fixed for whole rows, before anything is rounded."""
-    widen: Callable[[Scales, Floats], tuple[Floats, Codes]] = one_table
+    widen: Callable[[Scales, Floats], tuple[Floats, Bytes]] = one_table
     """Scales (n,), row scales (n,) -> factors (n,) and tables (n,)."""
 
 
