@@ -14,8 +14,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-import numpy as np
-
 from cpumix.errors import ConfigError
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.compile.jit import computing
@@ -26,7 +24,6 @@ from .job import Job
 from .scheduler import Scheduler, Share
 
 T = TypeVar("T")
-NO_LOGITS = np.empty((0, 0), np.float32)
 LONG_ROWS = 32  # steps of more rows end early when somebody comes or leaves
 
 
@@ -168,20 +165,22 @@ class EngineLoop:
         with computing:
             batch = Batch([job.step(rows) for job, rows in shares])
             self._shares, self._rows = shares, len(batch)
-            self._transformer.forward(batch, self._on_layer)
-            logits = self._transformer.logits(batch.num_logits) if batch.num_logits else NO_LOGITS
+            logits = self._transformer.forward(batch, self._on_layer)
+            faults = self._transformer.find_faults(batch, logits)
         self._may_abandon = True
         self.steps += 1
         self._scheduler.done(shares)
-        first = 0
-        for (job, _), count in zip(shares, batch.logits_of_steps, strict=True):
+        jobs, first = [job for job, _ in shares], 0
+        for i, (job, count) in enumerate(zip(jobs, batch.logits_of_steps, strict=True)):
             try:
+                if i in faults:
+                    raise faults[i]
                 job.take(logits[first : first + count])
             except Exception as error:  # one text's fault is not the others'
                 self._scheduler.drop(job)
                 job.fail(error)
             first += count
-        self._end([job for job, _ in shares])
+        self._end(jobs)
         if self.on_step is not None:
             self.on_step(len(batch))
 

@@ -38,9 +38,12 @@ class Session:
         if self._table is None:
             self.begin()
         assert self._table is not None
-        self._transformer.forward(Batch([Step(ids, self.position, self._table, num_logits)]))
+        batch = Batch([Step(ids, self.position, self._table, num_logits)])
+        logits = self._transformer.forward(batch)
+        for error in self._transformer.find_faults(batch, logits).values():
+            raise error
         self.position += len(ids)
-        return self._transformer.logits(num_logits)
+        return logits
 
     def close(self) -> None:
         """Give the room back."""

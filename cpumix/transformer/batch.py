@@ -43,7 +43,7 @@ class Batch:
     def __init__(self, steps: Sequence[Step]) -> None:
         for step in steps:
             step.table.prepare(step.position, len(step.ids))
-        self._steps = steps
+        self.steps = steps
         self.num_logits = sum(step.num_logits for step in steps)
         """Their rows are the last ones, in the order of the steps."""
         self.logits_of_steps = [step.num_logits for step in steps]
@@ -61,7 +61,7 @@ class Batch:
 
     def _of(self) -> Iterator[tuple[Step, int, int]]:
         for span in self._spans:
-            yield self._steps[span.step], span.first, span.tokens
+            yield self.steps[span.step], span.first, span.tokens
 
     def __len__(self) -> int:
         """Return T."""
@@ -90,11 +90,11 @@ class Batch:
 
     def _items(self, skip: int) -> NDArray[np.int64]:
         """Cut the spans behind the first `skip` rows into items of attention; see `Placement`."""
-        begins = np.cumsum([0, *(len(step.table.blocks) for step in self._steps)])
+        begins = np.cumsum([0, *(len(step.table.blocks) for step in self.steps)])
         items, row = [], -skip
         for span in self._spans:
             if row >= 0:
-                position = self._steps[span.step].position + span.first
+                position = self.steps[span.step].position + span.first
                 for i in range(0, span.tokens, ITEM_QUERIES):
                     queries = min(ITEM_QUERIES, span.tokens - i)
                     items.append((row + i, position + i, queries, begins[span.step]))

@@ -22,7 +22,7 @@ from cpumix.memory.sizes import PREFILL_TOKENS
 from cpumix.store.reader import ModelFile
 
 from .attention import Attention
-from .batch import Batch
+from .batch import Batch, Step
 from .buffers import Buffers
 from .moe import MoE
 from .prefetch import Prefetch
@@ -58,17 +58,32 @@ class Transformer:
         self._prefetch = Prefetch(self.config, backend, pager)
         self._second_look = SecondLook(file, b, pool)
 
-    def forward(self, batch: Batch, on_layer: OnLayer | None = None) -> None:
-        """Run a batch; the logits that it wants are then there for `logits`.
+    def forward(self, batch: Batch, on_layer: OnLayer | None = None) -> Floats:
+        """Run a batch; return the logits (N, V) of the tokens that want some, in their order.
 
         `on_layer` gets the number of layers done, after each. Raises FormatError when the file
-        cannot be read any more or its numbers become NaN or infinite, ConfigError when the KV cache
-        cannot hold them.
+        cannot be read any more. Logits may be NaN or infinite: see `find_faults`.
         """
         h = self._pass(batch, self._stream, on_layer)
+        out = self._logits(h, batch.num_logits)
         self._pager.check()
-        if not is_finite(h.values[: self._stream.count]):
-            raise self._explain(batch)
+        return out
+
+    def find_faults(self, batch: Batch, logits: Floats) -> dict[int, CpumixError]:
+        """Return why logits of a batch are NaN or infinite, by the step that they are of.
+
+        What one step meets does no other one harm. Whether all are finite takes no time to see; the
+        reason is found by running the step once more, which gives the same numbers.
+        """
+        if is_finite(logits):
+            return {}
+        ends = np.cumsum(batch.logits_of_steps)
+        rows = [logits[end - n : end] for end, n in zip(ends, batch.logits_of_steps, strict=True)]
+        return {
+            i: self._explain(step)
+            for i, (step, own) in enumerate(zip(batch.steps, rows, strict=True))
+            if not is_finite(own)
+        }
 
     def _pass(self, batch: Batch, x: ResidualStream, on_layer: OnLayer | None = None) -> Rows:
         """Run a batch through all layers and the last norm."""
@@ -85,33 +100,28 @@ class Transformer:
             x.add(self._moe(layer, h, x.count, ahead))  # [R, D]
         return x.norm(self._weights.output_norm)  # [R, D]
 
-    def _explain(self, batch: Batch) -> CpumixError:
-        """Run a batch again, which gives the same numbers, and return where they go wrong."""
-        b = self._buffers
+    def _explain(self, step: Step) -> CpumixError:
+        """Run a step again, by itself, and return where its numbers go wrong."""
+        batch, b = Batch([step]), self._buffers
         watched = WatchedStream(self._backend, b.x, b.h, self.config.rms_norm_eps)
         try:
             self._pass(batch, watched)
         except NotFinite as found:
             return self._second_look.explain(found, batch)
-        raise AssertionError("a second pass gave other numbers")
+        return self._second_look.explain_logits()
 
     def close(self) -> None:
         """Let go of the views of the file, so that it can be closed."""
         del self._weights, self._attention, self._moe, self._prefetch
 
-    def logits(self, count: int = 1) -> Floats:
-        """Return the logits (count, V) of the first of the tokens that the last batch wanted.
-
-        Raises FormatError when they are not finite.
-        """
+    def _logits(self, h: Rows, count: int) -> Floats:
+        """Return the logits (count, V) of the first rows of h."""
+        if not count:
+            return np.empty((0, self.config.vocab_size), np.float32)
         weight = self._weights.output
         out = np.empty((count, 16 * weight.tiles.shape[0]), np.float32)
-        self._backend.multiply(MatmulGroup([Matmul(weight, self._buffers.h, 0, count, out)]))
-        self._pager.check()
-        out = out[:, : self.config.vocab_size]
-        if not is_finite(out):
-            raise self._second_look.explain_logits()
-        return out
+        self._backend.multiply(MatmulGroup([Matmul(weight, h, 0, count, out)]))
+        return out[:, : self.config.vocab_size]
 
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""

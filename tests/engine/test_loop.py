@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+import queue
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +21,10 @@ import pytest
 from tiny_models import CONFIGS, write_model
 
 import cpumix
+from cpumix.engine.generation import Generation
 from cpumix.errors import ConfigError, FormatError
 from cpumix.model import Model
+from cpumix.sampling import SamplingParams
 
 WORDS = "one two three four five six seven eight nine ten a b c d e f g".split()
 
@@ -157,6 +162,36 @@ def test_failing_text_fails_alone(model, monkeypatch):
     assert first + "".join(good)
 
 
+def test_text_that_meets_a_damaged_weight_fails_alone(path, tmp_path):
+    """The embeddings of the first 16 tokens are NaN; a text without them is written to its end."""
+    copy = Path(shutil.copy(path, tmp_path / "damaged.bin"))
+    with cpumix.load(copy) as model:
+        tensor = model.file.tensors["token_embd.weight"]
+    mapped = np.memmap(copy, np.uint8, "r+", tensor.offset, tensor.nbytes)
+    mapped[512:544] = 0xFF  # 16 scales of float16
+    mapped.flush()
+    params = SamplingParams(temperature=0, logit_bias=dict.fromkeys(range(16), -math.inf))
+    with cpumix.load(copy, context=256, parallel=2) as model:
+
+        def text(first: int) -> Generation:
+            ids = list(range(first, first + 20))
+            return Generation(model._engine, model._requests.of_ids(ids, params, 30, []))
+
+        list(alone := text(20))
+        model._engine.scheduler.prefix.clear()
+        good, bad, both = text(20), text(3), threading.Event()
+        model._engine.loop.call_soon(both.wait)  # so that they begin in one step
+        with ThreadPoolExecutor(2) as pool:
+            ends = [pool.submit(list, one) for one in (good, bad)]
+            while good._text is None or bad._text is None:
+                time.sleep(0.001)
+            both.set()
+            with pytest.raises(FormatError, match="the embeddings: expected finite weights in use"):
+                ends[1].result()
+            ends[0].result()
+    assert (good.token_ids, good.stop_reason) == (alone.token_ids, "length")
+
+
 def wrong_for(sampler):
     """Return a sampler's call that fails for one sampler."""
     draw = type(sampler).__call__
@@ -173,13 +208,17 @@ def test_broken_file_fails_all_and_can_be_told(model, monkeypatch):
     def check():
         raise FormatError("the file is gone")
 
-    texts = [iter(model.generate(f"one {i}", max_tokens=100, temperature=0)) for i in range(3)]
-    for text in texts:
-        next(text)
     monkeypatch.setattr(model._engine.pager, "check", check)
-    for text in texts:
+    gate = threading.Event()
+    model._engine.loop.call_soon(gate.wait)  # so that all begin in one step
+    texts = [model.generate(f"one {i}", max_tokens=9, temperature=0) for i in range(3)]
+    events = [queue.SimpleQueue() for _ in texts]
+    for text, put in zip(texts, events, strict=True):
+        text.begin(put.put)
+    gate.set()
+    for text, get in zip(texts, events, strict=True):
         with pytest.raises(FormatError, match="the file is gone"):
-            list(text)
+            text.take(get.get())
     monkeypatch.undo()
     assert "".join(model.generate("one", max_tokens=3, temperature=0)) is not None
     assert model._engine.pool.held == 0

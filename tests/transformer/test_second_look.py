@@ -26,9 +26,9 @@ FindModel = Callable[[str, str], Path]
 class Run:
     """One sequence on a model file."""
 
-    def __init__(self, path: Path, kv: str = "f16") -> None:
+    def __init__(self, path: Path, kv: str = "f16", blocks: int = 1) -> None:
         self.file = ModelFile(path)
-        pool = BlockPool(self.file.config, 1, kv)
+        self.pool = pool = BlockPool(self.file.config, blocks, kv)
         self.table, self.position = BlockTable(pool, 1), 0
         self.pager = ExpertPager(self.file)
         self.transformer = Transformer(self.file, backend.create(1), pool, self.pager, 64, 32)
@@ -45,10 +45,12 @@ class Run:
 
     def forward(self, ids: list[int]) -> np.ndarray:
         """Take in more tokens; return the last one's logits."""
-        step = Step(ids, self.position, self.table)
+        batch = Batch([Step(ids, self.position, self.table)])
         self.position += len(ids)
-        self.transformer.forward(Batch([step]))
-        return self.transformer.logits()
+        logits = self.transformer.forward(batch)
+        for error in self.transformer.find_faults(batch, logits).values():
+            raise error
+        return logits
 
 
 def damaged(path: Path, folder: Path, name: str, *places: int, bad: bytes) -> Path:
@@ -194,3 +196,24 @@ def test_weights_whose_sums_exceed_float32(tmp_path: Path, model_file: FindModel
     message = "layer 0, .*: expected sums that float32 holds, found larger ones"
     with Run(path) as run, pytest.raises(FormatError, match=message):
         run.forward(IDS)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_one_sequence_meets_does_no_other_one_harm(
+    tmp_path: Path, model_file: FindModel, count: int
+) -> None:
+    """Their rows are those that they have alone."""
+    whole = model_file("moe", "int8")
+    path = damaged(whole, tmp_path, "token_embd.weight", 544 - 32, bad=16 * F16_NAN)
+    good = [[n + 16 + i for n in IDS[:8]] for i in range(2)]
+    with Run(path, blocks=4) as run:
+        tables = [BlockTable(run.pool, 1) for _ in range(3)]
+        ids = [good[0], IDS[:8], good[1]]
+        batch = Batch([Step(x, 0, t, count) for x, t in zip(ids, tables, strict=True)])
+        logits = run.transformer.forward(batch)
+        faults = run.transformer.find_faults(batch, logits)
+        alone = [run.transformer.forward(Batch([Step(x, 0, run.table, count)])) for x in good]
+    assert list(faults) == [1]
+    assert "the embeddings: expected finite weights in use" in str(faults[1])
+    for i, expected in zip((0, 2), alone, strict=True):
+        np.testing.assert_array_equal(logits[i * count : (i + 1) * count], expected)
