@@ -14,7 +14,7 @@ class Generations:
     """Iterate once, over (index, piece) of several texts as they come; `texts` are these.
 
     Of texts with the same prompt the first computes it, and the others begin when it is in the KV
-    cache: they share its full blocks. All are done when the iterator ends.
+    cache: they compute its last token only. All are done when the iterator ends.
     """
 
     def __init__(self, texts: Sequence[Generation]) -> None:

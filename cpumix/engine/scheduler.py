@@ -45,6 +45,7 @@ class Scheduler:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self._registered: dict[Job, int] = {}  # full blocks in the prefix cache
+        self._writing: set[Job] = set()  # those whose whole prompt is there
 
     def add(self, job: Job) -> None:
         """Let a job wait for its turn."""
@@ -92,21 +93,22 @@ class Scheduler:
             match = self.prefix.match(job.tokens, job.salt)
             shared = any(self._pool.holders(block) for block in match.held)
             # A block that two hold does not come back when the first one's window has passed it.
-            if not shared or self._config.sliding_window is None:
+            if shared and self._config.sliding_window is not None:
+                yield self.prefix.as_copies(match)
+            else:
                 yield match
                 yield self.prefix.without_part(match)
         yield Match([], 0)
 
     def _start(self, job: Job, match: Match, need: int) -> None:
-        if match.source >= 0:
-            self._pool.hold(match.source)  # so that it does not make room for its own copy
+        for block in match.copied:
+            self._pool.hold(block)  # so that it does not make room for its own copy
         job.table = BlockTable(self._pool, need, match.blocks)
-        job.computed = len(match.blocks) * KV_BLOCK
-        if match.source >= 0:
-            count = match.tokens - job.computed
-            job.table.prepare(job.computed, count)
-            self._pool.copy(match.source, job.table.blocks[len(match.blocks)], count)
-            self._pool.give_back(match.source)
+        for place, block in enumerate(match.copied, len(match.blocks)):
+            count = min(match.tokens - place * KV_BLOCK, KV_BLOCK)
+            job.table.prepare(place * KV_BLOCK, count)
+            self._pool.copy(block, job.table.blocks[place], count)
+            self._pool.give_back(block)
         job.computed = job.cached = match.tokens
         self.prefix.asked_tokens += len(job.tokens)
         self.prefix.hit_tokens += match.tokens
@@ -119,18 +121,23 @@ class Scheduler:
             job.computed = min(job.computed + rows, len(job.tokens))  # a draft's rows not counted
 
     def settle(self, job: Job) -> None:
-        """Offer the full blocks of a job to others; let it go if it has ended."""
-        computed = min(job.computed, len(job.tokens))
-        full = computed // KV_BLOCK
-        if job.ended and job in self.running:
-            if job.reuses:
-                ids = job.tokens[:computed]
-                self._register(job, ids)
-            job.table.close()
-            self.running.remove(job)
-            del self._registered[job]
-        elif full > self._registered.get(job, full) and job.reuses:
-            self._register(job, job.tokens[: full * KV_BLOCK])
+        """Offer what a job has computed to others; let it go if it has ended.
+
+        While it goes on, these are its full blocks, and all of its prompt when that is done.
+        """
+        if job not in self.running:
+            return
+        ids = job.tokens[: job.computed]
+        full = len(ids) // KV_BLOCK
+        begins = job.writing and job not in self._writing
+        if begins:
+            self._writing.add(job)
+        if job.reuses and (job.ended or begins):
+            self._register(job, ids)
+        elif job.reuses and full > self._registered[job]:
+            self._register(job, ids[: full * KV_BLOCK])
+        if job.ended:
+            self._leave(job)
 
     def _register(self, job: Job, ids: list[int]) -> None:
         first = max(self._registered[job], job.table.first_held)
@@ -140,11 +147,15 @@ class Scheduler:
     def drop(self, job: Job) -> None:
         """Forget a job that waits, or give back what it holds, its blocks not offered to others."""
         if job in self.running:
-            job.table.close()
-            self.running.remove(job)
-            del self._registered[job]
+            self._leave(job)
         elif job in self.waiting:
             self.waiting.remove(job)
+
+    def _leave(self, job: Job) -> None:
+        job.table.close()
+        self.running.remove(job)
+        del self._registered[job]
+        self._writing.discard(job)
 
     @property
     def jobs(self) -> list[Job]:

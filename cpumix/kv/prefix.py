@@ -31,8 +31,8 @@ class Match(NamedTuple):
     """Full blocks to share, by place; -1 where a window has passed and the block is gone."""
     tokens: int
     """How many tokens they hold, with those to be copied."""
-    source: int = -1
-    """The block to copy the rest from, or -1."""
+    copied: tuple[int, ...] = ()
+    """The blocks that go on from there, to be copied: the last one as far as `tokens` says."""
     revived: int = 0
     """How many of these blocks are cached: they can no longer make room for others."""
 
@@ -71,13 +71,19 @@ class PrefixCache:
         first = self._first_seen(count * KV_BLOCK)
         blocks = [-1] * first + [self._full[d] for d in digests[first + 1 : count + 1]]
         source, length = self._best_part(digests[count], tuple(ids[count * KV_BLOCK : -1]))
-        revived = sum(block in self._idle for block in (*blocks, source))
-        return Match(blocks, count * KV_BLOCK + length, source, revived)
+        copied = (source,) if length else ()
+        revived = sum(block in self._idle for block in (*blocks, *copied))
+        return Match(blocks, count * KV_BLOCK + length, copied, revived)
 
     def without_part(self, match: Match) -> Match:
         """Return a match of whole blocks only."""
         revived = sum(block in self._idle for block in match.blocks)
         return Match(match.blocks, KV_BLOCK * len(match.blocks), revived=revived)
+
+    def as_copies(self, match: Match) -> Match:
+        """Return a match that shares no block: all that the next token sees are copied."""
+        gone = match.blocks[: len(match.blocks) - len(match.held)]
+        return match._replace(blocks=gone, copied=(*match.held, *match.copied))
 
     def _longest(self, known: list[bool]) -> int:
         """Return the most blocks to share: all that the window behind them sees are known."""

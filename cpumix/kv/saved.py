@@ -46,7 +46,7 @@ def save(path: Path, pool: BlockPool, prefix: PrefixCache, ids: list[int], origi
     Raises ConfigError when the file cannot be written.
     """
     match = prefix.match([*ids, 0])
-    blocks = [*match.blocks, *([match.source] if match.source >= 0 else [])]
+    blocks = [*match.blocks, *match.copied]
     if not blocks or min(blocks) < 0:
         return 0
     data = pool.export(blocks)

@@ -12,7 +12,6 @@ from cpumix.api.errors import failure
 from cpumix.engine.events import Event, Failure, Finish, Token
 from cpumix.engine.sequence import Request, Text
 from cpumix.model import Model
-from cpumix.quant.kv import KV_BLOCK
 
 from .admission import Admission, Ticket
 from .metrics import Metrics
@@ -56,7 +55,7 @@ class Writing:
     async def events(self) -> AsyncIterator[tuple[int, Event | PromptProgress]]:
         """Yield (index, event) until all texts have ended. Raises ApiError if one cannot go on.
 
-        Texts with a long prompt in common begin when the first of them has taken it in.
+        Texts with one prompt begin when the first of them has taken it in.
         """
         later = self._begin()
         while self._left:
@@ -91,7 +90,7 @@ class Writing:
         later = []
         for index, choice in enumerate(self.choices):
             ids = tuple(choice.request.ids)
-            if ids in seen and len(ids) > KV_BLOCK:
+            if ids in seen:
                 later.append(index)
             else:
                 seen.add(ids)

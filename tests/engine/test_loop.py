@@ -125,6 +125,19 @@ def test_many_prompts_in_one_call(path, model):
             assert "".join(own) == found[i]
 
 
+def test_answers_to_one_prompt_share_it_to_the_token(path, model):
+    prompt = "one two three four five six seven " * 6
+    answers = model.generate_many([prompt] * 3, max_tokens=40, temperature=0.8, seed=5)
+    list(answers)
+    size = len(answers.texts[0].request.ids)
+    assert size > 128 and size % 64
+    assert [text.stats.cached_tokens for text in answers.texts] == [0, size - 1, size - 1]
+    for i, text in enumerate(answers.texts):
+        with cpumix.load(path, context=256) as single:
+            own = single.generate(prompt, max_tokens=40, temperature=0.8, seed=5 + i)
+            assert "".join(own) == text.text
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kv", ["f16", "int8"])
 def test_drafts_change_no_text(path, temperature, kv):

@@ -171,3 +171,20 @@ def test_room_is_reserved_before_a_text_begins():
     scheduler.drop(first)
     scheduler.plan()
     assert scheduler.running == [second]
+
+
+@pytest.mark.parametrize("window", [None, 30, 200])
+def test_another_answer_costs_the_last_token_of_the_prompt(window):
+    """Also while the first one is being written, and where no block can be shared."""
+    simulation = Simulation(0, window, blocks=60)
+    scheduler, prompt = simulation.scheduler, simulation.random.integers(0, 50, 333).tolist()
+    simulation.coming = []
+    first = Fake(1, prompt, [7] * 50, 0)
+    scheduler.add(first)
+    while not first.writing:
+        simulation.step(scheduler.plan())
+    for job in (others := [Fake(n, prompt, [n] * 50, 0) for n in (2, 3)]):
+        scheduler.add(job)
+    simulation.run()
+    assert [job.cached for job in others] == [332, 332]
+    assert (simulation.pool.held, simulation.pool.reserved) == (0, 0)

@@ -47,8 +47,8 @@ def test_what_is_saved_is_restored(tmp_path, kv):
     cache = PrefixCache(other)
     assert load(tmp_path / "state", other, cache, origin) == TEXT
     match = cache.match([*TEXT, 5])
-    assert (match.tokens, len(match.blocks), match.source) == (150, 2, 2)
-    blocks = [*match.blocks, match.source]
+    assert (match.tokens, len(match.blocks), match.copied) == (150, 2, (2,))
+    blocks = [*match.blocks, *match.copied]
     assert other.export(blocks) == pool.export([1, 2, 3])
     for layer in range(3):
         for a, b in zip(pool.layer(layer)[:2], other.layer(layer)[:2], strict=True):
