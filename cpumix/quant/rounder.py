@@ -49,6 +49,8 @@ class Rounder:
     """Codes (n, k), scales (n, k / B), row scales (n,) -> the tiles of these n rows."""
     block: int = BLOCK
     """B, which divides 32."""
+    scale_type: type[np.generic] = np.float16
+    """Of the scales as they are stored."""
     row_scales: Callable[[Floats], Floats] = no_row_scales
     """w (n, k) -> (n,): what is fixed for whole rows, before anything is rounded."""
     widen: Callable[[Scales, Floats], tuple[Floats, Bytes]] = one_table

@@ -52,6 +52,11 @@ class Codec(ABC):
     """Of a block."""
     encode: Any
     """Kernel (x, out) that encodes a transposed block, (32 columns, 16 rows) f32, as one tile."""
+    choose: Any = None
+    """Kernel (x, row_scales, out, factors, tables) that chooses the scales of a transposed block,
+    (B columns, 16 rows) f32, whose rows' scales are 16 f32: it writes them to out as they are
+    stored, and what they mean to factors (16 f32) and tables (16 i32), see `quant.rounder`. None if
+    the format has no rounder."""
 
     def table(self, b: Builder, address: Value) -> Value:
         """Emit the load of the code book at `address`; a format without one needs nothing."""

@@ -26,6 +26,9 @@ from ..simd.vectors import (
     read_as_f32,
     splat,
     splat_i32,
+    store_f16,
+    store_f32,
+    store_i32,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +71,20 @@ def scale_search(name: str, targets: NDArray[np.float32], nearest: Any) -> Any:
         return scale
 
     return search_scale
+
+
+def float16_scales(name: str, search: Any) -> Any:
+    """Make `Codec.choose` of a format whose scales are float16, from what gives a block's 16."""
+
+    @specialised(kernel, name)
+    def choose(
+        x: Address, row_scales: Address, out: Address, factors: Address, tables: Address
+    ) -> None:
+        store_f16(out, search(x))
+        store_f32(factors, load_f16(out))
+        store_i32(tables, splat_i32(0))
+
+    return choose
 
 
 @kernel

@@ -29,7 +29,7 @@ from ..simd.vectors import (
     store_i32,
 )
 from .codec import IntegerCodec, load_book, load_line
-from .encoding import inverse, scale_search
+from .encoding import float16_scales, inverse, scale_search
 
 SCALES = q4.CODE_BYTES  # where a tile's scales are
 nearest_value = staircase(f32x16, q4.MIDPOINTS.tolist(), [float(v) for v in q4.CODE_BOOK])
@@ -58,7 +58,7 @@ class Q4(IntegerCodec):
     """4-bit weights with a code book."""
 
     name, tile_bytes, lines, steps = "q4", q4.TILE_BYTES, 2, 4
-    encode = staticmethod(encode)
+    encode, choose = staticmethod(encode), float16_scales("q4", search_scale)
 
     def table(self, b: Builder, address: Value) -> Value:  # noqa: D102
         return load_book(b, address)

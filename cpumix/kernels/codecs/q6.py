@@ -37,7 +37,7 @@ from ..simd.vectors import (
     store_i32,
 )
 from .codec import IntegerCodec, load_line
-from .encoding import inverse, scale_search
+from .encoding import float16_scales, inverse, scale_search
 
 SCALES = q6.CODE_BYTES  # where a tile's scales are
 NIBBLE_LINES = 4
@@ -83,7 +83,7 @@ class Q6(IntegerCodec):
     """6-bit weights."""
 
     name, tile_bytes, lines, steps = "q6", q6.TILE_BYTES, 3, 4
-    encode = staticmethod(encode)
+    encode, choose = staticmethod(encode), float16_scales("q6", search_scale)
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102
         plane = load_line(b, tile, b.add(b.lshr(step, I64(1)), I64(NIBBLE_LINES)))

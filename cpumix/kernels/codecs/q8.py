@@ -34,7 +34,7 @@ from ..simd.vectors import (
     store_i32,
 )
 from .codec import IntegerCodec, load_line
-from .encoding import inverse, magnitudes
+from .encoding import float16_scales, inverse, magnitudes
 
 SCALES = q8.CODE_BYTES  # where a tile's scales are
 
@@ -50,9 +50,15 @@ def code(x: Lanes, factor: Lanes) -> Lanes:
 
 
 @kernel
+def find_scale(x: Address) -> Lanes:
+    """Return the scales of a transposed block, before they are rounded to float16."""
+    return mul(absolute(magnitudes(x)), splat(np.float32(1 / 127)))
+
+
+@kernel
 def encode(x: Address, out: Address) -> None:
     """Encode a transposed block, (32 columns, 16 rows) f32 at x, as one tile."""
-    store_f16(out + SCALES, mul(absolute(magnitudes(x)), splat(np.float32(1 / 127))))
+    store_f16(out + SCALES, find_scale(x))
     factor = inverse(out + SCALES)
     for g in range(8):
         word = splat_i32(0)
@@ -66,7 +72,7 @@ class Q8(IntegerCodec):
     """8-bit weights."""
 
     name, tile_bytes, lines, steps = "q8", q8.TILE_BYTES, 3, 8
-    encode = staticmethod(encode)
+    encode, choose = staticmethod(encode), float16_scales("q8", find_scale)
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102
         return (load_line(b, tile, step),)
