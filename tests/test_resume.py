@@ -126,7 +126,7 @@ def test_damage_to_what_was_done_is_noticed(source: Path, expected: bytes) -> No
     assert source.with_name("x.bin").read_bytes() == expected
 
 
-@pytest.mark.parametrize("journal", [b"", b"cpumix partial 1", b"\xff" * 400])
+@pytest.mark.parametrize("journal", [b"", b"cpumix partial 2", b"\xff" * 400])
 def test_journal_that_is_none(source: Path, expected: bytes, journal: bytes) -> None:
     interrupt(source, 0.6, resume=True)
     [path] = partials(source.parent)

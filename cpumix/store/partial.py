@@ -163,9 +163,21 @@ class PartialFile:
             self._start += whole
             self._tail += data[missing + whole :]
 
-    def note(self, data: bytes) -> None:
-        """Write bytes at the start of the file, whatever is being written elsewhere."""
-        self._put(0, memoryview(data))
+    def note(self, offset: int, data: bytes) -> None:
+        """Write bytes at once, whatever is being written elsewhere."""
+        self._put(offset, memoryview(data))
+
+    def read(self, offset: int, nbytes: int) -> bytearray:
+        """Return bytes that were written. Raises ConvertError when the disk refuses."""
+        self._flush()
+        found = bytearray()
+        try:
+            os.lseek(self._fd, offset, os.SEEK_SET)
+            while piece := os.read(self._fd, min(nbytes - len(found), _WRITE_BYTES)):
+                found += piece
+        except OSError as e:
+            raise self._explained(e) from e
+        return found
 
     def _flush(self) -> None:
         if self._tail:

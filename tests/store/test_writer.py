@@ -329,3 +329,61 @@ def test_large_pages_are_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
     inner = [(offset, n) for offset, n in places if n and offset not in (0, 16384)]
     assert all(offset % large == 0 for offset, _ in inner)
     assert all(n % large == 0 for offset, n in inner if offset + n < len(content))
+
+
+ORDER = ["matrix", "blk.0.expert.0", "norm"]
+
+
+def test_tensors_in_another_order_make_the_same_file(tmp_path: Path) -> None:
+    expected = write(tmp_path / TARGET).read_bytes()
+    with ModelWriter(tmp_path / "other", METADATA, ENTRIES, order=ORDER) as writer:
+        for i, name in enumerate(ORDER):
+            assert writer.done == i
+            half = len(DATA[name]) // 2
+            writer.write(name, DATA[name][:half])
+            writer.write(name, DATA[name][half:])
+            assert (writer.read(name) == DATA[name]).all()
+        writer.commit()
+    assert (tmp_path / "other").read_bytes() == expected
+
+
+def resumable(target: Path, results: dict[str, Any]) -> ModelWriter:
+    return ModelWriter(target, METADATA, ENTRIES, resume=True, order=ORDER, results=results)
+
+
+@pytest.mark.parametrize("damaged", [None, "tensor", "record"])
+def test_results_come_back_with_their_tensors(tmp_path: Path, damaged: str | None) -> None:
+    def zeros() -> dict[str, Any]:
+        return {"cpumix.a": np.zeros((3, 2), np.float32), "cpumix.b": np.zeros((3, 1), np.float32)}
+
+    results = zeros()
+    places = {entry.name: i for i, entry in enumerate(ENTRIES)}
+    with resumable(tmp_path / TARGET, results) as writer:
+        for i, name in enumerate(ORDER[:2]):
+            results["cpumix.a"][places[name]] = i + 1, i + 2
+            results["cpumix.b"][places[name]] = i + 3
+            writer.write(name, DATA[name])
+    [path] = tmp_path.iterdir()
+    if damaged:  # of the second tensor in the order, the third of the file
+        with open(path, "r+b") as file:
+            file.seek(16384 * 4 if damaged == "tensor" else 56 + 20 + 6)
+            file.write(b"\xff")
+    results = zeros()
+    with resumable(tmp_path / TARGET, results) as writer:
+        assert writer.done == (1 if damaged else 2)
+        assert results["cpumix.a"].tolist() == [[0, 0], [1, 2], [0, 0] if damaged else [2, 3]]
+        assert results["cpumix.b"].tolist() == [[0], [3], [0] if damaged else [4]]
+        for name in ORDER[writer.done :]:
+            results["cpumix.b"][places[name]] = 9
+            writer.write(name, DATA[name])
+        writer.commit()
+    with open(tmp_path / TARGET, "rb") as stream:
+        header = gguf.parse_header(stream, 16384 * 5, TARGET)
+    assert header.metadata["cpumix.b"].tolist() == [9, 3, 9 if damaged else 4]
+
+
+def test_another_order_is_another_conversion(tmp_path: Path) -> None:
+    with resumable(tmp_path / TARGET, {}) as writer:
+        writer.write("matrix", DATA["matrix"])
+    with ModelWriter(tmp_path / TARGET, METADATA, ENTRIES, resume=True) as writer:
+        assert writer.done == 0
