@@ -198,6 +198,13 @@ special = click.option(
     is_flag=True,
     help="As --raw, and read control tokens such as <s> and [INST] in the prompt as tokens.",
 )
+logprobs = click.option(
+    "--logprobs",
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Tell how likely each token was, and the N likeliest ones: on stderr after the text, or "
+    "in the file of --stats-json.",
+)
 stats = click.option("--stats", is_flag=True, help="Say on stderr how fast it was.")
 
 

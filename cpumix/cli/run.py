@@ -12,7 +12,7 @@ import click
 import cpumix
 from cpumix.errors import quoted
 
-from . import options, sampling
+from . import log_probabilities, options, sampling
 from .conversions import model_file
 from .progress import PromptStatus
 from .prompts import read_question
@@ -38,6 +38,7 @@ from .texts import note_first_run
 @options.special
 @options.draft
 @options.prompt_cache
+@options.logprobs
 @options.stats
 @options.stats_json
 @options.trace
@@ -122,9 +123,15 @@ def command(
                 click.echo("the text is not complete: give it more tokens with -n", err=True)
             if stats:
                 click.echo(generation.stats.summary(), err=True)
+            told, tokens = generation.log_probabilities, loaded.tokenizer
             if stats_json:
-                json.dump(generation.stats.to_dict(), stats_json)
+                numbers = generation.stats.to_dict()
+                if params["logprobs"] is not None:
+                    numbers["logprobs"] = log_probabilities.to_dicts(told, tokens)
+                json.dump(numbers, stats_json)
                 stats_json.write("\n")
+            else:
+                _say(log_probabilities.to_lines(told, tokens))
 
 
 def _say(notes: Iterable[str]) -> list[str]:

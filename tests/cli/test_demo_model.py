@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
+from stats_names import STATS_NAMES
 
 from cpumix.cli.main import main
-
-STATS = {
-    "prompt_tokens",
-    "prompt_seconds",
-    "generated_tokens",
-    "generate_seconds",
-    "time_to_first_token_seconds",
-    "cached_tokens",
-    "drafted_tokens",
-    "accepted_tokens",
-    "stop_reason",
-    "peak_rss_bytes",
-    "mapped_bytes",
-    "resident_bytes",
-    "threads",
-    "isa",
-    "experts",
-}
 
 
 def invoke(*arguments, **options):
@@ -70,12 +54,32 @@ def test_stats_have_the_promised_fields(tmp_path, demo_model):
     path = tmp_path / "stats.json"
     result = invoke("run", demo_model, "-p", "Now", "-n", 5, "--stats", "--stats-json", path)
     stats = json.loads(path.read_text())
-    assert set(stats) == STATS
+    assert list(stats) == STATS_NAMES
     assert stats["generated_tokens"] <= 5
     assert stats["mapped_bytes"] == demo_model.stat().st_size
     assert 0 < stats["resident_bytes"] <= stats["mapped_bytes"]
     assert "tok/s" in result.stderr
     assert "tok/s" not in result.stdout
+
+
+def test_log_probabilities_beside_the_text(tmp_path):
+    words = ["run", "-p", "Now the", "-n", 4, "--temperature", 0, "--logprobs", 2]
+    result = invoke(*words)
+    lines = result.stderr.splitlines()
+    assert len(lines) == 4
+    assert all(re.fullmatch(r' +-\d+\.\d{3} ".+"( +-\d+\.\d{3} ".+"){2}', line) for line in lines)
+    path = tmp_path / "stats.json"
+    again = invoke(*words, "--stats-json", path)
+    assert (again.stdout, again.stderr) == (result.stdout, "")
+    entries = json.loads(path.read_text())["logprobs"]
+    assert "".join(entry["token"] for entry in entries) == result.stdout.removesuffix("\n")
+    for line, entry in zip(lines, entries, strict=True):
+        top = entry.pop("top_logprobs")
+        assert top[0] == entry  # at temperature 0 the likeliest token is taken
+        assert bytes(entry["bytes"]).decode() == entry["token"]
+        assert 0 > entry["logprob"] > top[1]["logprob"]
+        assert line.startswith(f"{entry['logprob']:8.3f} {json.dumps(entry['token'])}")
+        assert len(top) == 2
 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
