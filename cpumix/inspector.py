@@ -24,6 +24,7 @@ MODEL_FILE = "model file"
 _GROUPS = {
     Role.EMBEDDING: "embedding",
     Role.OUTPUT: "output",
+    Role.SCORE: "score head",
     Role.ROUTER: "routers",
     **dict.fromkeys(NORMS, "norms"),
 }
@@ -163,7 +164,7 @@ def _group(
 ) -> dict[str, dict[str, Amount]]:
     """Add tensors up by what they are for and how they are stored."""
     inner = _inner(config)
-    names = (inner, "attention", "embedding", "output", "routers", "norms")
+    names = (inner, "attention", "embedding", "output", "score head", "routers", "norms")
     groups: Mapping[str, dict[str, Amount]] = {name: {} for name in names}
     for spec, kind, nbytes in tensors:
         group = inner if spec.expert is not None else _GROUPS.get(spec.role, "attention")

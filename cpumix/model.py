@@ -19,6 +19,7 @@ from cpumix.engine.engine import Engine
 from cpumix.engine.first_run import compile_apart
 from cpumix.engine.generation import Generation
 from cpumix.engine.generations import Generations
+from cpumix.engine.reader import Reader
 from cpumix.engine.requests import Requests
 from cpumix.errors import ConfigError
 from cpumix.experts import Budget, ExpertPager
@@ -36,8 +37,8 @@ Messages = Sequence[Mapping[str, Any]]
 DEMO_MODEL = Path(__file__).parent / "demo" / "seedling-int8.bin"
 
 
-class Model:
-    """A model file, mapped, with its tokenizer, and an engine that writes texts; a context manager.
+class Model(Reader):
+    """A model file, mapped, with its tokenizer, and an engine for texts; a context manager.
 
     Texts may be asked for from any number of threads and asyncio tasks. As many as `parallel` are
     written at once, each as if it were alone; others wait for their turn.
@@ -273,7 +274,7 @@ class Model:
 
     def _check_ids(self, ids: Sequence[int]) -> None:
         self._check_open()
-        self._requests.check_ids(ids)
+        self._requests.check(ids)
 
     def close(self) -> None:
         """End all texts and give the map back; closing twice does no harm."""
@@ -310,11 +311,10 @@ def load(
 ) -> Model:
     """Open a model file; without a path, the demo model that comes with cpumix.
 
-    `ram`: the memory that it may take, "16G" or bytes; 75 % of this machine's if not given.
-    `threads`: physical cores if not given. `context`: tokens of prompt and answer together; 4096 or
-    the model's maximum if not given. `kv`: how keys and values are kept, "f16", "int8"
-    (half of that), "f32", or "auto": float32 for bfloat16 weights, else float16. `parallel`: texts
-    that are written at once, each with a context of its own. Raises FormatError, ConfigError,
-    BudgetError, UnsupportedCpu.
+    `ram`: the memory that it may take, "16G" or bytes; else 75 % of this machine's. `threads`: else
+    physical cores. `context`: tokens of prompt and answer together; else 4096, or the model's
+    maximum. `kv`: how keys and values are kept, "f16", "int8" (half of that), "f32", or "auto":
+    float32 for bfloat16 weights, else float16. `parallel`: texts that are written at once, each
+    with a context of its own. Raises FormatError, ConfigError, BudgetError, UnsupportedCpu.
     """
     return Model(path, ram=ram, threads=threads, context=context, kv=kv, parallel=parallel)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from background import backgrounds, end
 from checkpoints import write_checkpoint
+from classifier_cases import MOODS
 from configs import config_json
 
 import cpumix
@@ -68,3 +69,12 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     write_checkpoint(folder := tmp_path_factory.mktemp("checkpoint"), config)
     return folder
+
+
+@pytest.fixture(scope="session")
+def classifier_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny classifier of three moods."""
+    folder = tmp_path_factory.mktemp("classifier")
+    write_checkpoint(folder / "checkpoint", MOODS, seed=1)
+    cpumix.convert(folder / "checkpoint", target := folder / "moods.bin", "int8")
+    return target

@@ -14,6 +14,7 @@ from cpumix.errors import ConfigError, quoted
 
 from .families import FAMILIES, Family
 from .huggingface_rope import ROPE, read_rope
+from .labels import read_labels
 from .values import flag, is_token_id, shown, whole
 
 # Our fields that a family need not have.
@@ -74,7 +75,7 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Raises ConfigError for an architecture or field that cpumix does not run.
     """
-    family = FAMILIES[_architecture(config, where)]
+    family, is_classifier = _family(config, where)
     config = {name: value for name, value in config.items() if name not in family.idle}
     for alias, name in family.aliases.items():
         if config.get(alias) is not None:
@@ -102,6 +103,8 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     made["eos_token_ids"] = made.pop("eos_token_id")
     if flag(made.pop("attention_bias", False), "attention_bias", where):
         made |= {"qkv_bias": True, "output_bias": True}
+    if is_classifier:
+        made |= {"tie_word_embeddings": False, **_classifier_fields(config, made, where)}
     return {"architecture": family.architecture, **made}
 
 
@@ -137,7 +140,20 @@ def _given(config: Mapping[str, Any], family: Family) -> dict[str, Any]:
     }
 
 
-def _architecture(config: Mapping[str, Any], where: str) -> str:
+def _classifier_fields(
+    config: Mapping[str, Any], made: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    """Return the fields that only a classifier has."""
+    pad = config.get("pad_token_id")
+    return {
+        "labels": read_labels(config, where),
+        "problem_type": config.get("problem_type"),
+        "pad_token_id": pad if is_token_id(pad, made["vocab_size"]) else None,
+    }
+
+
+def _family(config: Mapping[str, Any], where: str) -> tuple[Family, bool]:
+    """Return the family of a model, and whether the model is a classifier."""
     kind = config.get("model_type")
     named = config.get("architectures")
     if named is None and isinstance(kind, str):  # saved apart from a model
@@ -147,17 +163,20 @@ def _architecture(config: Mapping[str, Any], where: str) -> str:
             f"{where}: architectures: expected a list of one name, found {shown(named)}. "
             "Take the config.json of the checkpoint itself."
         )
-    if named[0] not in FAMILIES:
+    classifiers = {f.classifier: f for f in FAMILIES.values() if f.classifier is not None}
+    known = FAMILIES | classifiers
+    if named[0] not in known:
         raise ConfigError(
-            f"{where}: architectures: cpumix runs {', '.join(FAMILIES)}, found {quoted(named[0])}. "
+            f"{where}: architectures: cpumix runs {', '.join(FAMILIES)}, and the "
+            f"ForSequenceClassification of most, found {quoted(named[0])}. "
             "Convert a checkpoint of one of these."
         )
-    if kind is not None and kind != FAMILIES[named[0]].model_type:
+    if kind is not None and kind != known[named[0]].model_type:
         raise ConfigError(
             f"{where}: model_type: expected the one of {named[0]}, found {shown(kind)}. "
             "Take the config.json of the checkpoint itself."
         )
-    return named[0]
+    return known[named[0]], named[0] in classifiers
 
 
 def _check_other(name: str, value: Any, config: Mapping[str, Any], where: str) -> None:

@@ -12,11 +12,13 @@ from cpumix.errors import ConfigError, quoted
 from . import rope_scaling
 from .families import FAMILIES, Family
 from .huggingface import read_fields
+from .labels import PROBLEM_TYPES, check_labels
 from .rope_scaling import DynamicScaling, LinearScaling, RopeScaling, YarnScaling
 from .tensors import EXPERT_PARTS, Role, TensorSpec
 from .values import LARGEST, flag, positive, shown, token_id, token_ids, whole
 
 QK_NORMS = (None, "head", "row")
+_IDS = ("bos_token_id", "pad_token_id")
 _SINCE_0_2 = {"since": "0.2.0"}  # the version that first knew a field
 REQUIRES = "requires"  # a version of cpumix, in a config with fields that older ones do not know
 _MOST = {"num_hidden_layers": 1000, "num_local_experts": 1000}  # listing the tensors must end
@@ -55,6 +57,17 @@ class ModelConfig:
     """What of queries and keys is normed before rotation: each "head", or a token's whole "row"."""
     norm_topk_prob: bool = field(default=True, metadata=_SINCE_0_2)
     """Whether the weights of a token's experts sum up to one, or to their share of all experts'."""
+    labels: tuple[str, ...] = field(default=(), metadata=_SINCE_0_2)
+    """What a classifier tells texts apart by; none of a model that writes."""
+    problem_type: str | None = field(default=None, metadata=_SINCE_0_2)
+    """What a classifier was trained for, a name in `PROBLEM_TYPES`, if its checkpoint says so."""
+    pad_token_id: int | None = field(default=None, metadata=_SINCE_0_2)
+    """What a classifier passes over at the end of a text."""
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether the model has a score head, and none that writes."""
+        return bool(self.labels)
 
     @property
     def is_moe(self) -> bool:
@@ -122,7 +135,9 @@ class ModelConfig:
             if self.is_moe:
                 yield TensorSpec.of(Role.ROUTER, (self.num_local_experts, hidden), layer)
         yield TensorSpec.of(Role.OUTPUT_NORM, (hidden,))
-        if not self.tie_word_embeddings:
+        if self.is_classifier:
+            yield TensorSpec.of(Role.SCORE, (len(self.labels), hidden))
+        elif not self.tie_word_embeddings:
             yield TensorSpec.of(Role.OUTPUT, (self.vocab_size, hidden))
 
     def expert_tensors(self, layer: int, expert: int) -> Iterator[TensorSpec]:
@@ -200,7 +215,7 @@ class ModelConfig:
         for one in fields(cls):
             name, kind = one.name, str(one.type)
             value = made.get(name)
-            if name not in made or name == "bos_token_id" or (value is None and "None" in kind):
+            if name not in made or name in _IDS or (value is None and "None" in kind):
                 continue
             if kind.startswith("int"):
                 made[name] = whole(value, name, where, _MOST.get(name, LARGEST))
@@ -208,8 +223,10 @@ class ModelConfig:
                 made[name] = positive(value, name, where)
             elif kind == "bool":
                 flag(value, name, where)
-        if made["bos_token_id"] is not None:
-            token_id(made["bos_token_id"], "bos_token_id", where, made["vocab_size"])
+        for name in _IDS:
+            if made.get(name) is not None:
+                token_id(made[name], name, where, made["vocab_size"])
+        made["labels"] = check_labels(made.get("labels", ()), where)
         made["eos_token_ids"] = token_ids(
             made["eos_token_ids"], "eos_token_id", where, made["vocab_size"]
         )
@@ -230,6 +247,11 @@ class ModelConfig:
             raise ConfigError(
                 f'{where}: qk_norm: expected "head", "row" or null, found {shown(self.qk_norm)}. '
                 "Update cpumix, or convert the checkpoint again."
+            )
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ConfigError(
+                f"{where}: problem_type: expected one of {', '.join(PROBLEM_TYPES)}, "
+                f"found {shown(self.problem_type)}. Correct it in that file."
             )
         if self.num_experts_per_tok > self.num_local_experts:
             raise ConfigError(

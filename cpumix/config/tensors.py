@@ -29,6 +29,8 @@ class Role(Enum):
     ROUTER = "router.weight"
     OUTPUT_NORM = "output_norm.weight"
     OUTPUT = "output.weight"
+    SCORE = "score.weight"
+    """The head of a classifier."""
     W1 = "w1"
     W3 = "w3"
     W2 = "w2"

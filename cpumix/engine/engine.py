@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +20,7 @@ from cpumix.transformer.forward import PREFILL_CHUNK, Transformer
 
 from .job import Floats
 from .loop import EngineLoop
+from .reading import Pooling, Reading, unit_vector
 from .scheduler import Scheduler
 from .scoring import Scoring
 from .sequence import OnEvent, Request, Text
@@ -71,6 +72,23 @@ class Engine:
         if isinstance(result, BaseException):
             raise result
         return result
+
+    def read(
+        self,
+        ids: Sequence[int],
+        pooling: Pooling,
+        on_end: Callable[[Floats | BaseException], None],
+        salt: bytes = b"",
+    ) -> Reading:
+        """Begin to read a text; `on_end` gets what comes of it on the compute thread.
+
+        That is the logits (labels,) of a classifier, else a vector (hidden_size,) of length one.
+        """
+        finish = self.transformer.scores if pooling is Pooling.SCORE else unit_vector
+        reading = Reading(ids, pooling, finish, on_end, salt)
+        self.loop.call_soon(self.session.close)
+        self.loop.submit(reading)
+        return reading
 
     def restart(self) -> None:
         """Begin a sequence to `advance`."""

@@ -52,8 +52,8 @@ class Job(ABC):
         """Return its next `count` rows."""
 
     @abstractmethod
-    def take(self, logits: Floats) -> None:
-        """Take the logits that the last step asked for, one row each, and go on."""
+    def take(self, rows: Floats) -> None:
+        """Take what the last step asked for, logits or hidden states of a row each, and go on."""
 
     def on_layer(self, rows: int, done: int) -> None:  # noqa: B027
         """Hear that `rows` rows of a step under way are through `done` layers."""

@@ -165,21 +165,20 @@ class EngineLoop:
         with computing:
             batch = Batch([job.step(rows) for job, rows in shares])
             self._shares, self._rows = shares, len(batch)
-            logits = self._transformer.forward(batch, self._on_layer)
-            faults = self._transformer.find_faults(batch, logits)
+            rows = self._transformer.forward(batch, self._on_layer)
+            faults = self._transformer.find_faults(batch, rows)
         self._may_abandon = True
         self.steps += 1
         self._scheduler.done(shares)
-        jobs, first = [job for job, _ in shares], 0
-        for i, (job, count) in enumerate(zip(jobs, batch.logits_of_steps, strict=True)):
+        jobs = [job for job, _ in shares]
+        for i, (job, wanted) in enumerate(zip(jobs, rows, strict=True)):
             try:
                 if i in faults:
                     raise faults[i]
-                job.take(logits[first : first + count])
+                job.take(wanted)
             except Exception as error:  # one text's fault is not the others'
                 self._scheduler.drop(job)
                 job.fail(error)
-            first += count
         self._end(jobs)
         if self.on_step is not None:
             self.on_step(len(batch))

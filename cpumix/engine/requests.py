@@ -74,8 +74,21 @@ class Requests:
         self, ids: Sequence[int], params: SamplingParams, max_tokens: int, stop: Sequence[int]
     ) -> Request:
         """Return the request for tokens after `ids`, up to one of `stop`, without a text."""
-        self._check(ids, max_tokens)
+        self.check(ids, max_tokens)
         return Request(list(ids), max_tokens, Sampler(params), frozenset(stop))
+
+    def of_text(self, given: str | Sequence[int], *, classified: bool = False) -> list[int]:
+        """Return the tokens of a text that is read as a whole, which may be given by them.
+
+        A classifier passes over padding at the end. Raises ConfigError.
+        """
+        if not isinstance(given, str):
+            check_token_ids(given)
+        ids = self._tokenizer.encode(given) if isinstance(given, str) else list(given)
+        while classified and len(ids) > 1 and ids[-1] == self._config.pad_token_id:
+            ids.pop()
+        self.check_ids(ids)
+        return ids
 
     def _make(
         self,
@@ -85,7 +98,7 @@ class Requests:
         max_tokens: int | None,
         draft: bool,
     ) -> Request:
-        self._check(ids, 0 if max_tokens is None else max_tokens)
+        self.check(ids, 0 if max_tokens is None else max_tokens)
         room = self._context - len(ids) + 1
         most = room if max_tokens is None else max_tokens
         sampler = Sampler(
@@ -100,7 +113,25 @@ class Requests:
         # Without a limit the context is: one token more than it has room for is never drawn.
         return Request(ids, room + 1 if max_tokens is None else most, sampler, stop, stream, draft)
 
-    def _check(self, ids: Sequence[int], max_tokens: int) -> None:
+    def check_writes(self) -> None:
+        """Raise ConfigError for a model without a language head."""
+        if self._config.is_classifier:
+            raise ConfigError(
+                "model: expected a language head, which writes texts, found a classifier with a "
+                f"score head of {len(self._config.labels)} labels. Use cpumix classify."
+            )
+
+    def check_classifies(self) -> None:
+        """Raise ConfigError for a model without a score head."""
+        if not self._config.is_classifier:
+            raise ConfigError(
+                "model: expected a classifier, with a score head, found a "
+                f"{self._config.architecture} with a language head. Use cpumix run."
+            )
+
+    def check(self, ids: Sequence[int], max_tokens: int = 0) -> None:
+        """Raise ConfigError for a prompt that cannot be gone on with, or not so far."""
+        self.check_writes()
         self.check_ids(ids)
         whole_number("max_tokens", max_tokens, 0)
 

@@ -46,9 +46,9 @@ class Scoring(Job):
         ids = self.tokens[self.computed : self.computed + count]
         return Step(ids, self.computed, self.table, count)
 
-    def take(self, logits: Floats) -> None:  # noqa: D102
-        self._logits[self._done : self._done + len(logits)] = logits
-        self._done += len(logits)
+    def take(self, rows: Floats) -> None:  # noqa: D102
+        self._logits[self._done : self._done + len(rows)] = rows
+        self._done += len(rows)
 
     def finish(self, reason: str) -> None:  # noqa: D102
         self._ended = True

@@ -86,15 +86,15 @@ class Text(Job):
             tokens = self.computed + done * rows // self._layers
             self.request.progress(tokens, len(self.request.ids))
 
-    def take(self, logits: Floats) -> None:
+    def take(self, rows: Floats) -> None:
         """Draw a token from each row, as long as the draft was right about those before it."""
-        if not len(logits):
+        if not len(rows):
             return
         if not self.writing:
             self.stats.prompt_seconds = time.perf_counter() - self._began
             self.stats.cached_tokens = self.cached
         accepted = 0
-        for i, row in enumerate(logits):
+        for i, row in enumerate(rows):
             token = self.request.sampler(row)
             self._put(token)
             if self.ended or i == len(self._proposed) or token != self._proposed[i]:

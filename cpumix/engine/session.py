@@ -39,11 +39,11 @@ class Session:
             self.begin()
         assert self._table is not None
         batch = Batch([Step(ids, self.position, self._table, num_logits)])
-        logits = self._transformer.forward(batch)
-        for error in self._transformer.find_faults(batch, logits).values():
+        rows = self._transformer.forward(batch)
+        for error in self._transformer.find_faults(batch, rows).values():
             raise error
         self.position += len(ids)
-        return logits
+        return rows[0]
 
     def close(self) -> None:
         """Give the room back."""

@@ -58,7 +58,8 @@ def buffer_bytes(config: ModelConfig, context: int) -> int:
     """Return what a prefill batch touches of the model's buffers (see `model.Buffers`).
 
     Rows of activations are float32, and those that quantized weights read are 8-bit codes too, with
-    a header of 16 bytes for each 32 of them. Routers are copied, widened to 16 experts.
+    a header of 16 bytes for each 32 of them. Routers are copied, widened to 16 experts, and so is
+    the head of a classifier.
     """
     hidden, inner = stride(config.hidden_size), stride(config.intermediate_size)
     q, kv, active = stride(config.q_size), stride(config.kv_size), config.num_experts_per_tok
@@ -69,7 +70,8 @@ def buffer_bytes(config: ModelConfig, context: int) -> int:
     if config.is_moe:
         columns = align(config.num_local_experts, 16)
         routers = config.num_hidden_layers * config.hidden_size * columns * 4
-    return rows + routers + 4 * config.vocab_size
+    head = len(config.labels) * config.hidden_size if config.is_classifier else config.vocab_size
+    return rows + routers + 4 * head
 
 
 def program_bytes(config: ModelConfig) -> int:

@@ -2,7 +2,7 @@
 
 Experts are 96.6 % of Mixtral 8x7B and bear 4 bits well; attention, embeddings and the head do not,
 and cost little, so int4 keeps them at 8 bits. Norms and routers always stay float32: a wrong expert
-is worse than a noisy one.
+is worse than a noisy one. So does the head of a classifier, which is small.
 
 Between int4 and int8 lie the mixes: "mix-15" is int4 with the experts of 15 layers at 8 bits, those
 layers where that helps most (see `sensitivity`). So memory can be filled to the last layer.
@@ -23,7 +23,7 @@ from cpumix.errors import ConfigError
 from . import FLOAT32
 from .sensitivity import most_sensitive
 
-UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER)
+UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER, Role.SCORE)
 INT8_EXPERTS = "q8"  # the format of the experts in the int8 layers of a mix
 
 _MIX = re.compile(r"mix-([1-9][0-9]{0,3})")

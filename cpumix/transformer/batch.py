@@ -26,6 +26,8 @@ class Step(NamedTuple):
     table: BlockTable
     num_logits: int = 1
     """How many of the tokens, the last ones, want logits."""
+    hidden: bool = False
+    """Whether they want what the last norm makes of them instead."""
 
 
 class Span(NamedTuple):
@@ -45,10 +47,18 @@ class Batch:
             step.table.prepare(step.position, len(step.ids))
         self.steps = steps
         self.num_logits = sum(step.num_logits for step in steps)
-        """Their rows are the last ones, in the order of the steps."""
-        self.logits_of_steps = [step.num_logits for step in steps]
+        """Their rows are the last ones, those that want hidden states behind the others."""
+        self.num_hidden = sum(step.num_logits for step in steps if step.hidden)
+        order = sorted(range(len(steps)), key=lambda i: steps[i].hidden)
+        ends = np.cumsum([steps[i].num_logits for i in order]).tolist()
+        self.wanted_of_steps = [
+            slice(end - steps[i].num_logits, end)
+            for i, end in sorted(zip(order, ends, strict=True))
+        ]
+        """Of the rows that are wanted, those of each step."""
         silent = [Span(i, 0, len(s.ids) - s.num_logits) for i, s in enumerate(steps)]
-        wanted = [Span(i, len(s.ids) - s.num_logits, s.num_logits) for i, s in enumerate(steps)]
+        ranked = [(i, steps[i]) for i in order]
+        wanted = [Span(i, len(s.ids) - s.num_logits, s.num_logits) for i, s in ranked]
         self._spans = [span for span in (*silent, *wanted) if span.tokens]
         self.ids = np.concatenate(
             [np.asarray(s.ids, np.int64)[a : a + n] for s, a, n in self._of()]

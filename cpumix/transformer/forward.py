@@ -1,7 +1,7 @@
 """The forward pass of a Mixtral (or, with one expert and no router, of a Mistral or Llama).
 
-Letters: T tokens of a batch, R of them to the end of a layer, D hidden size, V vocabulary. What a
-row comes out as does not depend on the batch it came in with.
+Letters: T tokens of a batch, R of them to the end of a layer, D hidden size, V vocabulary, L labels
+of a classifier. What a row comes out as does not depend on the batch it came in with.
 """
 
 from __future__ import annotations
@@ -58,27 +58,25 @@ class Transformer:
         self._prefetch = Prefetch(self.config, backend, pager)
         self._second_look = SecondLook(file, b, pool)
 
-    def forward(self, batch: Batch, on_layer: OnLayer | None = None) -> Floats:
-        """Run a batch; return the logits (N, V) of the tokens that want some, in their order.
+    def forward(self, batch: Batch, on_layer: OnLayer | None = None) -> list[Floats]:
+        """Run a batch; return what each step wants: logits (N, V), or hidden states (N, D).
 
         `on_layer` gets the number of layers done, after each. Raises FormatError when the file
-        cannot be read any more. Logits may be NaN or infinite: see `find_faults`.
+        cannot be read any more. What comes may be NaN or infinite: see `find_faults`.
         """
         h = self._pass(batch, self._stream, on_layer)
-        out = self._logits(h, batch.num_logits)
+        logits = self._logits(h, batch.num_logits - batch.num_hidden)
+        hidden = h.values[: batch.num_logits, : self.config.hidden_size]
         self._pager.check()
-        return out
+        pairs = zip(batch.steps, batch.wanted_of_steps, strict=True)
+        return [hidden[rows].copy() if step.hidden else logits[rows] for step, rows in pairs]
 
-    def find_faults(self, batch: Batch, logits: Floats) -> dict[int, CpumixError]:
-        """Return why logits of a batch are NaN or infinite, by the step that they are of.
+    def find_faults(self, batch: Batch, rows: list[Floats]) -> dict[int, CpumixError]:
+        """Return why what `forward` has returned is NaN or infinite, by the step that it is of.
 
         What one step meets does no other one harm. Whether all are finite takes no time to see; the
         reason is found by running the step once more, which gives the same numbers.
         """
-        if is_finite(logits):
-            return {}
-        ends = np.cumsum(batch.logits_of_steps)
-        rows = [logits[end - n : end] for end, n in zip(ends, batch.logits_of_steps, strict=True)]
         return {
             i: self._explain(step)
             for i, (step, own) in enumerate(zip(batch.steps, rows, strict=True))
@@ -122,6 +120,19 @@ class Transformer:
         out = np.empty((count, 16 * weight.tiles.shape[0]), np.float32)
         self._backend.multiply(MatmulGroup([Matmul(weight, h, 0, count, out)]))
         return out[:, : self.config.vocab_size]
+
+    def scores(self, hidden: Floats) -> Floats:
+        """Return a classifier's logits (L,) of a text by its last token's hidden state (D,).
+
+        Sums are of float64, label by label. Raises FormatError when they are not finite.
+        """
+        out = np.empty(len(self._weights.score), np.float32)
+        for i, weight in enumerate(self._weights.score):
+            out[i] = np.multiply(weight, hidden, dtype=np.float64).sum()
+        self._pager.check()
+        if not is_finite(out):
+            raise self._second_look.explain_logits()
+        return out
 
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""

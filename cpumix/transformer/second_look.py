@@ -92,8 +92,9 @@ class SecondLook:
 
     def explain_logits(self) -> CpumixError:
         """Return the error for logits that are not finite, though what they are made of is."""
-        tied = self._file.config.tie_word_embeddings
-        return self._weights("the head", [tensor_name(Role.EMBEDDING if tied else Role.OUTPUT)])
+        config = self._file.config
+        head = Role.EMBEDDING if config.tie_word_embeddings else Role.OUTPUT
+        return self._weights("the head", [tensor_name(Role.SCORE if config.labels else head)])
 
     def _cache_overflow(self, layer: int, batch: Batch) -> CpumixError | None:
         """Return the error that keys or values exceed what the KV cache holds, if they do.

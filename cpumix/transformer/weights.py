@@ -45,13 +45,22 @@ class Weights:
     def __init__(self, file: ModelFile) -> None:
         self._file, self._config = file, file.config
         self.embedding = self._matrix(Role.EMBEDDING)  # (V, D)
-        tied = self._config.tie_word_embeddings
-        self.output = self.embedding if tied else self._matrix(Role.OUTPUT)  # (V, D)
 
     @cached_property
     def layers(self) -> list[LayerWeights]:
         """All layers, first to last."""
         return [self._layer(i) for i in range(self._config.num_hidden_layers)]
+
+    @cached_property
+    def output(self) -> TiledMatrix:
+        """The language head (V, D), which a classifier does not have."""
+        return self.embedding if self._config.tie_word_embeddings else self._matrix(Role.OUTPUT)
+
+    @cached_property
+    def score(self) -> Floats:
+        """The head of a classifier (L, D)."""
+        data = self._file.data(tensor_name(Role.SCORE)).view(np.float32)
+        return data.reshape(len(self._config.labels), -1).copy()
 
     @cached_property
     def output_norm(self) -> Floats:

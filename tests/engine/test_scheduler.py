@@ -103,7 +103,8 @@ class Simulation:
             self.check(job, job.computed + count)
         self.clock += rows
         self.scheduler.done(shares)
-        for (job, _), logits in zip(shares, batch.logits_of_steps, strict=True):
+        counts = [step.num_logits for step in batch.steps]
+        for (job, _), logits in zip(shares, counts, strict=True):
             if logits:
                 job.waits.append(self.clock - job.last)
                 job.last = self.clock

@@ -69,7 +69,9 @@ def shapes(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
             result[block + f"expert.{e}.w3"] = (inner, hidden)
             result[block + f"expert.{e}.w2"] = (hidden, inner)
     result["output_norm.weight"] = (hidden,)
-    if not config.get("tie_word_embeddings"):
+    if "id2label" in config:
+        result["score.weight"] = (len(config["id2label"]), hidden)
+    elif not config.get("tie_word_embeddings"):
         result["output.weight"] = (vocab, hidden)
     return result
 
@@ -124,7 +126,8 @@ def huggingface_names(
         prefix = f"model.layers.{parts[1]}."
         if parts[0] != "blk":
             top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
-            result[top.get(parts[0], "lm_head") + ".weight"] = value
+            top |= {"output": "lm_head"}
+            result[top.get(parts[0], parts[0]) + ".weight"] = value
         elif parts[2] == "router":
             room = "mlp" if fused or not is_mixtral else "block_sparse_moe"
             result[f"{prefix}{room}.gate.weight"] = value

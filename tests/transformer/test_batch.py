@@ -37,6 +37,19 @@ def test_rows_whose_logits_are_wanted_come_last():
     assert batch.place(is_last_layer=True).items.tolist() == [[0, 12, 1, 0], [1, 60, 1, 1]]
 
 
+def test_rows_that_want_hidden_states_come_after_those_that_want_logits():
+    pool = BlockPool(config(**SHAPE), 3, "f16")
+    steps = [
+        Step([1, 2, 3], 0, BlockTable(pool, 1), 2, hidden=True),
+        Step([4], 0, BlockTable(pool, 1), 1),
+        Step([5, 6], 0, BlockTable(pool, 1), 1, hidden=True),
+    ]
+    batch = Batch(steps)
+    assert batch.ids.tolist() == [1, 5, 4, 2, 3, 6]
+    assert (batch.num_logits, batch.num_hidden) == (4, 3)
+    assert batch.wanted_of_steps == [slice(1, 3), slice(0, 1), slice(3, 4)]
+
+
 def test_long_spans_are_cut():
     pool = BlockPool(config(**SHAPE), 1, "f16")
     batch = Batch([Step(range(20), 0, BlockTable(pool, 1), 1)])
@@ -67,16 +80,14 @@ class Sequences:
             if count:
                 ids = self.texts[i][self.done[i] : self.done[i] + count]
                 steps.append(Step(ids, self.done[i], self.tables[i], logits))
-                who.append((i, logits))
+                who.append(i)
                 self.done[i] += count
         batch = Batch(steps)
         transformer = self.model._engine.transformer
         rows = transformer.forward(batch)
-        assert len(rows) == batch.num_logits and not transformer.find_faults(batch, rows)
-        first = 0
-        for i, logits in who:
-            self.found[i] += [(self.done[i], rows[first : first + logits])] if logits else []
-            first += logits
+        assert sum(map(len, rows)) == batch.num_logits and not transformer.find_faults(batch, rows)
+        for i, found in zip(who, rows, strict=True):
+            self.found[i] += [(self.done[i], found)] if len(found) else []
 
 
 @pytest.mark.parametrize("kv", ["f16", "int8", "f32"])

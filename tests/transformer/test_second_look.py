@@ -47,10 +47,10 @@ class Run:
         """Take in more tokens; return the last one's logits."""
         batch = Batch([Step(ids, self.position, self.table)])
         self.position += len(ids)
-        logits = self.transformer.forward(batch)
-        for error in self.transformer.find_faults(batch, logits).values():
+        rows = self.transformer.forward(batch)
+        for error in self.transformer.find_faults(batch, rows).values():
             raise error
-        return logits
+        return rows[0]
 
 
 def damaged(path: Path, folder: Path, name: str, *places: int, bad: bytes) -> Path:
@@ -210,10 +210,10 @@ def test_what_one_sequence_meets_does_no_other_one_harm(
         tables = [BlockTable(run.pool, 1) for _ in range(3)]
         ids = [good[0], IDS[:8], good[1]]
         batch = Batch([Step(x, 0, t, count) for x, t in zip(ids, tables, strict=True)])
-        logits = run.transformer.forward(batch)
-        faults = run.transformer.find_faults(batch, logits)
-        alone = [run.transformer.forward(Batch([Step(x, 0, run.table, count)])) for x in good]
+        rows = run.transformer.forward(batch)
+        faults = run.transformer.find_faults(batch, rows)
+        alone = [run.transformer.forward(Batch([Step(x, 0, run.table, count)]))[0] for x in good]
     assert list(faults) == [1]
     assert "the embeddings: expected finite weights in use" in str(faults[1])
     for i, expected in zip((0, 2), alone, strict=True):
-        np.testing.assert_array_equal(logits[i * count : (i + 1) * count], expected)
+        np.testing.assert_array_equal(rows[i], expected)

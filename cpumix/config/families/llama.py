@@ -38,6 +38,7 @@ ATTENTION_NAMES = {
     Role.FFN_NORM: "model.layers.{layer}.post_attention_layernorm.weight",
     Role.OUTPUT_NORM: "model.norm.weight",
     Role.OUTPUT: "lm_head.weight",
+    Role.SCORE: "score.weight",
 }
 DENSE_NAMES = TensorNames(
     ATTENTION_NAMES
@@ -74,5 +75,10 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 LLAMA = Family(
-    "LlamaForCausalLM", "llama", FIELDS | {"attention_bias": False}, (DENSE_NAMES,), MODELS
+    "LlamaForCausalLM",
+    "llama",
+    FIELDS | {"attention_bias": False},
+    (DENSE_NAMES,),
+    MODELS,
+    classifier="LlamaForSequenceClassification",
 )

@@ -36,4 +36,11 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }
 
-MISTRAL = Family("MistralForCausalLM", "mistral", FIELDS, (llama.DENSE_NAMES,), MODELS)
+MISTRAL = Family(
+    "MistralForCausalLM",
+    "mistral",
+    FIELDS,
+    (llama.DENSE_NAMES,),
+    MODELS,
+    classifier="MistralForSequenceClassification",
+)

@@ -80,4 +80,5 @@ MIXTRAL = Family(
     (PER_EXPERT, FUSED, DEFUSED, SWITCH),
     MODELS,
     aliases={"num_experts": "num_local_experts"},
+    classifier="MixtralForSequenceClassification",
 )

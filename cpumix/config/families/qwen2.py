@@ -36,5 +36,6 @@ QWEN2 = Family(
     MODELS,
     idle=frozenset({"sliding_window"}),  # it is one only with use_sliding_window
     traits={"qkv_bias": True},
+    classifier="Qwen2ForSequenceClassification",
     gguf="qwen2",
 )

@@ -45,6 +45,7 @@ QWEN3 = Family(
     MODELS,
     idle=frozenset({"sliding_window"}),
     traits={"qk_norm": "head"},
+    classifier="Qwen3ForSequenceClassification",
     gguf="qwen3",
 )
 QWEN3_MOE = Family(
@@ -57,5 +58,6 @@ QWEN3_MOE = Family(
     # intermediate_size is that of layers without experts, which cpumix does not run.
     idle=frozenset({"sliding_window", "intermediate_size"}),
     traits={"qk_norm": "head"},
+    classifier="Qwen3MoeForSequenceClassification",
     gguf="qwen3moe",
 )

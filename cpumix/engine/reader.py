@@ -1,0 +1,96 @@
+"""Texts that are read as a whole: their vectors, and their labels."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import ModelConfig
+from cpumix.errors import ConfigError, quoted
+
+from .classification import Classification, classification
+from .engine import Engine
+from .job import Floats
+from .reading import Pooling
+from .requests import Requests
+
+POOLINGS = (Pooling.MEAN.value, Pooling.LAST.value)
+Texts = Iterable[str | Sequence[int]]
+Progress = Callable[[int, int], None]
+
+
+def find_pooling(name: str) -> Pooling:
+    """Return the pooling of embeddings by its name. Raises ConfigError for one that is none."""
+    if name not in POOLINGS:
+        raise ConfigError(
+            f"pooling: expected one of {', '.join(POOLINGS)}, found {quoted(name)}. Name one."
+        )
+    return Pooling(name)
+
+
+class Reader:
+    """What `Model` does with texts that it does not go on with."""
+
+    config: ModelConfig
+    _engine: Engine
+    _requests: Requests
+
+    def embed(
+        self, texts: Texts, *, pooling: str = "mean", progress: Progress | None = None
+    ) -> NDArray[np.float32]:
+        """Return a vector of length one for each text, (texts, hidden_size).
+
+        It is pooled from the hidden states after the last norm: the "mean" of those of all tokens,
+        BOS included, or the "last" one's. A text may be given by its tokens. Its vector does not
+        depend on the other texts. `progress` gets the texts done, and how many there are. Raises
+        ConfigError for a text that is no text, or does not fit into the context.
+        """
+        kind = find_pooling(pooling)
+        made = self._read(self._tokens(texts), kind, progress)
+        return np.stack(made) if made else np.empty((0, self.config.hidden_size), np.float32)
+
+    def classify(self, texts: Texts, *, progress: Progress | None = None) -> list[Classification]:
+        """Return labels and probabilities of each text; see `embed`.
+
+        Raises ConfigError for a model that is no classifier, too.
+        """
+        self._requests.check_classifies()
+        prompts = self._tokens(texts, classified=True)
+        made = self._read(prompts, Pooling.SCORE, progress)
+        return [
+            classification(self.config, logits, len(ids))
+            for logits, ids in zip(made, prompts, strict=True)
+        ]
+
+    def _tokens(self, texts: Texts, *, classified: bool = False) -> list[list[int]]:
+        if isinstance(texts, str):
+            raise ConfigError("texts: expected a list, found a single text. Put it in a list.")
+        return [self._requests.of_text(one, classified=classified) for one in texts]
+
+    def _read(
+        self, prompts: Sequence[Sequence[int]], pooling: Pooling, progress: Progress | None
+    ) -> list[Floats]:
+        """Read texts side by side; return what comes of each."""
+        ends: queue.SimpleQueue[tuple[int, Floats | BaseException]] = queue.SimpleQueue()
+
+        def teller(index: int) -> Callable[[Floats | BaseException], None]:
+            return lambda found: ends.put((index, found))
+
+        jobs = [self._engine.read(ids, pooling, teller(i)) for i, ids in enumerate(prompts)]
+        made: dict[int, Floats] = {}
+        try:
+            while len(made) < len(jobs):
+                index, found = ends.get()
+                if isinstance(found, BaseException):
+                    raise found
+                made[index] = found
+                if progress is not None:
+                    progress(len(made), len(jobs))
+        finally:
+            for index, job in enumerate(jobs):
+                if index not in made:
+                    self._engine.loop.cancel(job)
+        return [made[index] for index in range(len(jobs))]
