@@ -21,6 +21,7 @@ from .wire import read_body, warnings
 from .writing import PromptProgress, Writing
 
 Asked = Chat | Completion
+SHOWN_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repeat_penalty")
 
 
 def routes(service: Service) -> list[Route]:
@@ -57,6 +58,7 @@ def about(service: Service) -> dict[str, Any]:
         "owned_by": "cpumix",
         "max_model_len": service.model.context,
         "chat": service.has_chat_template,
+        "sampling": {name: getattr(service.defaults, name) for name in SHOWN_DEFAULTS},
     }
 
 

@@ -1,234 +1,294 @@
-// The chat page: one conversation, kept in this browser. Model output becomes HTML only through
-// markdown-it (which passes no HTML on) and DOMPurify.
+// The chat page: conversations with the model of this server, kept in this browser.
 
-const at = (id) => document.getElementById(id);
-const store = window.localStorage;
-const SETTINGS = ["system", "temperature", "tokens", "top_p", "penalty"];
-const markdown = () => window.markdownit({ html: false, linkify: false, breaks: true });
-let messages = read("messages", []);
-let model = { chat: true };
-let running = null; // the AbortController of the answer that is being written
+import * as conversation from "./conversation.js";
+import { at, make, say, sends, size } from "./elements.js";
+import { Log } from "./log.js";
+import * as server from "./server.js";
+import * as settings from "./settings.js";
+import { Sidebar } from "./sidebar.js";
+import * as store from "./store.js";
+import { Writer } from "./writer.js";
 
-function read(name, otherwise) {
-  try {
-    return JSON.parse(store.getItem(`cpumix.${name}`)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
+const IDEAS = [
+  "Explain how a mixture of experts works, in simple words.",
+  "Write a short poem about a quiet computer.",
+  "What should I look at on a first visit to Rome?",
+  "Show how to read a file line by line in Python.",
+];
+const BEGINNINGS = [
+  "And they returned to the city",
+  "Once upon a time there was a king",
+  "A wise man once told his son that",
+  "The old house by the sea",
+];
 
-function keep(name, value) {
-  store.setItem(`cpumix.${name}`, JSON.stringify(value));
-}
-
-function headers() {
-  const key = at("key").value;
-  return { "content-type": "application/json", ...(key && { authorization: `Bearer ${key}` }) };
-}
-
-function show() {
-  at("log").replaceChildren(...messages.map(articleOf));
-  at("log").scrollTop = at("log").scrollHeight;
-}
-
-function articleOf(message, index) {
-  const article = document.createElement("article");
-  article.className = message.role + (model.chat ? "" : " plain");
-  const name = document.createElement("h2");
-  name.textContent = message.role === "user" ? "You" : "Model";
-  const text = document.createElement("div");
-  text.className = "text";
-  fill(text, message);
-  const tools = document.createElement("div");
-  tools.className = "tools";
-  const add = (label, act) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = label;
-    button.onclick = act;
-    tools.append(button);
-  };
-  add("Copy", () => navigator.clipboard.writeText(message.content));
-  if (message.role === "user") add("Edit", () => edit(index));
-  else add("Again", () => answer(index));
-  article.append(name, text, tools);
-  return article;
-}
-
-function fill(element, message) {
-  if (message.role === "user" || !model.chat) element.textContent = message.content;
-  else element.innerHTML = window.DOMPurify.sanitize(markdown().render(message.content));
-}
-
-function edit(index) {
-  if (running || index < 0) return;
-  at("box").value = messages[index].content;
-  messages = messages.slice(0, index);
-  keep("messages", messages);
-  show();
-  at("box").focus();
-}
-
-function body(history) {
-  const system = at("system").value.trim();
-  const options = {
-    temperature: Number(at("temperature").value),
-    max_tokens: Number(at("tokens").value),
-    top_p: Number(at("top_p").value),
-    repetition_penalty: Number(at("penalty").value),
-    stream: true,
-    stream_options: { include_usage: true },
-  };
-  if (!model.chat) return { ...options, prompt: history.map((m) => m.content).join("") };
-  const before = system ? [{ role: "system", content: system }] : [];
-  return { ...options, messages: [...before, ...history] };
-}
-
-async function answer(index) {
-  if (running) return;
-  messages = messages.slice(0, index);
-  const said = { role: "assistant", content: "" };
-  const history = [...messages];
-  messages.push(said);
-  show();
-  const text = at("log").lastElementChild.querySelector(".text");
-  begin();
-  let numbers = "";
-  try {
-    const path = model.chat ? "v1/chat/completions" : "v1/completions";
-    const response = await fetch(path, {
-      method: "POST", headers: headers(), body: JSON.stringify(body(history)), signal: running.signal,
+class Chat {
+  constructor() {
+    this.model = null;
+    this.conversations = [];
+    this.current = conversation.create();
+    this.writers = new Map(); // of conversations that are being answered, by id
+    this.log = new Log({
+      edit: (place, text) => this.edit(place, text),
+      answer: (place) => this.answer(place),
+      again: (place) => this.answer(this.current.messages[place].parent),
+      goOn: (place) => this.write(place),
+      choose: (place) => {
+        conversation.choose(this.current, place);
+        this.keep(this.current);
+        this.show();
+      },
     });
-    if (!response.ok) throw new Error((await response.json()).error.message);
-    for await (const line of lines(response.body)) {
-      if (line.startsWith(": prompt ")) at("status").textContent = `Reading ${line.slice(2)}`;
-      if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
-      const chunk = JSON.parse(line.slice(6));
-      if (chunk.error) throw new Error(chunk.error.message);
-      if (chunk.timings) numbers = told(chunk);
-      const choice = chunk.choices[0];
-      said.content += choice?.delta?.content ?? choice?.text ?? "";
-      const low = at("log").scrollHeight - at("log").scrollTop - at("log").clientHeight < 60;
-      fill(text, said);
-      if (low) at("log").scrollTop = at("log").scrollHeight;
+    this.sidebar = new Sidebar(this);
+  }
+
+  isWriting(one) {
+    return this.writers.has(one.id);
+  }
+
+  get plain() {
+    return this.model ? !this.model.chat : false;
+  }
+
+  async greet() {
+    try {
+      this.model = await server.model();
+    } catch (error) {
+      if (error.status === 401) this.askKey();
+      else this.fail(error.message, () => this.greet());
+      return;
     }
-    end(`Done. ${numbers}`);
-  } catch (error) {
-    const stopped = error.name === "AbortError";
-    if (!said.content) messages.pop();
-    if (!stopped) at("error").textContent = error.message || "The server does not answer.";
-    end(stopped ? "Stopped." : "");
+    this.calm();
+    settings.setDefaults(this.model);
+    at("model").textContent = this.model.id;
+    at("model").title = `Context of ${this.model.max_model_len} tokens`;
+    const [question, about, ideas] = this.plain
+      ? ["Begin a text, and the model goes on", "It was not trained to answer. ", BEGINNINGS]
+      : ["What would you like to know?", "", IDEAS];
+    at("greeting").textContent = question;
+    at("about").textContent = `${about}${this.model.id} runs on this server alone; nothing you write goes elsewhere.`;
+    at("system").parentElement.hidden = this.plain; // there is nobody to tell
+    at("box").placeholder = this.plain ? "Begin a text" : "Write a message";
+    at("ideas").replaceChildren(
+      ...ideas.map((idea) =>
+        make("button", { type: "button", textContent: idea, onclick: () => this.begin(idea) }),
+      ),
+    );
+    this.show();
   }
-  keep("messages", messages);
-  show();
-}
 
-function told(chunk) {
-  const speed = chunk.timings.predicted_per_second.toFixed(1);
-  const used = Math.round((100 * chunk.usage.total_tokens) / model.max_model_len);
-  return `${chunk.usage.completion_tokens} tokens, ${speed} tokens/s, ${used} % of the context.`;
-}
+  askKey() {
+    const dialog = at("ask-key");
+    at("wrong-key").textContent = store.key.get() ? "That key is not one of this server's." : "";
+    at("new-key").value = "";
+    if (!dialog.open) dialog.showModal();
+    dialog.onclose = () => {
+      if (dialog.returnValue === "ok" && at("new-key").value) this.useKey(at("new-key").value);
+      else this.fail("This server asks for a key.", () => this.askKey(), "Enter the key");
+    };
+  }
 
-async function* lines(stream) {
-  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    const parts = (rest + value).split("\n");
-    rest = parts.pop();
-    yield* parts;
+  useKey(key) {
+    store.key.set(key);
+    at("key").value = key;
+    this.greet();
+  }
+
+  fail(message, again, label = "Try again") {
+    at("error").replaceChildren(make("span", { textContent: message }));
+    if (!again) return;
+    const act = () => {
+      this.calm();
+      again();
+    };
+    at("error").append(make("button", { type: "button", textContent: label, onclick: act }));
+  }
+
+  calm() {
+    at("error").replaceChildren();
+  }
+
+  open(one) {
+    this.current = one;
+    this.calm();
+    this.log.follows = true;
+    store.set("current", one.id);
+    this.show();
+    at("box").focus();
+  }
+
+  fresh() {
+    this.sidebar.leave();
+    this.open(conversation.create());
+  }
+
+  remove(one) {
+    this.writers.get(one.id)?.stop();
+    this.conversations = this.conversations.filter((other) => other !== one);
+    if (one === this.current) this.open(conversation.create());
+    else this.show();
+  }
+
+  // Put a conversation in the place of the one with its id; undefined takes it away.
+  replace(id, one) {
+    const before = this.conversations.find((other) => other.id === id);
+    this.conversations = this.conversations.filter((other) => other !== before);
+    if (one) this.conversations.push(one);
+    if (before && before === this.current) this.current = one ?? conversation.create();
+  }
+
+  keep(one) {
+    if (!this.conversations.includes(one)) return; // it was deleted meanwhile
+    one.changed = Date.now();
+    store.put(one);
+  }
+
+  show() {
+    const one = this.current;
+    const writer = this.writers.get(one.id);
+    const title = conversation.titleOf(one);
+    at("title").textContent = title;
+    document.title = one.messages.length ? `${title} · cpumix` : "cpumix";
+    this.log.show(one, { plain: this.plain, writing: Boolean(writer) });
+    this.sidebar.show();
+    at("log").setAttribute("aria-busy", String(Boolean(writer)));
+    at("send").hidden = Boolean(writer);
+    at("stop").hidden = !writer;
+    at("progress").hidden = true;
+    at("status").textContent = writer?.status ?? "";
+    this.showContext(one);
+  }
+
+  showContext(one) {
+    const last = conversation.shown(one).map((place) => one.messages[place]).findLast((m) => m.share);
+    at("context").textContent = last ? `Context ${last.share} % full` : "";
+  }
+
+  send(text) {
+    const said = this.plain ? text : text.trim();
+    if (!said.trim() || this.isWriting(this.current) || !this.model) return false;
+    const last = conversation.shown(this.current).at(-1) ?? -1;
+    if (!this.conversations.includes(this.current)) this.conversations.push(this.current);
+    this.log.follows = true;
+    this.answer(conversation.add(this.current, last, "user", said));
+    store.set("current", this.current.id);
+    return true;
+  }
+
+  begin(idea) {
+    this.send(idea);
+    at("box").focus();
+  }
+
+  edit(place, text) {
+    const { parent } = this.current.messages[place];
+    this.answer(conversation.add(this.current, parent, "user", this.plain ? text : text.trim()));
+    at("box").focus();
+  }
+
+  answer(parent) {
+    this.write(conversation.add(this.current, parent, "assistant", ""));
+  }
+
+  // Let the model write at the end of a message, empty or not.
+  async write(place) {
+    const one = this.current;
+    if (this.isWriting(one)) return;
+    const writer = new Writer(this.model, one, place, {
+      changed: (now) => one === this.current && this.progress(writer, now),
+      keep: () => this.keep(one),
+    });
+    this.writers.set(one.id, writer);
+    this.calm();
+    this.keep(one);
+    this.show();
+    say("Writing");
+    const failure = await writer.run();
+    this.writers.delete(one.id);
+    const { content, parent } = one.messages[place];
+    if (!content) conversation.takeBack(one, place);
+    this.keep(one);
+    if (one !== this.current) return void this.sidebar.show();
+    this.show();
+    if (writer.stopped) {
+      say("Stopped");
+      at("status").textContent = "Stopped";
+    } else if (!failure) {
+      say(`Done. ${at("log").lastElementChild.querySelector(".text").textContent}`);
+    } else if (failure.status === 401) {
+      this.askKey();
+    } else {
+      this.fail(failure.message, () => (content ? this.write(place) : this.answer(parent)));
+    }
+  }
+
+  progress(writer, { read, text }) {
+    at("status").textContent = writer.status;
+    at("progress").hidden = read === undefined;
+    if (read !== undefined) at("progress").value = read;
+    if (text) this.log.grow(writer.message);
   }
 }
 
-function begin() {
-  running = new AbortController();
-  at("error").textContent = "";
-  at("status").textContent = "Writing";
-  at("log").setAttribute("aria-busy", "true");
-  at("send").hidden = true;
-  at("stop").hidden = false;
-}
-
-function end(status) {
-  running = null;
-  at("status").textContent = status;
-  at("log").removeAttribute("aria-busy");
-  at("send").hidden = false;
-  at("stop").hidden = true;
-}
-
-function send() {
-  const content = model.chat ? at("box").value.trim() : at("box").value;
-  if (!content.trim() || running) return;
-  at("box").value = "";
-  messages.push({ role: "user", content });
-  answer(messages.length);
-}
+const chat = new Chat();
 
 at("form").onsubmit = (event) => {
   event.preventDefault();
-  send();
+  if (!chat.send(at("box").value)) return;
+  at("box").value = "";
+  keepDraft();
 };
+at("stop").onclick = () => {
+  chat.writers.get(chat.current.id)?.stop();
+  at("box").focus();
+};
+at("new").onclick = () => chat.fresh();
+at("box").oninput = keepDraft;
 at("box").onkeydown = (event) => {
-  const touch = window.matchMedia("(pointer: coarse)").matches;
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && !touch) {
+  if (sends(event)) {
     event.preventDefault();
-    send();
-  } else if (event.key === "ArrowUp" && !at("box").value) {
+    at("form").requestSubmit();
+  } else if (event.key === "ArrowUp" && !at("box").value && !chat.isWriting(chat.current)) {
     event.preventDefault();
-    edit(messages.findLastIndex((message) => message.role === "user"));
+    const own = (place) => chat.current.messages[place].role === "user";
+    const last = conversation.shown(chat.current).findLast(own);
+    if (last !== undefined) chat.log.edit(last);
   }
 };
 document.onkeydown = (event) => {
-  if (event.key === "Escape") running?.abort();
-};
-at("stop").onclick = () => running?.abort();
-at("new").onclick = () => {
-  if (running) return;
-  messages = [];
-  keep("messages", messages);
-  show();
-  at("box").focus();
-};
-at("export").onclick = () => {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify(messages, null, 2)]));
-  link.download = "conversation.json";
-  link.click();
-};
-at("reset").onclick = () => {
-  for (const name of SETTINGS) at(name).value = at(name).defaultValue;
-  settings();
+  const key = event.key.toLowerCase();
+  const control = event.ctrlKey || event.metaKey;
+  let act = null;
+  if (document.querySelector("dialog[open]")) return; // a dialog has keys of its own
+  if (key === "escape") act = () => chat.writers.get(chat.current.id)?.stop();
+  else if (control && event.shiftKey && key === "o") act = () => chat.fresh();
+  else if (control && !event.shiftKey && key === "k") act = () => chat.sidebar.find();
+  else if (control && !event.shiftKey && key === "b") act = () => chat.sidebar.toggle();
+  else if (key === "f6") act = () => at(document.activeElement === at("box") ? "log" : "box").focus();
+  if (!act) return;
+  if (key !== "escape") event.preventDefault();
+  act();
 };
 
-function settings() {
-  keep("settings", Object.fromEntries(SETTINGS.map((name) => [name, at(name).value])));
-  for (const output of document.querySelectorAll("output")) {
-    output.textContent = at(output.htmlFor.value).value;
-  }
+function keepDraft() {
+  sessionStorage.setItem("cpumix.draft", at("box").value);
+  size(at("box"));
 }
 
-async function greet() {
-  try {
-    const response = await fetch("v1/models", { headers: headers() });
-    const found = await response.json();
-    if (!response.ok) throw new Error(found.error.message);
-    model = found.data[0];
-    at("model").textContent = model.chat ? model.id : `${model.id} (goes on with texts)`;
-    at("error").textContent = "";
-  } catch (error) {
-    at("error").textContent = error.message;
-  }
-  show();
-}
-
-const kept = read("settings", {});
-for (const name of SETTINGS) {
-  if (kept[name] !== undefined) at(name).value = kept[name];
-}
-at("settings").oninput = settings;
-at("key").onchange = greet;
-settings();
-await greet();
-at("box").focus();
+settings.build((key) => chat.useKey(key));
+settings.closeOutside(at("ask-key"));
+const kept = await store.open();
+if (!kept) chat.sidebar.tell("This browser keeps no conversations for this page: they end with it.");
+chat.conversations = kept ?? [];
+const last = store.setting("current", "");
+chat.current = chat.conversations.find(({ id }) => id === last) ?? chat.current;
+store.onChange((id, one) => {
+  if (chat.writers.has(id)) return;
+  chat.replace(id, one);
+  if (!document.querySelector(".editing")) chat.show();
+});
+at("box").value = sessionStorage.getItem("cpumix.draft") ?? "";
+size(at("box"));
+chat.show();
+await chat.greet();
+if (!document.querySelector("dialog[open]")) at("box").focus();
