@@ -82,6 +82,7 @@ class Chat {
     at("wrong-key").textContent = store.key.get() ? "That key is not one of this server's." : "";
     at("new-key").value = "";
     if (!dialog.open) dialog.showModal();
+    at("no-key").onclick = () => dialog.close("cancel"); // not by its type: Enter is to unlock
     dialog.onclose = () => {
       if (dialog.returnValue === "ok" && at("new-key").value) this.useKey(at("new-key").value);
       else this.fail("This server asks for a key.", () => this.askKey(), "Enter the key");
@@ -213,8 +214,10 @@ class Chat {
     if (writer.stopped) {
       say("Stopped");
       at("status").textContent = "Stopped";
+    } else if (!failure && !content) {
+      this.fail("The model ended its answer before the first word.", () => this.answer(parent));
     } else if (!failure) {
-      say(`Done. ${at("log").lastElementChild.querySelector(".text").textContent}`);
+      say(`Done. ${at("log").lastElementChild.querySelector(".text").innerText}`);
     } else if (failure.status === 401) {
       this.askKey();
     } else {

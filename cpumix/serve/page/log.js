@@ -70,7 +70,9 @@ export class Log {
       const button = iconButton(name, label, () => {
         this.follows = false;
         this.acts.choose(all[here + by]);
-        at("log").querySelector(`[data-place="${all[here + by]}"] [aria-label="${label}"]`)?.focus();
+        const article = at("log").querySelector(`[data-place="${all[here + by]}"]`);
+        const same = article.querySelector(`[aria-label="${label}"]`);
+        (same.disabled ? article.querySelector('[aria-label$="version"]:enabled') : same).focus();
       });
       button.disabled = writing || all[here + by] === undefined;
       return button;
