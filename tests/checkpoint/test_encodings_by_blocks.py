@@ -76,7 +76,7 @@ def test_bitsandbytes_8_bits(tmp_path: Path) -> None:
     codes = rng.integers(-127, 128, (10, 24)).astype(np.int8)
     scales = rng.uniform(1, 9, 10).astype(F32)
     parts = {"m.weight": codes, "m.SCB": scales, "m.weight_format": np.zeros((), np.uint8)}
-    expected = codes.astype(F32) * (scales / F32(127))[:, None]
+    expected = codes.astype(F32) * scales[:, None] * F32(1 / 127)
     check(assembled(tmp_path, "bitsandbytes", parts)["m.weight"], expected)
     parts["m.weight_format"] = np.ones((), np.uint8)
     with pytest.raises(ConvertError, match="expected 8 bits in rows, weight_format 0, found SCB"):
@@ -200,7 +200,7 @@ def spread(scale: Any, shape: tuple[int, int]) -> Any:
     return whole[: shape[0], : shape[1]].astype(F32)
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 7, 8])
 @pytest.mark.parametrize("groups", [1, 5])
 @pytest.mark.parametrize("zeros", [None, "packed", "plain"])
 def test_packed(tmp_path: Path, bits: int, groups: int, zeros: str | None) -> None:
@@ -227,15 +227,17 @@ def test_packed(tmp_path: Path, bits: int, groups: int, zeros: str | None) -> No
     check(found["m.weight"], expected)
 
 
-def test_packed_columns_need_not_fill_words(tmp_path: Path) -> None:
-    rng, shape = random(0), (6, 21)
-    codes = rng.integers(0, 16, shape)
+@pytest.mark.parametrize(("bits", "columns"), [(4, 21), (3, 45), (5, 160)])
+def test_packed_columns_need_not_fill_words(tmp_path: Path, bits: int, columns: int) -> None:
+    rng, shape, half = random(0), (6, columns), 1 << bits - 1
+    codes = rng.integers(0, 1 << bits, shape)
     parts = {
-        "m.weight_packed": stream(codes, 4, "<i4"),
+        "m.weight_packed": stream(codes, bits, "<i4"),
         "m.weight_scale": np.full((6, 1), 0.5, F32),
         "m.weight_shape": np.array(shape, np.int64),
     }
-    check(assembled(tmp_path, "compressed-tensors", parts)["m.weight"], (codes - 8) * F32(0.5))
+    found = assembled(tmp_path, "compressed-tensors", parts)["m.weight"]
+    check(found, (codes - half) * F32(0.5))
 
 
 def test_packed_with_scattered_groups(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ F32 = np.float32
 # ---- MLX
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
 @pytest.mark.parametrize(("group", "shape"), [(32, (5, 96)), (64, (3, 4, 128)), (128, (2, 256))])
 def test_mlx_affine(tmp_path: Path, bits: int, group: int, shape: tuple[int, ...]) -> None:
     rng = random(bits)
@@ -225,6 +225,11 @@ def test_awq(tmp_path: Path, groups: int) -> None:
         ({}, {"mode": "other"}, "expected a known mode, bits and group size of MLX, found"),
         ({}, {"group_size": "64"}, "expected a known mode, bits and group size of MLX, found"),
         ({}, {"bits": 8}, "expected weight, scales and biases of MLX 8 bits in groups of 32"),
+        (
+            {"m.weight": np.ones((2, 2), "u4")},
+            {"bits": 3, "group_size": 24},
+            "of MLX 3 bits in groups",
+        ),
         ({}, {"mode": "mxfp4"}, "expected weight, scales and biases of MLX mxfp4 in groups"),
         ({"m.biases": None}, {}, "expected weight, scales and biases of MLX 4 bits in groups"),
         ({"m.weight": None}, {}, 'tensor "m.scales": expected weight beside it, found none'),

@@ -12,7 +12,7 @@
 
 8 bits
     MODULE.weight int8 (rows, columns), MODULE.SCB float32 (rows,), MODULE.weight_format
-    weight = code * SCB / 127
+    weight = code * SCB * (1 / 127)
 
 Source: https://github.com/bitsandbytes-foundation/bitsandbytes, bitsandbytes/functional.py.
 """
@@ -92,9 +92,9 @@ class RowMatrix(Quantized):
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop."""
-        scales = self.parts["SCB"].read_rows(start, stop) / np.float32(127)
         rows = self.parts["weight"].read_rows(start, stop).astype(np.float32)
-        rows *= scales[:, None]
+        rows *= self.parts["SCB"].read_rows(start, stop)[:, None]
+        rows *= np.float32(1 / 127)  # in this order, as bitsandbytes rounds it
         return rows
 
 

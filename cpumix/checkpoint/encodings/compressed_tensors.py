@@ -1,7 +1,7 @@
 """The quantization of compressed-tensors (llm-compressor), and of float8 with scales.
 
-pack-quantized    MODULE.weight_packed int32 (rows, words): 32 / bits codes of consecutive columns
-                  in a word, lowest bits first, each stored + 2^(bits - 1)
+pack-quantized    MODULE.weight_packed int32 (rows, words): codes of consecutive columns, a stream
+                  of bits, lowest first, each stored + 2^(bits - 1)
                   MODULE.weight_shape int64 (2,): rows, columns
                   MODULE.weight_zero_point int32, if any: packed likewise along the rows
                   MODULE.weight_g_idx int32 (columns,), if any: the group of each column
@@ -39,6 +39,7 @@ from .plain import FLOAT8_VALUES
 _OF_ACTIVATIONS = ("input_scale", "input_zero_point", "input_global_scale", "output_scale")
 _OF_CACHE = ("k_scale", "v_scale", "q_scale", "output_scale")
 _SCALES = ("weight_scale", "weight_scale_inv")
+_BITS = (2, 4, 8, 3, 5, 6, 7)  # the usual ones first, since few columns leave a choice
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _matrix(
     shape: tuple[int, ...] = (0, 0)
     if given is not None and is_small:
         shape = tuple(given.read().tolist())
-    bits = next((b for b in (2, 4, 8) if words == -(-shape[1] * b // 32)), None)
+    bits = next((b for b in _BITS if words == -(-shape[1] * b // 32)), None)
     fits = bits is not None and shape[0] == rows > 0
     expect(module, parts, fits, "weight_packed as weight_shape")
     assert bits is not None

@@ -4,7 +4,7 @@ MODULE.weight    uint32 (..., rows, columns * bits / 32): a little-endian stream
 MODULE.scales    (..., rows, columns / group): float16, bfloat16 or float32; uint8 in the mx modes
 MODULE.biases    the same, in the affine mode only
 
-    affine  weight = scale * code + bias; 2, 3, 4, 5, 6 or 8 bits, any group
+    affine  weight = scale * code + bias; 1 to 6 or 8 bits, any group
     mxfp4   weight = scale * FP4[code], scale 2^(s - 127), groups of 32
     nvfp4   weight = scale * FP4[code], scale E4M3, groups of 16
     mxfp8   weight = scale * E4M3[code], scale 2^(s - 127), groups of 32
@@ -35,7 +35,7 @@ _HALF_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 FP4 = np.array([*_HALF_FP4, *(-value for value in _HALF_FP4)], np.float32)
 E8M0 = np.append(np.ldexp(np.float32(1), np.arange(-127, 128)), np.float32(np.nan))
 _TWICE_FP4 = (2 * FP4).astype(np.int8)
-_AFFINE_BITS = (2, 3, 4, 5, 6, 8)
+_AFFINE_BITS = (1, 2, 3, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ def _matrix(module: str, parts: dict[str, StoredTensor], settings: Mapping[str, 
         and prod(shape) > 0
         and weight.dtype == "U32"
         and weight.strides is scales.strides is None
+        and shape[-1] * bits % 32 == 0
         and weight.shape == (*rows, shape[-1] * bits // 32)
     )
     label = f"MLX {bits} bits" if mode in (0, "affine") else f"MLX {mode}"

@@ -106,7 +106,8 @@ def read_floats(part: StoredTensor) -> NDArray[np.float32]:
 def unpack(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Return the codes of `bits` bits in the last dimension, as a little-endian stream of bits.
 
-    Of 3, 5 and 6 bits, which cross the borders of words, each row has a multiple of 32 codes.
+    Codes of 3, 5, 6 and 7 bits cross the borders of words: of these a multiple of 32 is returned,
+    the last ones made of zeros if a row has fewer bits.
     """
     octets = np.ascontiguousarray(words).view(np.uint8)
     if bits == 8:
@@ -118,6 +119,10 @@ def unpack(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
             np.right_shift(octets, i * bits, out=codes[..., i])
         codes &= (1 << bits) - 1
     else:
+        if count % (4 * bits):
+            whole = np.zeros((*rows, -(-count // (4 * bits)) * 4 * bits), np.uint8)
+            whole[..., :count] = octets
+            octets, count = whole, whole.shape[-1]
         numbers = octets.view(np.uint32).reshape(*rows, count // (4 * bits), bits)
         codes = np.empty((*numbers.shape[:-1], 32), np.uint8)
         for i in range(32):
