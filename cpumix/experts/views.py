@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant import FORMATS
-from cpumix.quant.tiles import tile_counts
 from cpumix.store.layout import TensorEntry
 from cpumix.store.reader import ModelFile
 
@@ -36,7 +35,7 @@ class FileRange(NamedTuple):
 
 def as_matrix(data: NDArray[np.uint8], tensor: TensorEntry, n: int, k: int) -> TiledMatrix:
     """View bytes of a tensor of the file as the tiles of an (n, k) matrix."""
-    tiles = data.reshape(*tile_counts(n, k), FORMATS[tensor.format].tile_bytes)
+    tiles = data.reshape(FORMATS[tensor.format].shape(n, k))
     book = None if tensor.book is None else np.array(tensor.book, np.int8)
     return TiledMatrix(tensor.format, tiles, book)
 

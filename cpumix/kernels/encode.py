@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.quant import FORMATS, bf16, tile_counts
+from cpumix.quant import FORMATS, bf16
 
 from .compile.isa import active
 
@@ -15,22 +15,23 @@ from .compile.isa import active
 def encode(rows: NDArray[Any], format_name: str) -> tuple[NDArray[np.uint8], int]:
     """Encode weights (n, k), float32 or bfloat16 as uint16, as tiles of the named format.
 
-    Returns the tiles (tiles, blocks, tile_bytes) and the largest magnitude's float32 bits:
+    Returns the tiles, see `QuantFormat.shape`, and the largest magnitude's float32 bits:
     0x7F800000 or more if a weight is infinite or NaN, and then the tiles mean nothing.
     """
     target = FORMATS[format_name]
     if active().name == "generic":
         wide = bf16.to_float32(rows) if rows.dtype == np.uint16 else rows
         most = int((np.ascontiguousarray(wide).view(np.uint32) & 0x7FFFFFFF).max())
-        tiles, blocks = tile_counts(*wide.shape)
         if most >= 0x7F800000:
-            return np.zeros((tiles, blocks, target.tile_bytes), np.uint8), most
+            return np.zeros(target.shape(*wide.shape), np.uint8), most
         return target.quantize(wide), most
     from .codecs import CODECS
     from .codecs.encoding import encoder
+    from .codecs.row_scaled import RowScaledCodec, panel_encoder
 
-    tiles, blocks = tile_counts(*rows.shape)
-    out = np.empty((tiles, blocks, target.tile_bytes), np.uint8)
-    largest = np.zeros(tiles, np.int32)
-    encoder(CODECS[format_name])(rows, out, largest)
+    out = np.empty(target.shape(*rows.shape), np.uint8)
+    largest = np.zeros(len(out), np.int32)
+    codec = CODECS[format_name]
+    kernel = panel_encoder(codec) if isinstance(codec, RowScaledCodec) else encoder(codec)
+    kernel(rows, out, largest)
     return out, int(largest.max())

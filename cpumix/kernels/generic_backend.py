@@ -46,7 +46,7 @@ class GenericBackend(Backend):
                 generic.silu_multiply(p.out, other, p.rows, columns, p.out)
 
     def _one(self, weight: TiledMatrix, p: Matmul, out: Floats) -> None:
-        rows, blocks = slice(p.first, p.first + p.rows), weight.tiles.shape[1]
+        rows, blocks = slice(p.first, p.first + p.rows), weight.blocks
         split = weight.definition.split
         for first in range(0, len(weight.tiles), TILES):
             tiles = weight.tiles[first : first + TILES]

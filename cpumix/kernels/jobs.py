@@ -7,13 +7,15 @@ then the pair's output is silu(first) x second, and the intermediate values neve
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .blocks import InputRows, TilePair
-from .compile.jit import kernel
+from .codecs.codec import Codec
+from .compile.jit import kernel, specialised
 from .gemm import MOST_ROWS
 from .rows import address_of
 from .simd.lanes import mul
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
  FIRST_ITEM) = range(14)
 # fmt: on
 JOB_FIELDS = 14
+BOOK_BYTES = 16  # what kernels look up in
 
 
 @kernel
@@ -55,19 +58,28 @@ def inputs_of(job: Address) -> Any:
     return InputRows(field(job, X), field(job, X_STRIDE), field(job, HEADER))
 
 
-@kernel
-def store_rows(job: Address, pair: int, totals: Address) -> None:
-    """Store all rows' results of a pair of tiles: both, or silu(w1 x) * w3 x."""
-    out, apart = field(job, OUT) + 64 * pair, field(job, APART)
-    for _ in range(field(job, ROW_COUNT)):
-        first, second = load_f32(totals), load_f32(totals + 64)
-        if apart == 0:
-            store_f32(out, mul(silu(first), second))
-        else:
-            store_f32(out, first)
-            if pair != field(job, SINGLE):
-                store_f32(out + apart, second)
-        out, totals = out + field(job, OUT_STRIDE), totals + 128
+@lru_cache
+def store_rows(codec: Codec) -> Any:
+    """Make the kernel that stores all rows' results of a pair: both, or silu(w1 x) * w3 x."""
+    head = codec.head_bytes
+
+    @specialised(kernel, codec.name)
+    def store_rows(job: Address, pair: int, totals: Address) -> None:
+        out, apart = field(job, OUT) + 64 * pair, field(job, APART)
+        w0, w1, _, _ = pair_of(job, pair)
+        for _ in range(field(job, ROW_COUNT)):
+            first, second = load_f32(totals), load_f32(totals + 64)
+            if head:  # a constant: the scales of rows stand before their tiles
+                first, second = mul(first, load_f32(w0 - head)), mul(second, load_f32(w1 - head))
+            if apart == 0:
+                store_f32(out, mul(silu(first), second))
+            else:
+                store_f32(out, first)
+                if pair != field(job, SINGLE):
+                    store_f32(out + apart, second)
+            out, totals = out + field(job, OUT_STRIDE), totals + 128
+
+    return store_rows
 
 
 class Jobs(NamedTuple):
@@ -97,10 +109,11 @@ def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
     jobs: list[tuple[int, ...]] = []
     items = 0
     for p in matmuls:
-        tiles, blocks, tile_bytes = p.weight.tiles.shape
-        w0, step = p.weight.address, blocks * tile_bytes
+        tiles, blocks = len(p.weight.tiles), p.weight.blocks
+        head, step = p.weight.definition.head_bytes, p.weight.tiles.strides[0]
+        w0 = p.weight.address + head
         if p.second is not None:
-            w1, pairs, single, apart = p.second.address, tiles, -1, 0
+            w1, pairs, single, apart = p.second.address + head, tiles, -1, 0
         else:
             pairs = -(-tiles // 2)
             w1, apart = w0 + pairs * step, 64 * pairs
@@ -146,7 +159,9 @@ def book_address(matrix: TiledMatrix) -> int:
         return 0
     key = matrix.book.tobytes()
     if key not in _books:
-        values = matrix.book.astype(np.int16) + (128 if LEVEL.unsigned else 0)
+        # Shorter books are repeated: look-ups then need not clear the bits above a code.
+        book = np.tile(matrix.book, BOOK_BYTES // len(matrix.book))
+        values = book.astype(np.int16) + (128 if LEVEL.unsigned else 0)
         table = values.astype(np.uint8)
         _books[key] = table, address_of(table)
     return _books[key][1]

@@ -105,7 +105,7 @@ def some_pairs(codec: Codec) -> Any:
 
     All results are stored at the end: silu waits for itself, and so for several pairs at once.
     """
-    run_many, run_few = many_rows(codec), row_by_row(codec)
+    run_many, run_few, store = many_rows(codec), row_by_row(codec), store_rows(codec)
 
     @specialised(kernel, codec.name)
     def some_pairs(job: Address, first: int, last: int, scratch: Address) -> None:
@@ -116,7 +116,7 @@ def some_pairs(codec: Codec) -> Any:
             for pair in range(first, last):
                 run_few(job, pair, totals + pair * TOTALS_BYTES)
         for pair in range(first, last):
-            store_rows(job, pair, totals + pair * TOTALS_BYTES)
+            store(job, pair, totals + pair * TOTALS_BYTES)
 
     return some_pairs
 

@@ -18,7 +18,7 @@ ITEM_QUERIES = 8  # neighbouring queries that attention takes together
 
 @dataclass(eq=False)
 class TiledMatrix:
-    """A weight matrix as it lies in the file: tiles (tiles, blocks, tile_bytes) u8 of a format."""
+    """A weight matrix as it lies in the file: tiles u8 of a format, see `QuantFormat.shape`."""
 
     format: str
     tiles: NDArray[np.uint8]
@@ -31,10 +31,15 @@ class TiledMatrix:
         self.definition = FORMATS[self.format]
         if self.book is None:
             self.book = self.definition.book
-        self.books = () if self.book is None else (self.book,)
+        self.books = (self.book,) if self.definition.own_books else ()
         """The code book as a further argument of the definition's functions, if there is one."""
         self.takes_codes = self.definition.split is not None
         """Whether products read the rows quantized to 8 bits."""
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks of 32 columns it has."""
+        return self.definition.blocks(self.tiles)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these indices, (len(ids), padded k) float32."""

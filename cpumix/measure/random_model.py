@@ -20,6 +20,7 @@ from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 CHUNK_BYTES = 64 << 20
 SCALE = 2e-4  # of a block: weights of about +-0.02, as in a trained model
 EMBEDDING_SCALE = 0.02  # a token's own state outweighs what attention adds, which is much the same
+TYPICAL_SCALE = 36  # of a block in rows with scales: the RMS of -63 to 63
 SEED = 1
 
 
@@ -82,14 +83,37 @@ def _pieces(entry: TensorEntry, pool: NDArray[np.uint8], random: np.random.Gener
         else:
             yield (random.standard_normal(count, np.float32) * np.float32(0.02)).view(np.float32)
         return
-    size = FORMATS[entry.format].tile_bytes
+    kind = FORMATS[entry.format]
+    scale = EMBEDDING_SCALE if entry.spec.role is Role.EMBEDDING else SCALE
+    if kind.scaling:
+        yield from _panels(entry, scale, pool, random)
+        return
+    size = kind.tile_bytes
     most = CHUNK_BYTES // 2 // size
     for start in range(0, entry.nbytes // size, most):
         count = min(most, entry.nbytes // size - start)
         first = int(random.integers(0, CHUNK_BYTES // 2))
         tiles = pool[first : first + count * size].reshape(count, size).copy()
-        scale = EMBEDDING_SCALE if entry.spec.role is Role.EMBEDDING else SCALE
         yield as_weights(tiles, entry.format, scale)
+
+
+def _panels(  # type: ignore[no-untyped-def]
+    entry: TensorEntry, scale: float, pool: NDArray[np.uint8], random: np.random.Generator
+):
+    """Yield a tensor's bytes in a format whose rows have scales: all are random but these."""
+    kind = FORMATS[entry.format]
+    assert kind.book is not None
+    row_scale = np.float32(scale * 127 / np.abs(kind.book).max() / TYPICAL_SCALE)
+    n, k = entry.shape[-2:]
+    for shape in [(n, k)] if len(entry.shape) == 2 else [(n, k), (n, k), (k, n)]:
+        tiles, size = kind.shape(*shape)
+        most = CHUNK_BYTES // 2 // size
+        for start in range(0, tiles, most):
+            count = min(most, tiles - start)
+            first = int(random.integers(0, CHUNK_BYTES // 2))
+            panels = pool[first : first + count * size].reshape(count, size).copy()
+            panels[:, : kind.head_bytes].view(np.float32)[:] = row_scale
+            yield panels
 
 
 def as_weights(tiles: NDArray[np.uint8], format_name: str, scale: float) -> NDArray[np.uint8]:

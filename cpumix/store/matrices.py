@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import Role, TensorSpec
-from cpumix.quant import FLOAT32, FORMATS, nbytes, tile_counts
+from cpumix.quant import FLOAT32, FORMATS, nbytes
 from cpumix.quant.tiles import TILE_ROWS
 
 from .reader import MappedTensor, ModelFile
@@ -43,9 +43,8 @@ class FileMatrix:
 
     @property
     def tiles(self) -> NDArray[np.uint8]:
-        """All tiles (tiles, blocks, tile bytes); float32 has none."""
-        tiles, blocks = tile_counts(self.rows, self.columns)
-        return self.data.reshape(tiles, blocks, FORMATS[self.format].tile_bytes)
+        """All tiles, see `QuantFormat.shape`; float32 has none."""
+        return self.data.reshape(FORMATS[self.format].shape(self.rows, self.columns))
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop as float32; `start` is a multiple of 16."""
@@ -62,6 +61,8 @@ class FileMatrix:
         if self.format in _SCALED:
             scales = np.ascontiguousarray(self.tiles[..., -_SCALES_BYTES:]).view("<f2")
             return bool(np.isfinite(scales).all())
+        if self.format != FLOAT32 and (scaling := FORMATS[self.format].scaling):
+            return scaling.is_finite(self.tiles)
         if self.format == "bf16":
             exponents = self.data.view("<u2") & np.uint16(0x7F80)
             return bool((exponents != 0x7F80).all())

@@ -18,6 +18,7 @@ from naive import (
     hard,
     headers,
     rows_of,
+    with_unit_scales,
 )
 from naive import product as naive_product
 
@@ -108,13 +109,13 @@ def test_product_equals_definition(e, name, n, k, kind):
 def test_integer_sums_are_exact(e, name, n, k, kind):
     """With all scales 1 every result is an integer that float32 holds exactly."""
     random, (tiles, blocks) = np.random.default_rng(k), tile_counts(n, k)
-    coded = random.integers(1, 256, (tiles, blocks, FORMATS[name].tile_bytes)).astype(np.uint8)
+    coded = random.integers(1, 256, FORMATS[name].shape(n, k)).astype(np.uint8)
     codes = random.integers(-127, 128, (ROWS, 32 * blocks))
     if kind == "extremes":  # pairs of equal sign make vpmaddubsw saturate, if anything does
         ends = (1, 255) if name == "q8" else (0x00, 0xFF)
-        coded[:] = np.array(ends, np.uint8)[random.integers(0, 2, (tiles, 1, 1))]
+        coded[:] = np.array(ends, np.uint8)[random.integers(0, 2, (tiles, *[1] * (coded.ndim - 1)))]
         codes = np.where(np.arange(ROWS)[:, None] % 2, -127, 127) * np.ones_like(codes)
-    coded[..., -32:].view(np.float16)[:] = 1
+    coded = with_unit_scales(name, coded)
     weight, x = TiledMatrix(name, coded), Rows(ROWS, 32 * blocks)
     x.codes[:ROWS, : 32 * blocks] = codes
     starts = (-128 * codes.reshape(ROWS, blocks, 32).sum(-1)).astype(np.int32)

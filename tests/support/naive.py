@@ -85,23 +85,40 @@ def headers(scale: NDArray[np.float32], start: NDArray[np.int32]) -> NDArray[np.
     return np.stack([*bits, bits[2] + bits[1]], axis=-1)
 
 
+def with_unit_scales(name: str, tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return tiles of an integer format with all scales 1; shift bits stay as they are."""
+    plain, kind = tiles.copy(), FORMATS[name]
+    if kind.scaling is None:
+        plain[..., -32:].view(np.float16)[:] = 1
+        return plain
+    plain[:, : kind.head_bytes].view(np.float32)[:] = 1
+    tails = plain[:, kind.head_bytes :].reshape(len(plain), -1, kind.tile_bytes)[..., -16:]
+    tails[:] = tails & 1 | 2
+    return plain
+
+
 def split(matrix: TiledMatrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the integer weights (16 tiles, 32 blocks) and scales (16 tiles, blocks) of tiles."""
-    count, blocks, _ = matrix.tiles.shape
-    plain = matrix.tiles.copy()
-    plain[..., -32:].view(np.float16)[:] = 1
-    codes = FORMATS[matrix.format].dequantize(plain, 16 * count, 32 * blocks)
-    scales = tiles.unpack_scales(matrix.tiles[..., -32:]).reshape(16 * count, blocks)
-    return codes.astype(np.float64), scales.astype(np.float64)
+    count, blocks, kind = len(matrix.tiles), matrix.blocks, FORMATS[matrix.format]
+    plain = with_unit_scales(matrix.format, matrix.tiles)
+    codes = kind.dequantize(plain, 16 * count, 32 * blocks)
+    if kind.scaling is None:
+        scales = tiles.unpack_scales(matrix.tiles[..., -32:]).astype(np.float64)
+    else:
+        heads, panels = kind.scaling.tiles(matrix.tiles)
+        s = np.ascontiguousarray(panels[..., -16:]).view(np.int8) >> 1
+        scales = s.transpose(0, 2, 1).astype(np.float64) * heads[..., None]
+    return codes.astype(np.float64), scales.reshape(16 * count, blocks)
 
 
 def product(matrix: TiledMatrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return x (m, k) times the matrix (m, 16 tiles) in float64, and how far float32 may be off.
 
     8-bit rows: one block's sum is an exact integer; two products with scales and one addition
-    follow for each of B blocks. Float rows: one product and one addition for each column.
+    follow for each of B blocks, and one product with the row's scale. Float rows: one product and
+    one addition for each column.
     """
-    count, blocks, _ = matrix.tiles.shape
+    count, blocks = len(matrix.tiles), matrix.blocks
     if not matrix.takes_codes:
         weights = FORMATS[matrix.format].dequantize(matrix.tiles, 16 * count, 32 * blocks)
         wide = np.zeros((len(x), 32 * blocks))
@@ -114,7 +131,7 @@ def product(matrix: TiledMatrix, x: NDArray[np.float32]) -> tuple[NDArray[Any], 
     left = row.codes.reshape(len(x), blocks, 32).transpose(1, 0, 2).astype(np.float64)
     right = codes.reshape(-1, blocks, 32).transpose(1, 2, 0)
     terms = (left @ right) * row.scale.T[:, :, None] * scales.T[:, None, :]  # (B, m, 16 tiles)
-    return terms.sum(0), SLACK * U * (blocks + 2) * np.abs(terms).sum(0) + blocks * TINY
+    return terms.sum(0), SLACK * U * (blocks + 3) * np.abs(terms).sum(0) + blocks * TINY
 
 
 def quantize(e, x: Rows, n: int) -> None:

@@ -20,12 +20,14 @@ from ..simd.dots import dots_of, header_stride
 from ..simd.sums import sums_of
 from ..simd.vectors import (
     I64,
+    VB,
     VI,
     VI4,
     Address,
     Builder,
     Lanes,
     Value,
+    constant,
     i32x16,
     instruction,
     load_at,
@@ -42,6 +44,8 @@ class Codec(ABC):
 
     name: str
     tile_bytes: int
+    head_bytes: int = 0
+    """Bytes before the tiles of 16 rows: these rows' float32 scales, where rows have scales."""
     x_bytes: int
     """Bytes of a row of activations that a block of 32 columns takes."""
     takes_codes: bool
@@ -105,14 +109,26 @@ class IntegerCodec(Codec):
     def scales(self, b: Builder, tile: Value) -> Value:
         """Emit a tile's 16 scales, as float32."""
 
+    shift_step = 0
+    """What weights of a row gain where its shift bit is set; 0 for formats without shifts."""
+
+    def shifts(self, b: Builder, tile: Value) -> Value:
+        """Emit a tile's 16 shift bits: all ones in the lanes where they are set."""
+        raise NotImplementedError
+
     def add_block(self, tokens: int) -> Any:  # noqa: D102
         dots, sums = dots_of(tokens), sums_of(tokens).stack
         steps, groups = self.steps, GROUPS // self.steps
 
-        @instruction(dots.stack, pointer, types.int64)
-        def start(b: Builder, header: Value, x_stride: Value) -> Value:
+        @instruction(dots.stack, pointer, pointer, pointer, types.int64)
+        def start(b: Builder, w0: Value, w1: Value, header: Value, x_stride: Value) -> Value:
             """Begin a block's sums."""
-            return dots.start(b, header, header_stride(b, x_stride))
+            stride = header_stride(b, x_stride)
+            acc = dots.start(b, header, stride)
+            if self.shift_step:
+                masks = self.shifts(b, w0), self.shifts(b, w1)
+                acc = dots.add_shifts(b, acc, masks, self.shift_step, header, stride)
+            return acc
 
         @instruction(
             dots.stack, dots.stack, pointer, pointer, i32x16, pointer, types.int64, types.int64
@@ -145,7 +161,7 @@ class IntegerCodec(Codec):
             total: Lanes, w0: Address, w1: Address, table: Lanes, x: Address, x_stride: int,
             header: Address,
         ) -> Lanes:  # fmt: skip
-            acc = start(header, x_stride)
+            acc = start(w0, w1, header, x_stride)
             for step in range(steps):
                 acc = add_step(acc, w0, w1, table, x, x_stride, step)
             return scale(total, acc, w0, w1, header, x_stride)
@@ -162,8 +178,13 @@ class IntegerCodec(Codec):
             """Widen a step's columns of one tile to its half of a panel."""
             loaded = self.load(b, w, step)
             place = b.add(place, b.mul(step, I64(panel.GROUP_BYTES * groups)))
+            shift = None
+            if self.shift_step:
+                shift = b.and_(self.shifts(b, w), constant(0x01010101 * self.shift_step))
             for g in range(groups):
                 codes = self.group(b, loaded, step, g, table)
+                if shift is not None:
+                    codes = b.bitcast(b.add(b.bitcast(codes, VB), b.bitcast(shift, VB)), VI)
                 panel.store_group(b, b.add(place, I64(panel.GROUP_BYTES * g)), codes)
 
         @instruction(types.void, pointer, pointer)

@@ -29,6 +29,7 @@ from ..simd.vectors import (
     store_f16,
     store_f32,
     store_i32,
+    write_f32,
 )
 
 if TYPE_CHECKING:
@@ -107,6 +108,21 @@ def largest_bits(x: Address) -> Any:
     return reduce_max_i32(most)
 
 
+@kernel
+def transpose_block(bits: NDArray[Any], first: int, column: int, x: Address) -> None:
+    """Store 32 columns of 16 rows of weights at x, (32, 16) f32, zeros where there are none."""
+    n, k = bits.shape
+    columns, rows = min(32, k - column), min(16, n - first)
+    if columns < 32 or rows < 16:
+        for c in range(32):
+            store_f32(x + 64 * c, splat(np.float32(0)))
+    weights, size = address(bits), bits.itemsize
+    for row in range(rows):
+        place = weights + (first + row) * bits.strides[0] + column * size
+        for c in range(columns):
+            write_f32(x + 64 * c + 4 * row, read_as_f32(bits, place + c * size))
+
+
 @lru_cache
 def encoder(codec: Codec) -> Any:
     """Make the kernel that encodes rows of weights as tiles of a format.
@@ -118,19 +134,11 @@ def encoder(codec: Codec) -> Any:
 
     @specialised(parallel_kernel, codec.name)
     def encode(bits: NDArray[Any], out: NDArray[np.uint8], largest: NDArray[np.int32]) -> None:
-        n, k = bits.shape
-        first, size = address(bits), bits.itemsize
         for tile in prange(out.shape[0]):
             block = np.zeros((32, 16), np.float32)
             x, most = address(block), np.int32(0)
             for b in range(out.shape[1]):
-                columns, rows = min(32, k - 32 * b), min(16, n - 16 * tile)
-                if columns < 32 or rows < 16:
-                    block[:] = 0
-                for row in range(rows):
-                    for c in range(columns):
-                        place = (16 * tile + row) * bits.strides[0] + (32 * b + c) * size
-                        block[c, row] = read_as_f32(bits, first + place)
+                transpose_block(bits, 16 * tile, 32 * b, x)
                 encode_block(x, address(out) + (tile * out.shape[1] + b) * tile_bytes)
                 most = max(most, largest_bits(x))
             largest[tile] = most

@@ -17,6 +17,8 @@ from .level import LEVEL
 from .sums import read_row, row
 from .vectors import I32, I64, VF, Builder, Stack, Value, at, i32x16, multiply_add, spread
 
+START_FACTOR = 128  # the header's start is minus this times the sum of a block's activations
+
 
 class Dots:
     """Emitters for `tokens` rows: slot t of a stack is row t times the first tile, then the second.
@@ -42,6 +44,30 @@ class Dots:
         if LEVEL.unsigned:
             return self.start_at(b, START_AT, header, stride)
         return ir.Constant(self.stack.llvm, None)
+
+    def add_shifts(
+        self,
+        b: Builder,
+        acc: Value,
+        masks: tuple[Value, Value],
+        step: int,
+        header: Value,
+        stride: Value,
+    ) -> Value:
+        """Add `step` x the sum of a row's activations in the lanes that each tile's mask selects.
+
+        So weights that are all greater by the step need not be made so.
+        """
+        bits = START_FACTOR.bit_length() - step.bit_length()  # -128 x the sum, to -step x the sum
+        for t in range(self.tokens):
+            number = at(b, b.add(row(b, header, stride, t), I64(START_AT)), I32)
+            sums = b.ashr(b.load(number, align=4), I32(bits))
+            value = spread(b, b.sub(I32(0), sums))
+            for side, mask in enumerate(masks):
+                slot = side * self.tokens + t
+                added = b.add(b.extract_value(acc, slot), b.and_(value, mask))
+                acc = b.insert_value(acc, added, slot)
+        return acc
 
     def dot4(
         self, b: Builder, acc: Value, weights: Callable[[int], Value], x: Value, x_stride: Value
