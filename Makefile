@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: setup demo demo-chat test quick test-nojit lint check oracle bench clean
+.PHONY: setup demo demo-chat test quick test-nojit lint check oracle clients bench clean
 
 # Make .venv with cpumix and its development tools; again only when pyproject.toml changes.
 setup: .venv/installed
@@ -39,6 +39,12 @@ check: lint test
 oracle: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[oracle]'
 	$(BIN)/python tools/record_oracle.py --check
+# Ask `cpumix serve` with other people's programs, each in its newest version; npm only if it is there.
+clients: setup
+	$(PYTHON) -m venv .venv/clients
+	.venv/clients/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r tests/serve/clients/requirements.txt
+	if command -v npm; then npm install --silent --no-save --prefix .venv/clients openai@latest; fi
+	CPUMIX_CLIENTS=.venv/clients $(BIN)/python -m pytest tests/serve/test_clients.py -ra
 # Measure decode and prefill on this machine.
 bench: setup
 	$(BIN)/cpumix bench

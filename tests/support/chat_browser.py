@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
-PATIENCE = 60_000  # milliseconds: a machine may be busy
+PATIENCE = 120_000  # milliseconds: a machine may be busy
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
 
 
