@@ -4,7 +4,7 @@ A fenced `sh` block is run line by line in a folder of its own. What a reader wo
 put there first: a folder that `cpumix convert` reads is a link to a tiny checkpoint, a *.bin file
 that no line of the block makes is a tiny model, a *.txt file is some English. `cpumix` lines
 without a pipe run in this process, which saves the start of one. `make` lines are compared with the
-Makefile.
+Makefile. A folder "moods" is a classifier.
 
 A `console` block shows output. It is run and compared if that is the same everywhere; otherwise it
 is listed in `NEEDS` with what a test machine lacks, and only its options are checked. So are
@@ -109,19 +109,23 @@ def tiny_model(tmp_path_factory, checkpoint_folder) -> Path:
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch, tiny_model, checkpoint_folder):
+def reader(tmp_path, monkeypatch, tiny_model, checkpoint_folder, classifier_file):
     """Fill a reader's folder with stand-ins for what a block's lines name, and go there."""
 
     def prepare(block: Block) -> None:
         (tmp_path / "tools").symlink_to(ROOT / "tools")
         text = block.text if block.language == "python" else "\n".join(block.lines)
         converts = re.findall(r"^cpumix convert (\S+) (\S+)", text, re.MULTILINE)
+        converts += re.findall(r'^cpumix\.convert\("(\S+)", "(\S+)"', text, re.MULTILINE)
         for source, _ in converts:
-            (tmp_path / source).symlink_to(checkpoint_folder, target_is_directory=True)
+            folder = (
+                classifier_file.parent / "checkpoint" if source == "moods" else checkpoint_folder
+            )
+            (tmp_path / source).symlink_to(folder, target_is_directory=True)
         for name in set(re.findall(r"[\w-]+\.bin\b", text)) - {target for _, target in converts}:
             (tmp_path / name).symlink_to(tiny_model)
         for name in set(re.findall(r"[\w-]+\.txt\b", text)):
-            (tmp_path / name).write_text("And they returned to the city. " * 200)
+            (tmp_path / name).write_text("And they returned to the city.\n" * 200)
 
     programs = tmp_path / ".programs"
     programs.mkdir()

@@ -68,6 +68,7 @@ def command(
     from cpumix.measure.warmup import helped
 
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
+        loaded.check_writes()
         screen = StyledScreen() if _is_styled() else PlainScreen()
         for note in loaded.notes:
             screen.say(note)

@@ -60,7 +60,7 @@ def _lines(facts: Facts) -> list[str]:
     config = json.loads(facts.config.to_json())
     lines = [
         f"{facts.path}: {facts.precision or facts.source}, {format_size(facts.nbytes)}",
-        f"{facts.config.architecture}: {format_count(facts.weights)} weights, "
+        f"{facts.config.described}: {format_count(facts.weights)} weights, "
         f"{format_count(facts.active_weights)} for each token",
     ]
     for group, kinds in facts.groups.items():

@@ -22,6 +22,7 @@ from . import endings
 COMMANDS = {
     "bench": "cpumix.cli.bench",
     "chat": "cpumix.cli.chat",
+    "classify": "cpumix.cli.classify",
     "convert": "cpumix.cli.convert",
     "export": "cpumix.cli.export",
     "fit": "cpumix.cli.fit",

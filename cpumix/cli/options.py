@@ -56,6 +56,7 @@ target = click.argument("target", type=_FOLDER_OR_FILE)
 model = click.argument("model", type=_FOLDER_OR_FILE)
 optional_model = click.argument("model", type=_FOLDER_OR_FILE, required=False)
 text = click.argument("text", type=_FOLDER_OR_FILE)
+optional_texts = click.argument("texts", type=_FOLDER_OR_FILE, required=False, metavar="[FILE]")
 model_shape = click.argument("source", required=False)
 
 _LEVELS = (

@@ -55,6 +55,8 @@ def command(
             for path, cache in ((model, kv), (against, "auto"))
             if path is not None
         )
+        for one in (loaded, *others):
+            one.check_writes()
         other = others[0] if others else None
         progress = stack.enter_context(progress_bar("Scoring", "{} windows".format))
         result = evaluate(

@@ -70,6 +70,11 @@ class ModelConfig:
         return bool(self.labels)
 
     @property
+    def described(self) -> str:
+        """What config.json calls the architecture."""
+        return (self.is_classifier and self.family.classifier) or self.architecture
+
+    @property
     def is_moe(self) -> bool:
         """Whether a router picks experts."""
         return self.num_local_experts > 1

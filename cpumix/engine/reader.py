@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +15,10 @@ from cpumix.errors import ConfigError, quoted
 from .classification import Classification, classification
 from .engine import Engine
 from .job import Floats
-from .reading import Pooling
+from .reading import Pooling, Reading
 from .requests import Requests
 
+AT_ONCE = 256  # texts that the engine knows of: a list of a million makes it no slower
 POOLINGS = (Pooling.MEAN.value, Pooling.LAST.value)
 Texts = Iterable[str | Sequence[int]]
 Progress = Callable[[int, int], None]
@@ -37,6 +39,10 @@ class Reader:
     config: ModelConfig
     _engine: Engine
     _requests: Requests
+
+    def check_writes(self) -> None:
+        """Raise ConfigError for a classifier, which has no language head."""
+        self._requests.check_writes()
 
     def embed(
         self, texts: Texts, *, pooling: str = "mean", progress: Progress | None = None
@@ -68,7 +74,16 @@ class Reader:
     def _tokens(self, texts: Texts, *, classified: bool = False) -> list[list[int]]:
         if isinstance(texts, str):
             raise ConfigError("texts: expected a list, found a single text. Put it in a list.")
-        return [self._requests.of_text(one, classified=classified) for one in texts]
+        made: list[list[int]] = []
+        given = list(texts)
+        for number, one in enumerate(given, 1):
+            try:
+                made.append(self._requests.of_text(one, classified=classified))
+            except ConfigError as error:
+                if len(given) == 1:
+                    raise
+                raise ConfigError(f"text {number}: {error}") from error
+        return made
 
     def _read(
         self, prompts: Sequence[Sequence[int]], pooling: Pooling, progress: Progress | None
@@ -79,18 +94,21 @@ class Reader:
         def teller(index: int) -> Callable[[Floats | BaseException], None]:
             return lambda found: ends.put((index, found))
 
-        jobs = [self._engine.read(ids, pooling, teller(i)) for i, ids in enumerate(prompts)]
+        jobs: dict[int, Reading] = {}
         made: dict[int, Floats] = {}
+        waiting = iter(enumerate(prompts))
         try:
-            while len(made) < len(jobs):
+            while len(made) < len(prompts):
+                for index, ids in islice(waiting, AT_ONCE - len(jobs)):
+                    jobs[index] = self._engine.read(ids, pooling, teller(index))
                 index, found = ends.get()
+                del jobs[index]
                 if isinstance(found, BaseException):
                     raise found
                 made[index] = found
                 if progress is not None:
-                    progress(len(made), len(jobs))
+                    progress(len(made), len(prompts))
         finally:
-            for index, job in enumerate(jobs):
-                if index not in made:
-                    self._engine.loop.cancel(job)
-        return [made[index] for index in range(len(jobs))]
+            for job in jobs.values():
+                self._engine.loop.cancel(job)
+        return [made[index] for index in range(len(prompts))]

@@ -125,8 +125,8 @@ class Requests:
         """Raise ConfigError for a model without a score head."""
         if not self._config.is_classifier:
             raise ConfigError(
-                "model: expected a classifier, with a score head, found a "
-                f"{self._config.architecture} with a language head. Use cpumix run."
+                f"model: expected a classifier, with a score head, found {self._config.described} "
+                "with a language head. Use cpumix run."
             )
 
     def check(self, ids: Sequence[int], max_tokens: int = 0) -> None:

@@ -83,6 +83,11 @@ def export(
         )
     with ModelFile(model) as file:
         config = file.config
+        if config.is_classifier:
+            raise ConvertError(
+                f"export: expected a language head, found a classifier of {len(config.labels)} "
+                "labels, which llama.cpp does not run. Use cpumix classify."
+            )
         tensors = list(_list_tensors(file))
         largest = max(tensors, key=lambda t: (len(t.pieces), t.nbytes))
         name = str(file.metadata.get("general.name", Path(model).stem))

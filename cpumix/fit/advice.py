@@ -35,7 +35,8 @@ def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
         target = f"{source.name}-{plan.precision}.bin"
         words = ["cpumix", "convert", folder, target, "--precision", plan.precision]
         lines = [shlex.join(words)]
-    words = ["cpumix", "run", target, "-p", "Why is the sky blue?"]
+    verb = "classify" if source.config.is_classifier else "run"
+    words = ["cpumix", verb, target, "-p", "Why is the sky blue?"]
     if plan.context > DEFAULT_CONTEXT:
         words += ["--context", str(plan.context)]
     if kv != "auto":

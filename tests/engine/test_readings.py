@@ -173,6 +173,19 @@ def test_texts_that_are_none(classifier, texts, message):
             read(texts)
 
 
+def test_the_text_that_is_none_is_named(classifier):
+    with pytest.raises(ConfigError, match=r"^text 2: prompt: 257 tokens do not fit"):
+        classifier.classify(["a", [1] * 257])
+
+
+def test_many_texts_are_handed_over_bit_by_bit(classifier, monkeypatch):
+    monkeypatch.setattr("cpumix.engine.reader.AT_ONCE", 3)
+    texts = [[1, 5 + i] for i in range(20)]
+    found = classifier.classify(texts)
+    assert (found[7].logits == classifier.classify([texts[7]])[0].logits).all()
+    assert len({one.logits.tobytes() for one in found}) == 20
+
+
 def test_pooling_that_is_none(classifier):
     with pytest.raises(ConfigError, match='pooling: expected one of mean, last, found "max"'):
         classifier.embed(TEXTS, pooling="max")
@@ -201,5 +214,7 @@ def test_a_classifier_does_not_write(classifier):
 
 def test_a_model_that_writes_does_not_classify(writer):
     with cpumix.load(writer, threads=1) as model:
-        with pytest.raises(ConfigError, match="expected a classifier, with a score head, found a"):
+        with pytest.raises(
+            ConfigError, match="expected a classifier, with a score head, found Mixtral"
+        ):
             model.classify(["a"])
