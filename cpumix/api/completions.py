@@ -10,6 +10,7 @@ from cpumix.engine.sequence import Request
 
 from .choice import Choice
 from .errors import ApiError
+from .inputs import Inputs, read_inputs
 from .sampling_fields import SamplingFields, check_max_tokens, refuse_unsupported
 from .served_model import ServedModel, seeded
 from .stamp import Stamp
@@ -23,7 +24,7 @@ MAX_LOGPROBS = 5
 class CompletionRequest(SamplingFields, kw_only=True):
     """The fields of a request."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: Inputs
     """A text, or tokens, or several of either."""
     logprobs: int | None = None
     best_of: int | None = None
@@ -57,7 +58,7 @@ class Completion:
                 param="logprobs",
             )
         check_max_tokens("max_tokens", fields.max_tokens)
-        prompts = self._prompts()
+        prompts = read_inputs(service, fields.prompt, "prompt", MAX_PROMPTS)
         self._count = len(prompts)
         params = fields.to_params(service.defaults, logprobs=fields.logprobs)
         tokens = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
@@ -68,30 +69,6 @@ class Completion:
             for index, ids in enumerate(ids for ids in prompts for _ in range(fields.choices))
         ]
         self._offsets = [0] * len(self.requests)
-
-    def _prompts(self) -> list[list[int]]:
-        given = self.fields.prompt
-        tokens = isinstance(given, list) and given and all(isinstance(t, int) for t in given)
-        prompts: list[Any] = [given] if isinstance(given, str) or tokens else list(given)
-        if any(isinstance(prompt, int) for prompt in prompts):
-            raise ApiError(
-                400, "prompt: expected texts or lists of tokens, found a mixture.", param="prompt"
-            )
-        if not 1 <= len(prompts) <= MAX_PROMPTS:
-            raise ApiError(
-                400,
-                f"prompt: expected 1 to {MAX_PROMPTS} of them, found {len(prompts)}.",
-                param="prompt",
-            )
-        model = self._service.model
-        found = [
-            model.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
-            for prompt in prompts
-        ]
-        size = model.config.vocab_size
-        if not all(0 <= token < size for ids in found for token in ids):
-            raise ApiError(400, f"prompt: expected token ids from 0 to {size - 1}.", param="prompt")
-        return found
 
     def chunks(self, index: int, event: Event, choice: Choice) -> Iterator[dict[str, Any]]:
         """Yield what a stream tells of an event."""

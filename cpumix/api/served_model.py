@@ -37,6 +37,17 @@ class ServedModel:
         """Whether conversations can be written."""
         return self.model.tokenizer.has_chat_template or self.chat_template is not None
 
+    def check_length(self, ids: Sequence[int], most: int, param: str) -> None:
+        """Raise ApiError (400) for a prompt of more than `most` tokens."""
+        if len(ids) > most:
+            raise ApiError(
+                400,
+                f"This model's maximum context length is {self.model.context} tokens, and the "
+                f"prompt has {len(ids)}. Shorten it.",
+                code="context_length_exceeded",
+                param=param,
+            )
+
     def request(
         self,
         ids: Sequence[int],
@@ -53,17 +64,11 @@ class ServedModel:
         Raises ApiError (400) for what does not fit, ConfigError for what means nothing.
         """
         model = self.model
-        room = model.context - len(ids)
-        if room < 1:
-            raise ApiError(
-                400,
-                f"This model's maximum context length is {model.context} tokens, and the prompt "
-                f"has {len(ids)}. Shorten it.",
-                code="context_length_exceeded",
-                param=param,
-            )
+        model.check_writes()
+        self.check_length(ids, model.context - 1, param)
         if not ids:
             raise ApiError(400, "prompt: expected at least one token, found none.", param=param)
+        room = model.context - len(ids)
         tokens = room if max_tokens is None else min(max_tokens, room)
         size = model.config.vocab_size
         if highest := next((token for token in params.logit_bias if token >= size), None):

@@ -40,6 +40,17 @@ class Reader:
     _engine: Engine
     _requests: Requests
 
+    def check_classifies(self) -> None:
+        """Raise ConfigError for a model that is no classifier."""
+        self._requests.check_classifies()
+
+    def tokens_of(self, text: str | Sequence[int], *, classified: bool = False) -> list[int]:
+        """Return the tokens of a text that `embed` or, if `classified`, `classify` reads.
+
+        Raises ConfigError for a text that is no text, or does not fit into the context.
+        """
+        return self._requests.of_text(text, classified=classified)
+
     def check_writes(self) -> None:
         """Raise ConfigError for a classifier, which has no language head."""
         self._requests.check_writes()
@@ -63,7 +74,7 @@ class Reader:
 
         Raises ConfigError for a model that is no classifier, too.
         """
-        self._requests.check_classifies()
+        self.check_classifies()
         prompts = self._tokens(texts, classified=True)
         made = self._read(prompts, Pooling.SCORE, progress)
         return [
@@ -78,7 +89,7 @@ class Reader:
         given = list(texts)
         for number, one in enumerate(given, 1):
             try:
-                made.append(self._requests.of_text(one, classified=classified))
+                made.append(self.tokens_of(one, classified=classified))
             except ConfigError as error:
                 if len(given) == 1:
                     raise

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from cpumix.api.errors import ApiError, failure
 
-from . import chat_page, openai, tgi, tokens
+from . import chat_page, openai, readings, tgi, tokens
 from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
 from .service import Service
@@ -75,6 +75,7 @@ def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
             Route("/metrics", metrics, methods=["GET"]),
             *openai.routes(service),
             *tgi.routes(service),
+            *readings.routes(service),
             *tokens.routes(service),
             *chat_page.routes(),
         ],

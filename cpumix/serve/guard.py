@@ -159,7 +159,8 @@ def _route(scope: Scope) -> str:
 def _tokens(scope: Scope) -> dict[str, int]:
     writing = scope.get("cpumix.writing")
     if writing is None:
-        return {}
+        found: dict[str, int] = scope.get("cpumix.tokens", {})
+        return found
     stats = [choice.stats for choice in writing.choices]
     return {
         "prompt_tokens": stats[0].prompt_tokens,

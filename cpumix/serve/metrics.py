@@ -53,6 +53,11 @@ class Metrics:
         if seconds is not None:
             self._whole.observe(seconds)
 
+    def read(self, tokens: int, seconds: float) -> None:
+        """Count texts that were read for their vectors or labels, and not gone on with."""
+        self._prompt.inc(tokens)
+        self.finished("read", seconds)
+
     def answered(self, path: str, status: int) -> None:
         """Count an answer."""
         self._answers.labels(path, str(status)).inc()

@@ -50,9 +50,13 @@ class Service(ServedModel):
 
     def write(self, requests: Sequence[Request]) -> Writing:
         """Take places for texts; they begin when their events are asked for."""
+        self.check_alive()
+        return Writing(self.model, self.admission, self.metrics, requests)
+
+    def check_alive(self) -> None:
+        """Raise ApiError (503) if no text would ever be written or read."""
         if not self.model.engine.loop.alive:
             raise ApiError(503, "The engine does not run any more.", code="unavailable")
-        return Writing(self.model, self.admission, self.metrics, requests)
 
     def close(self) -> None:
         """End the thread that prepares requests."""
