@@ -64,7 +64,7 @@ HOMES = {
     "llvmlite": ("kernels/", "store/bus_guard.py"),  # the guard is machine code, but no kernel
     "psutil": ("machine.py",),
     "click": ("cli/",),
-    "huggingface_hub": ("hub.py",),
+    "huggingface_hub": ("hub/",),
     "prompt_toolkit": ("cli/chat_input.py",),
     **dict.fromkeys(("starlette", "uvicorn", "structlog"), ("serve/",)),
     "msgspec": ("api/", "serve/"),

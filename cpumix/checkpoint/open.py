@@ -10,17 +10,21 @@ from cpumix.errors import ConvertError
 
 from .files import unreadable
 from .match import match
+from .shards import Heads
 from .sources import SOURCES, CheckpointSource
 from .tensor import Checkpoint
 
 
-def open_checkpoint(path: Path, ignored: Collection[str] = ()) -> Checkpoint:
+def open_checkpoint(
+    path: Path, ignored: Collection[str] = (), heads: Heads | None = None
+) -> Checkpoint:
     """Read a checkpoint's side files and headers, and check that it is whole.
 
-    Fields of its config that are named in `ignored` count as absent. Raises ConvertError for what
-    is missing, damaged or superfluous, ConfigError for a model that cpumix does not run.
+    Fields of its config that are named in `ignored` count as absent. `heads` are the tensors of
+    shards that are not there yet. Raises ConvertError for what is missing, damaged or superfluous,
+    ConfigError for a model that cpumix does not run.
     """
-    return match(find_source(path).read(path, ignored))
+    return match(find_source(path).read(path, ignored, heads or {}))
 
 
 def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,8 @@ from .containers import CONTAINERS
 from .files import read_json
 from .stored import StoredTensor
 
+Heads = Mapping[Path, dict[str, StoredTensor]]
+"""The tensors of shards that are not here yet, by path and name."""
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 
 
@@ -50,15 +52,16 @@ class ShardNames(NamedTuple):
         )
 
 
-def read_shards(folder: Path, names: ShardNames) -> dict[str, StoredTensor]:
+def read_shards(folder: Path, names: ShardNames, heads: Heads) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's shards by its name there. Raises ConvertError."""
-    index = _read_index(folder, names)
+    index = _read_index(folder, names, heads)
     paths = sorted({folder / shard for shard in index.values()}) or names.find(folder)
     if not index:
         _check_numbers(paths)
     tensors: dict[str, StoredTensor] = {}
     for path in paths:
-        for name, stored in CONTAINERS[path.suffix](path).items():
+        found = heads[path] if path in heads else CONTAINERS[path.suffix](path)
+        for name, stored in found.items():
             if name in tensors:
                 raise ConvertError(
                     f"tensor {quoted(name)}: expected it in one shard, found it in two, "
@@ -74,7 +77,7 @@ def read_shards(folder: Path, names: ShardNames) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_index(folder: Path, names: ShardNames) -> dict[str, str]:
+def _read_index(folder: Path, names: ShardNames, heads: Heads) -> dict[str, str]:
     """Return which shard the index promises for each tensor; nothing without an index."""
     path = folder / names.index_name
     if not names.index_name or not path.exists():
@@ -91,7 +94,9 @@ def _read_index(folder: Path, names: ShardNames) -> dict[str, str]:
                 f'"{path}": expected names of *{suffix} files beside the index, '
                 f"found {quoted(shard)}. Download it again."
             )
-        if not os.path.isfile(folder / shard):  # False for a name that no system takes, too
+        if folder / shard not in heads and not os.path.isfile(
+            folder / shard
+        ):  # False for a name that no system takes, too
             raise ConvertError(
                 f"shard {quoted(shard)}: the index names it, but it is absent. "
                 f'Download it to "{folder}".'

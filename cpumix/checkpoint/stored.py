@@ -6,7 +6,8 @@ reads its numbers through them. Nothing is ever mapped: mapped pages would count
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 
 from .files import read_into
 
+ReadInto = Callable[[Path, int, memoryview], None]
+"""Fills flat bytes from a file at an offset; any number of threads may call it at once."""
 # How each type comes to NumPy, which has no bfloat16 and no float8: as their bits. A type that is
 # not here, such as a GGUF block type, comes as the bytes of each row.
 NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
@@ -44,6 +47,8 @@ class StoredTensor:
     """Of the numbers; a view with strides may be spread over more."""
     strides: tuple[int, ...] | None = None
     """In numbers, as PyTorch counts them; None: row-major without gaps."""
+    read_into: ReadInto = field(default=read_into, repr=False, compare=False)
+    """Reads the file, which may be elsewhere."""
 
     @property
     def rows(self) -> int:
@@ -66,7 +71,7 @@ class StoredTensor:
             out = np.empty((stop - start, *self.shape[1:][-1:]), kind)
         if out.size:
             at = self.offset + start * row_bytes
-            read_into(self.path, at, out.reshape(-1).view(np.uint8).data)
+            self.read_into(self.path, at, out.reshape(-1).view(np.uint8).data)
         return out
 
     def read_flat(self, start: int, stop: int) -> NDArray[Any]:
@@ -76,7 +81,7 @@ class StoredTensor:
         out: NDArray[Any] = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
         if out.size:
             at = self.offset + start * out.itemsize
-            read_into(self.path, at, out.view(np.uint8).data)
+            self.read_into(self.path, at, out.view(np.uint8).data)
         return out
 
     def read(self) -> NDArray[Any]:
@@ -87,7 +92,7 @@ class StoredTensor:
         steps = zip(self.shape, self.strides, strict=True)
         span = 1 + sum((n - 1) * step for n, step in steps) if self.nbytes else 0
         raw = np.empty(span, kind)
-        read_into(self.path, self.offset, raw.view(np.uint8).data)
+        self.read_into(self.path, self.offset, raw.view(np.uint8).data)
         strides = [step * kind.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(raw, self.shape, strides, writeable=False)
 

@@ -99,7 +99,7 @@ convert = click.option(
 discard_shards = click.option(
     "--discard-shards",
     is_flag=True,
-    help="Delete each shard of a download from the hub's cache once it is converted.",
+    help="Download the shards of a source on the hub one by one; delete each once it is converted.",
 )
 lora = click.option(
     "--lora",

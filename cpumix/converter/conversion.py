@@ -13,7 +13,7 @@ from cpumix.arguments import check_path
 from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
 from cpumix.errors import ConfigError, ConvertError
-from cpumix.hub import download, parse_name
+from cpumix.hub import HubShards, download, open_shards, parse_name
 from cpumix.input_file import regular
 from cpumix.machine import machine_info
 from cpumix.memory.planner import choose_precision, default_context
@@ -25,7 +25,7 @@ from cpumix.units import parse_size
 from .code_books import with_code_books
 from .losses import Loss
 from .pipeline import Progress, write_tensors
-from .shard_disposal import ShardDisposal, most_space
+from .shard_disposal import ShardDisposal, most_space, order_by_shards
 from .slices import cut, target_bytes
 
 HEADER_BYTES = 64 << 20  # of a model file, with tokenizer and padding of tensors, at most
@@ -71,23 +71,28 @@ def convert(
     Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
     adapters to merge in, in this order, and how many times each. An existing target is replaced
     only with `force`. With `resume`, what an interrupted conversion has done is kept, and taken up
-    by the next one of the same source and options. With `discard_shards`, a download's shards are
-    deleted from the hub's cache one by one, as soon as they are converted. Fields of config.json
-    that are named in `ignore_fields` count as absent. `progress` is called with the source bytes
-    done and in all.
+    by the next one of the same source and options. With `discard_shards`, the shards of a source on
+    the hub are fetched one by one, and each is deleted from the hub's cache as soon as it is
+    converted. Fields of config.json that are named in `ignore_fields` count as absent. `progress`
+    is called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     check_path("source", source)
     check_path("target", target)
     began = time.perf_counter()
     hub_name = None if os.path.exists(source) else parse_name(Path(source).as_posix())
-    if discard_shards and (hub_name is None or resume):
-        raise ConfigError(
-            "discard shards: expected a name on the hub as source and no resume, which needs all "
-            "shards. Leave one of the options out."
-        )
-    place = Path(source) if hub_name is None else download(hub_name)
-    checkpoint = open_checkpoint(place, ignore_fields)
+    shards = None
+    if hub_name is None:
+        place = Path(source)
+        if discard_shards:
+            raise ConfigError(
+                f'discard shards: expected a name on the hub as source, found "{place}". Leave '
+                "--discard-shards out: what is yours is not deleted."
+            )
+    else:
+        shards = open_shards(hub_name) if discard_shards else None
+        place = download(hub_name) if shards is None else shards.folder
+    checkpoint = open_checkpoint(place, ignore_fields, shards.heads if shards else None)
     for folder, times in lora:
         checkpoint = merge_adapter(checkpoint, Path(folder), times)
     tokenizer = Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now
@@ -102,19 +107,26 @@ def convert(
     entries = with_code_books(build_entries(checkpoint.config, precision), checkpoint)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
     metadata = build_metadata(checkpoint.config, precision, files, name)
-    slices = list(cut(checkpoint, entries))
+    ordered, folder = entries, place if place.is_dir() else place.parent
+    if discard_shards:
+        ordered = order_by_shards(checkpoint, entries)
+    slices = list(cut(checkpoint, ordered))
     uses = [(s.source.paths, target_bytes(s)) for s in slices] if discard_shards else []
+    space = HEADER_BYTES + most_space(uses, folder, shards, Path(target)) if uses else None
     with ModelWriter(
         Path(target),
         metadata,
         entries,
         force=force,
         resume=resume,
-        source=_fingerprint(checkpoint, lora),
-        free_bytes=most_space(uses) + HEADER_BYTES if discard_shards else None,
+        source=_fingerprint(checkpoint, lora, shards),
+        free_bytes=space,
+        order=[entry.name for entry in ordered] if discard_shards else None,
     ) as writer:
         resumed = writer.done
-        disposal = ShardDisposal(uses) if discard_shards else None
+        finished = {entry.name for entry in ordered[:resumed]}
+        left = uses[sum(s.entry.name in finished for s in slices) :]
+        disposal = ShardDisposal(left, folder, shards) if discard_shards else None
         losses = write_tensors(writer, slices, resumed, disposal, progress)
         writer.commit()
         size = writer.nbytes
@@ -132,11 +144,18 @@ def convert(
     )
 
 
-def _fingerprint(checkpoint: Checkpoint, lora: Sequence[tuple[str | Path, float]]) -> bytes:
+def _fingerprint(
+    checkpoint: Checkpoint, lora: Sequence[tuple[str | Path, float]], shards: HubShards | None
+) -> bytes:
     """Return bytes that change if a file of the source does, or which adapters are merged."""
-    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    paths = {tensor.path for tensor in checkpoint.tensors.values()} - (
+        shards.sizes.keys() if shards else set()
+    )
     adapters = [path for folder, _ in lora for path in Path(folder).iterdir()]
-    files = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (*sorted(shards), *adapters)]
+    files: list[tuple[str, int, int | str]] = [
+        (p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in (*sorted(paths), *adapters)
+    ]
+    files += shards.identity if shards else []
     return json.dumps([sorted(files), [(str(folder), times) for folder, times in lora]]).encode()
 
 
@@ -158,7 +177,7 @@ def _refuse_own_source(checkpoint: Checkpoint, places: Sequence[Path], target: P
     """
     if not os.path.isfile(target):
         return
-    shards = {tensor.path for tensor in checkpoint.tensors.values()}
+    shards = {tensor.path for tensor in checkpoint.tensors.values() if tensor.path.exists()}
     beside = [p for place in places for p in (place.iterdir() if place.is_dir() else [place])]
     others = [] if _is_model_file(target) else [path for path in beside if path.is_file()]
     if any(target.samefile(path) for path in (*shards, *others)):

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
+from numpy.typing import NDArray
+
+from cpumix.checkpoint.matrix import Coded
 from cpumix.store import ModelWriter
 
 from .losses import Loss, Losses
@@ -42,22 +46,33 @@ def write_tensors(
         ThreadPoolExecutor(1, "cpumix-read") as reader,
         ThreadPoolExecutor(1, "cpumix-write") as output,
     ):
-        ahead = reader.submit(read, slices[0])
-        for i, s in enumerate(slices):
-            rows = ahead.result()
-            if i + 1 < len(slices):
-                ahead = reader.submit(read, slices[i + 1])
-            data = convert_slice(s, rows, losses)
+        try:
+            ahead = reader.submit(_read, slices[0], disposal)
+            for i, s in enumerate(slices):
+                rows = ahead.result()
+                if i + 1 < len(slices):
+                    ahead = reader.submit(_read, slices[i + 1], disposal)
+                data = convert_slice(s, rows, losses)
+                if written is not None:
+                    written.result()
+                    if disposal is not None:
+                        disposal.done(slices[i - 1].source.paths)
+                written = output.submit(writer.write, s.entry.name, data)
+                done += source_bytes(s)
+                if progress is not None:
+                    progress(done, total)
             if written is not None:
                 written.result()
                 if disposal is not None:
-                    disposal.done(slices[i - 1].source.paths)
-            written = output.submit(writer.write, s.entry.name, data)
-            done += source_bytes(s)
-            if progress is not None:
-                progress(done, total)
-        if written is not None:
-            written.result()
+                    disposal.done(slices[-1].source.paths)
+        finally:
             if disposal is not None:
-                disposal.done(slices[-1].source.paths)
+                disposal.stop()  # before the threads are waited for
     return losses.all()
+
+
+def _read(s: Slice, disposal: ShardDisposal | None) -> NDArray[Any] | Coded:
+    """Read a slice, whose shards may have to be fetched first."""
+    if disposal is not None:
+        disposal.need(s.source.paths)
+    return read(s)

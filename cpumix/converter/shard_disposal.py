@@ -1,27 +1,60 @@
-"""Deletes the shards of a download, each as soon as the last of its tensors is converted."""
+"""Deletes the shards of a download, each as soon as the last of its tensors is converted.
+
+Those that are not here yet are fetched one after the other, the next while one is converted.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from cpumix.checkpoint import Checkpoint
+from cpumix.hub import HubShards
+from cpumix.store import TensorEntry
 
 Use = tuple[frozenset[Path], int]
 """The files that a slice is read from, and the bytes that it becomes."""
 
 
 class ShardDisposal:
-    """Counts what is still to be read from each shard."""
+    """Counts what is still to be read from each shard; `stop` ends what is being downloaded.
 
-    def __init__(self, slices: Iterable[Use]) -> None:
+    Only files in `folder` are ever deleted: what is read may be an adapter, or of the user's own.
+    """
+
+    def __init__(
+        self, slices: Sequence[Use], folder: Path, shards: HubShards | None = None
+    ) -> None:
         self._left = Counter(path for paths, _ in slices for path in paths)
+        self._folder, self._shards = folder, shards
+        self._order = [path for path in self._left if path.parent == folder]
+        for path in shards.sizes if shards else ():
+            if not self._left[path]:  # of an interrupted conversion
+                delete(path)
+
+    def need(self, paths: frozenset[Path]) -> None:
+        """Have the shards here that a slice is read from, and begin with the one after them."""
+        if self._shards is None:
+            return
+        wanted = [i for i, path in enumerate(self._order) if path in paths]
+        for i in wanted:
+            self._shards.fetch(self._order[i])
+        if wanted and wanted[-1] + 1 < len(self._order):
+            self._shards.fetch_ahead(self._order[wanted[-1] + 1])
 
     def done(self, paths: frozenset[Path]) -> None:
         """Count one slice as converted; delete the shards that nothing else is read from."""
         self._left.subtract(paths)
         for path in paths:
-            if not self._left[path]:
+            if not self._left[path] and path.parent == self._folder:
                 delete(path)
+
+    def stop(self) -> None:
+        """End a download that is going on."""
+        if self._shards is not None:
+            self._shards.close()
 
 
 def delete(path: Path) -> None:
@@ -31,16 +64,47 @@ def delete(path: Path) -> None:
     kept.unlink(missing_ok=True)
 
 
-def most_space(slices: Iterable[Use]) -> int:
-    """Return the bytes of disk that the target takes beyond what deleted shards have given back.
+def order_by_shards(checkpoint: Checkpoint, entries: Sequence[TensorEntry]) -> list[TensorEntry]:
+    """Return the tensors so that shards are read one after the other.
 
-    That is the most at any time, as the target grows slice by slice.
+    What lies in two shards comes when the later one is begun, and before all else in it: so the
+    earlier one can go.
+    """
+    shards = {p for tensor in checkpoint.tensors.values() for p in tensor.paths}
+    place = {path: i for i, path in enumerate(sorted(shards))}
+
+    def key(entry: TensorEntry) -> tuple[int, int]:
+        places = [place[p] for part in entry.parts for p in checkpoint.tensors[part].paths]
+        return max(places), min(places)
+
+    return sorted(entries, key=key)
+
+
+def most_space(slices: Iterable[Use], folder: Path, shards: HubShards | None, target: Path) -> int:
+    """Return the bytes of disk that are needed beyond what deleted shards have given back.
+
+    That is the most at any time, as the target grows slice by slice. If shards lie on another disk,
+    it is all of the target.
     """
     uses = list(slices)
-    last = {path: i for i, (paths, _) in enumerate(uses) for path in paths}
+    if target.parent.is_dir() and os.stat(folder).st_dev != os.stat(target.parent).st_dev:
+        return sum(nbytes for _, nbytes in uses)
+    first: dict[Path, int] = {}
+    last: dict[Path, int] = {}
+    for i, (paths, _) in enumerate(uses):
+        for path in paths:
+            if path.parent == folder:
+                first.setdefault(path, i)
+                last[path] = i
+    sizes = {p: shards.sizes[p] if shards else p.stat().st_size for p in first}
+    order = list(first)
+    fetched = Counter[int]()
+    for path, before in zip(order, order[:1] + order, strict=False):
+        if not path.exists():
+            fetched[first[before]] += sizes[path]  # while the one before it is converted
     most = now = 0
     for i, (paths, nbytes) in enumerate(uses):
-        now += nbytes
+        now += nbytes + fetched[i]
         most = max(most, now)
-        now -= sum(path.stat().st_size for path in paths if last[path] == i)
+        now -= sum(sizes[path] for path in paths if last.get(path) == i)
     return most

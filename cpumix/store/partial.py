@@ -23,6 +23,7 @@ from pathlib import Path
 from cpumix.errors import ConvertError
 from cpumix.units import format_size
 
+from .layout import ALIGNMENT
 from .naming import rename_new
 from .residency import LARGE_PAGE
 
@@ -147,9 +148,10 @@ class PartialFile:
 
         Bytes that follow each other are written by whole large pages: so the system keeps them in
         such, and a run that finds them in its cache is as fast as one that reads them itself.
+        Between two that follow each other may be padding: fewer bytes than tensors are aligned to.
         """
         gap = offset - (self._start + len(self._tail))
-        if self._start >= 0 and 0 <= gap < LARGE_PAGE:
+        if self._start >= 0 and 0 <= gap < ALIGNMENT:
             self._tail += bytes(gap)
         else:
             self._flush()

@@ -61,7 +61,7 @@ def test_index_cannot_lead_outside(tmp_path: Path) -> None:
     ):
         (tmp_path / "index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
         with pytest.raises(ConvertError, match="files beside the index, found"):
-            read_shards(tmp_path, names)
+            read_shards(tmp_path, names, {})
 
 
 def test_every_container_is_fuzzed() -> None:

@@ -347,6 +347,16 @@ def test_tensors_in_another_order_make_the_same_file(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_bytes() == expected
 
 
+def test_what_is_written_is_not_taken_for_padding(tmp_path: Path) -> None:
+    expected = write(tmp_path / TARGET).read_bytes()
+    order = ["matrix", "norm", "blk.0.expert.0"]  # the last one begins behind the matrix
+    with ModelWriter(tmp_path / "other", METADATA, ENTRIES, order=order) as writer:
+        for name in order:
+            writer.write(name, DATA[name])
+        writer.commit()
+    assert (tmp_path / "other").read_bytes() == expected
+
+
 def resumable(target: Path, results: dict[str, Any]) -> ModelWriter:
     return ModelWriter(target, METADATA, ENTRIES, resume=True, order=ORDER, results=results)
 

@@ -35,6 +35,7 @@ def write_checkpoint(
     dtype: str = "BF16",
     shards: int = 1,
     index: bool = True,
+    in_runs: bool = False,
     tokenizer: bytes | None = None,
     change: Mapping[str, Array | None] | None = None,
     **overrides: Any,
@@ -43,8 +44,9 @@ def write_checkpoint(
 
     `overrides` are fields of config.json. Weights are random ones of `seed` if not given. `change`
     replaces tensors by their name in the checkpoint, or leaves them out (None). Several shards have
-    an index if `index`. The tokenizer is a made-up one that works, or one that only looks so by its
-    name where the vocabulary is too small for that.
+    an index if `index`; tensors go to them in turn or, `in_runs`, one shard after the other, as in
+    real ones. The tokenizer is a made-up one that works, or one that only looks so by its name
+    where the vocabulary is too small for that.
     """
     config = {**config, **overrides}
     weights = make_weights(config, seed) if weights is None else weights
@@ -61,7 +63,12 @@ def write_checkpoint(
     weight_map = {}
     for number in range(shards):
         name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        part = dict(list(kept.items())[number::shards])
+        run = range(len(kept) * number // shards, len(kept) * (number + 1) // shards)
+        part = {
+            tensor: array
+            for i, (tensor, array) in enumerate(kept.items())
+            if (i in run if in_runs else i % shards == number)
+        }
         weight_map |= dict.fromkeys(part, name)
         write_shard(folder / (name if shards > 1 else "model.safetensors"), part)
     if shards > 1 and index:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -36,20 +37,33 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
     """
     try:
         with open(path, "rb", opener=regular) as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(64)
-            refuse_pointer(path, start)
-            length = int.from_bytes(start[:8], "little")
-            if len(start) < 8 or length > MAX_HEADER_BYTES:
-                raise ConvertError(
-                    f'"{path}": not a safetensors file: expected the length of a header in the '
-                    f"first 8 bytes, found {start[:8]!r}. Download it again."
-                )
-            _check_size(path, 8 + length, size, "at least ")
-            file.seek(8)
-            text = file.read(length)
+
+            def read(offset: int, count: int) -> bytes:
+                file.seek(offset)
+                return file.read(count)
+
+            return parse_header(path, os.fstat(file.fileno()).st_size, read)
     except OSError as e:
         raise unreadable(path, e) from e
+
+
+def parse_header(
+    path: Path, size: int, read: Callable[[int, int], bytes]
+) -> dict[str, StoredTensor]:
+    """Return the tensors of a file of `size` bytes, which may be elsewhere.
+
+    `read(offset, count)` returns some of its bytes, fewer at its end. Raises ConvertError likewise.
+    """
+    start = read(0, 64)
+    refuse_pointer(path, start)
+    length = int.from_bytes(start[:8], "little")
+    if len(start) < 8 or length > MAX_HEADER_BYTES:
+        raise ConvertError(
+            f'"{path}": not a safetensors file: expected the length of a header in the '
+            f"first 8 bytes, found {start[:8]!r}. Download it again."
+        )
+    _check_size(path, 8 + length, size, "at least ")
+    text = read(8, length)
     entries = _parse(path, text)
     data = 8 + length
     tensors = {name: _tensor(path, name, entry, data) for name, entry in entries.items()}

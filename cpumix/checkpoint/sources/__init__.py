@@ -1,9 +1,9 @@
 """What people point at, one file each kind: a folder of transformers, of Mistral, a GGUF file.
 
 A source is a module with three functions: `claims(path)` tells by names alone whether it is one,
-`read_config(path, ignored)` returns its `ModelConfig`, `read(path, ignored)` its `Contents`. The
-last two pass over the fields of the config that are `ignored`, and raise ConvertError or
-ConfigError. `open` tries the rows of `SOURCES` in order.
+`read_config(path, ignored)` returns its `ModelConfig`, `read(path, ignored, heads)` its `Contents`,
+in which shards may be that are not there yet. The last two pass over the fields of the config that
+are `ignored`, and raise ConvertError or ConfigError. `open` tries the rows of `SOURCES` in order.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cpumix.config import ModelConfig
 
+from ..shards import Heads
 from ..tensor import Contents
 from . import gguf, huggingface, mistral
 
@@ -25,7 +26,7 @@ class CheckpointSource(NamedTuple):
 
     claims: Callable[[Path], bool]
     read_config: Callable[[Path, Collection[str]], ModelConfig]
-    read: Callable[[Path, Collection[str]], Contents]
+    read: Callable[[Path, Collection[str], Heads], Contents]
 
 
 SOURCES: dict[str, CheckpointSource] = {

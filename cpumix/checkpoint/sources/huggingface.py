@@ -13,7 +13,7 @@ from cpumix.errors import ConfigError, ConvertError, quoted
 from ..encodings import assemble
 from ..files import read_json
 from ..namings.huggingface import namings
-from ..shards import ShardNames, read_shards
+from ..shards import Heads, ShardNames, read_shards
 from ..tensor import Contents
 from .quantization import Quantization, take_quantization
 from .side_files import read_eos_token_ids, read_side_files
@@ -53,7 +53,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return _read_config(path, ignored)[0]
 
 
-def read(path: Path, ignored: Collection[str] = ()) -> Contents:
+def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a folder holds."""
     config, quantization = _read_config(path, ignored)
     side = read_side_files(path)
@@ -61,7 +61,7 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
     kind = next((kind for kind in SHARDS if kind.exists(path)), None)
     if kind is None:
         raise _weights_missing(path)
-    matrices = assemble(read_shards(path, kind), *quantization)
+    matrices = assemble(read_shards(path, kind, heads), *quantization)
     return Contents(path, config, matrices, namings(config.family), *side)
 
 

@@ -13,7 +13,7 @@ from cpumix.errors import ConfigError, ConvertError, quoted
 from ..encodings import assemble
 from ..files import read_json
 from ..namings import mistral as namings
-from ..shards import ShardNames, read_shards
+from ..shards import Heads, ShardNames, read_shards
 from ..tensor import Contents
 from . import huggingface
 from .quantization import take_quantization
@@ -68,7 +68,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return from_params(without_fields(fields, ignored, f'"{file}"'), f'"{file}"')
 
 
-def read(path: Path, ignored: Collection[str] = ()) -> Contents:
+def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a folder holds."""
     config = read_config(path, ignored)
     side = read_side_files(path)
@@ -79,7 +79,7 @@ def read(path: Path, ignored: Collection[str] = ()) -> Contents:
             f'"{path}". Download them there.'
         )
     quantization = take_quantization(_read_params(path)[1], path)
-    matrices = assemble(read_shards(path, kind), *quantization)
+    matrices = assemble(read_shards(path, kind, heads), *quantization)
     names = namings.MIXTURE if config.is_moe else (namings.DENSE,)
     return Contents(path, config, matrices, names, *side)
 

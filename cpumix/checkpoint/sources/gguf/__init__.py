@@ -16,6 +16,7 @@ from cpumix.store.layout import is_model_file
 from ...containers.gguf import GgufModel, is_gguf, part_number, read_gguf
 from ...encodings import assemble
 from ...namings.gguf import namings
+from ...shards import Heads
 from ...tensor import Contents
 from .. import huggingface
 from .config import ROPE_FACTORS, config_of
@@ -36,7 +37,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return config_of(_read_model(path), str(path), ignored)
 
 
-def read(path: Path, ignored: Collection[str] = ()) -> Contents:
+def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a file, with all parts of its model, holds."""
     model = _read_model(path)
     config = config_of(model, str(path), ignored)

@@ -1,17 +1,12 @@
-"""Downloads checkpoints by their names on the Hugging Face hub, and no file that is not needed.
+"""Names on the Hugging Face hub, and which files of a repository are needed.
 
 A name is ORG/NAME, ORG/NAME@REVISION, or ORG/NAME/FILE.gguf where a repository has several models.
-The files go to the hub's own cache, which other programs share, and a broken download goes on where
-it was. HF_ENDPOINT, HF_HUB_CACHE, HF_TOKEN and HF_HUB_OFFLINE mean what they always do.
 """
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cpumix.checkpoint.sources import huggingface, mistral
@@ -40,6 +35,8 @@ class HubFile(NamedTuple):
 
     name: str
     nbytes: int
+    blob: str = ""
+    """What changes with its bytes."""
 
 
 def parse_name(text: str) -> HubName | None:
@@ -92,72 +89,3 @@ def _gguf_parts(name: str, sizes: dict[str, int], where: str) -> list[str]:
         return [name]
     parts = re.compile(rf"{re.escape(found[1])}-\d{{5}}-of-{re.escape(found[2])}")
     return sorted(other for other in sizes if parts.fullmatch(other))
-
-
-def download(name: HubName) -> Path:
-    """Download what is needed of a checkpoint; return its folder, or its GGUF file.
-
-    Without a connection, what was downloaded before is used. Raises ConvertError.
-    """
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
-    except ImportError as e:
-        raise ConvertError(
-            f"hub: {quoted(name.repo)} is no folder here, and its download needs another package. "
-            "Run `pip install 'cpumix[hub]'`."
-        ) from e
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    cache = os.environ.get("HF_HUB_CACHE") or None
-    try:
-        info = HfApi(endpoint=endpoint, library_name="cpumix").model_info(
-            name.repo, revision=name.revision or "main", files_metadata=True
-        )
-        files = [HubFile(one.rfilename, one.size or 0) for one in info.siblings or []]
-        chosen = choose_files(files, name.file, name.repo)
-        folder = snapshot_download(
-            name.repo,
-            revision=name.revision,
-            allow_patterns=[glob.escape(file) for file in chosen],
-            endpoint=endpoint,
-            cache_dir=cache,
-            library_name="cpumix",
-        )
-    except GatedRepoError as e:
-        raise ConvertError(
-            f"hub: {quoted(name.repo)} asks for an agreement first. Accept it on the repository's "
-            "page, then run `hf auth login`."
-        ) from e
-    except HfHubHTTPError as e:
-        status = getattr(e.response, "status_code", "no")
-        raise ConvertError(
-            f"hub: expected the repository {quoted(name.repo)} at revision "
-            f"{quoted(name.revision or 'main')}, found status {status}. Check the name, and "
-            "`hf auth whoami` if it is private."
-        ) from e
-    except ConvertError:
-        raise
-    except Exception as e:  # that of a broken connection is another in each version of the package
-        return _cached(name, cache, e)
-    return _model_in(Path(str(folder)), chosen)
-
-
-def _cached(name: HubName, cache: str | None, error: Exception) -> Path:
-    """Return what an earlier download left. Raises ConvertError if that is nothing."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for file in (name.file, "config.json", "params.json"):
-        found = file and try_to_load_from_cache(
-            name.repo, file, cache_dir=cache, revision=name.revision or "main"
-        )
-        if isinstance(found, str):
-            return Path(found) if file == name.file else Path(found).parent
-    raise ConvertError(
-        f"hub: cannot be reached for {quoted(name.repo)}, and nothing of it is in the cache: "
-        f"{quoted(error)}. Check the connection."
-    )
-
-
-def _model_in(folder: Path, chosen: Sequence[str]) -> Path:
-    """Return the GGUF file if that is what was chosen, else the folder."""
-    return folder / chosen[0] if chosen[0].endswith(".gguf") else folder

@@ -1,0 +1,35 @@
+"""Downloads a checkpoint whole, and no file that is not needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cpumix.errors import ConvertError, quoted
+
+from .files import HubName, choose_files
+from .repository import connect, find_cached
+
+
+def download(name: HubName) -> Path:
+    """Download what is needed of a checkpoint; return its folder, or its GGUF file.
+
+    Without a connection, what was downloaded before is used. Raises ConvertError.
+    """
+    repository = connect(name)
+    if repository is None:
+        return _cached(name)
+    chosen = choose_files(repository.files, name.file, name.repo)
+    folder = repository.fetch(chosen)
+    return folder / chosen[0] if chosen[0].endswith(".gguf") else folder
+
+
+def _cached(name: HubName) -> Path:
+    """Return what an earlier download left. Raises ConvertError if that is nothing."""
+    for file in (name.file, "config.json", "params.json"):
+        found = find_cached(name, file) if file else None
+        if found is not None:
+            return found if file == name.file else found.parent
+    raise ConvertError(
+        f"hub: cannot be reached for {quoted(name.repo)}, and nothing of it is in the cache. "
+        "Check the connection."
+    )

@@ -1,0 +1,140 @@
+"""Shards of a repository that are here only while they are needed.
+
+What is in them is read from their first bytes; so a conversion is planned before any is downloaded.
+A tensor of a shard that is not here is read from the hub itself if it is small, such as the zeros
+and biases that are looked at beforehand; anything else downloads its shard.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cpumix.checkpoint.containers import safetensors
+from cpumix.checkpoint.files import read_into
+from cpumix.checkpoint.stored import StoredTensor
+from cpumix.errors import ConvertError, quoted
+
+from .files import HubFile, HubName, choose_files
+from .repository import Repository, connect
+
+_SUFFIX = ".safetensors"
+_SMALL = 1 << 20  # bytes
+
+
+class HubShards:
+    """The shards of one checkpoint on the hub; `close` ends what is still being downloaded."""
+
+    def __init__(self, repository: Repository, folder: Path, shards: Iterable[HubFile]) -> None:
+        self.folder = folder
+        """Where the hub's cache has the other files, and shards while they are here."""
+        self._repository = repository
+        self._files = {folder / shard.name: shard for shard in shards}
+        self._locks = {path: threading.Lock() for path in self._files}
+        self._closed = threading.Event()
+        self._ahead = ThreadPoolExecutor(1, "cpumix-fetch")
+        self.heads = {path: self._read_head(path) for path in self._files}
+        """The tensors of each shard, by its path and their names."""
+
+    @property
+    def identity(self) -> list[tuple[str, int, str]]:
+        """What changes if a shard does."""
+        commit = self._repository.commit
+        return [(file.name, file.nbytes, file.blob or commit) for file in self._files.values()]
+
+    @property
+    def sizes(self) -> dict[Path, int]:
+        """Bytes of each shard."""
+        return {path: file.nbytes for path, file in self._files.items()}
+
+    def fetch(self, path: Path) -> None:
+        """Have a shard here. Raises ConvertError if the hub refuses, or if this was closed."""
+        with self._locks[path]:
+            if path.exists():
+                return
+            found = self._repository.fetch_one(self._files[path].name, self._bar())
+            if found != path:
+                raise ConvertError(
+                    f'hub: expected the shard in "{path.parent}", found it at "{found}". '
+                    "Run the same command again: the repository has changed."
+                )
+
+    def fetch_ahead(self, path: Path) -> None:
+        """Begin to fetch a shard; what goes wrong is said when it is needed."""
+        self._ahead.submit(self.fetch, path)
+
+    def close(self) -> None:
+        """End a download that is going on."""
+        self._closed.set()
+        self._ahead.shutdown(wait=True, cancel_futures=True)
+
+    def _read_into(self, path: Path, offset: int, out: memoryview) -> None:
+        """Fill `out` from a shard that may not be here."""
+        if len(out) > _SMALL:
+            self.fetch(path)
+        with suppress(ConvertError):  # it may have gone meanwhile
+            if path.exists():
+                return read_into(path, offset, out)
+        out[:] = self._read_range(path, offset, len(out))
+
+    def _read_range(self, path: Path, offset: int, count: int) -> bytes:
+        name = self._files[path].name
+        found = self._repository.read_range(name, offset, count)
+        if len(found) < count:
+            raise ConvertError(
+                f"hub: expected {count} bytes of {quoted(name)} at byte {offset}, found "
+                f"{len(found)}. Run the same command again."
+            )
+        return found
+
+    def _read_head(self, path: Path) -> dict[str, StoredTensor]:
+        size = self._files[path].nbytes
+
+        def read(offset: int, count: int) -> bytes:
+            return self._read_range(path, offset, min(count, size - offset))
+
+        found = safetensors.parse_header(path, size, read)
+        return {name: replace(part, read_into=self._read_into) for name, part in found.items()}
+
+    def _bar(self) -> Any:
+        """Return a bar that shows nothing, since the conversion has one, and ends when closed."""
+        from huggingface_hub.utils import tqdm
+
+        closed = self._closed
+
+        class Bar(tqdm):  # type: ignore[misc]
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **{**options, "disable": True})
+
+            def update(self, n: float | None = 1) -> None:
+                if closed.is_set():
+                    raise ConvertError("hub: the download was ended.")
+
+        return Bar
+
+
+def open_shards(name: HubName) -> HubShards | None:
+    """Return the shards of a checkpoint, but for their bytes; fetch the files beside them.
+
+    None if the hub cannot be reached, or has other forms than several files of safetensors with an
+    index: those are downloaded whole. Raises ConvertError.
+    """
+    repository = connect(name)
+    if repository is None:
+        return None
+    chosen = choose_files(repository.files, name.file, name.repo)
+    shards = [file for file in repository.files if file.name in chosen and _is_shard(file.name)]
+    has_index = any(file.endswith(_SUFFIX + ".index.json") for file in chosen)
+    if len(shards) < 2 or not has_index:
+        return None
+    folder = repository.fetch([file for file in chosen if not _is_shard(file)])
+    return HubShards(repository, folder, sorted(shards))
+
+
+def _is_shard(name: str) -> bool:
+    return name.endswith(_SUFFIX)
