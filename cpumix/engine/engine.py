@@ -54,16 +54,14 @@ class Engine:
     def write(self, request: Request, on_event: OnEvent) -> Text:
         """Begin a text; `on_event` is called on the compute thread for all that comes of it."""
         text = Text(request, self._context, self._file.config.num_hidden_layers, on_event)
-        self.loop.call_soon(self.session.close)
-        self.loop.submit(text)
+        self.loop.submit(text, self.session.close)
         return text
 
     def score(self, ids: Sequence[int]) -> Floats:
         """Return the logits (len(ids), vocab_size) of every position of a text."""
         found: queue.SimpleQueue[Floats | BaseException] = queue.SimpleQueue()
         job = Scoring(ids, self._file.config.vocab_size, found.put)
-        self.loop.call_soon(self.session.close)
-        self.loop.submit(job)
+        self.loop.submit(job, self.session.close)
         try:
             result = found.get()
         except BaseException:
@@ -86,8 +84,7 @@ class Engine:
         """
         finish = self.transformer.scores if pooling is Pooling.SCORE else unit_vector
         reading = Reading(ids, pooling, finish, on_end, salt)
-        self.loop.call_soon(self.session.close)
-        self.loop.submit(reading)
+        self.loop.submit(reading, self.session.close)
         return reading
 
     def restart(self) -> None:
@@ -111,9 +108,12 @@ class Engine:
 
     def load_prefix(self, path: Path) -> list[int]:
         """Let texts begin with what `save_prefix` wrote; return its tokens."""
-        prefix = self.scheduler.prefix
-        self.loop.call(self.session.close)
-        return self.loop.call(lambda: saved.load(path, self.pool, prefix, self._origin))
+
+        def load() -> list[int]:
+            self.session.close()
+            return saved.load(path, self.pool, self.scheduler.prefix, self._origin)
+
+        return self.loop.call(load)
 
     def trace(self, stream: IO[str]) -> None:
         """Write a line to `stream` for each layer and pass from now on; see `experts.trace`."""

@@ -51,9 +51,17 @@ class EngineLoop:
 
     # from any thread
 
-    def submit(self, job: Job) -> None:
-        """Let a job be done; its events tell how it goes. Raises ConfigError if it cannot begin."""
-        self._command(lambda: self._scheduler.add(job))
+    def submit(self, job: Job, make_room: Callable[[], object]) -> None:
+        """Let a job be done, after `make_room` between two steps; its events tell how it goes.
+
+        Raises ConfigError if it cannot begin.
+        """
+
+        def start() -> None:
+            make_room()
+            self._scheduler.add(job)
+
+        self._command(start)
 
     def cancel(self, job: Job) -> None:
         """End a job at the next layer, or before it begins; harmless if it has ended."""

@@ -46,6 +46,7 @@ class Scheduler:
         self.running: list[Job] = []
         self._registered: dict[Job, int] = {}  # full blocks in the prefix cache
         self._writing: set[Job] = set()  # those whose whole prompt is there
+        self._refused: tuple[Job, int, int] | None = None  # who found no room, and what there was
 
     def add(self, job: Job) -> None:
         """Let a job wait for its turn."""
@@ -75,6 +76,9 @@ class Scheduler:
     def _admit(self) -> None:
         while self.waiting:
             job = self.waiting[0]
+            state = job, self._pool.available, self.prefix.changes
+            if state == self._refused:  # nothing that decides has changed since
+                return
             for match in self._matches(job):
                 need = count_blocks(self._config, job.most_tokens, self._rows) - len(match.held)
                 if need + match.revived <= self._pool.available:
@@ -82,6 +86,7 @@ class Scheduler:
                     self._start(job, match, need)
                     break
             else:
+                self._refused = state
                 return
 
     def _matches(self, job: Job) -> Iterator[Match]:

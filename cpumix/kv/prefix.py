@@ -58,6 +58,8 @@ class PrefixCache:
         self._children: dict[Digest, set[int]] = {}  # blocks that go on from a digest
         self._idle: OrderedDict[int, None] = OrderedDict()  # held by nobody, oldest first
         self.hit_tokens = self.asked_tokens = 0  # counted by the scheduler
+        self.changes = 0
+        """Counts the blocks that were registered or forgotten: while it stands, matches do."""
         pool.keeps, pool.evict, pool.revive = self._keep, self._evict, self._revive
 
     def match(self, ids: Sequence[int], salt: bytes = b"") -> Match:
@@ -119,6 +121,7 @@ class PrefixCache:
             if digest and digest in self._full:  # another one's block holds the same
                 continue
             self._forget(blocks[i])
+            self.changes += 1
             self._entries[blocks[i]] = _Entry(digests[i], digest, tokens)
             self._children.setdefault(digests[i], set()).add(blocks[i])
             if digest:
@@ -147,6 +150,7 @@ class PrefixCache:
         entry = self._entries.pop(block, None)
         if entry is None:
             return
+        self.changes += 1
         if entry.digest:
             del self._full[entry.digest]
         siblings = self._children[entry.parent]

@@ -189,3 +189,21 @@ def test_another_answer_costs_the_last_token_of_the_prompt(window):
     simulation.run()
     assert [job.cached for job in others] == [332, 332]
     assert (simulation.pool.held, simulation.pool.reserved) == (0, 0)
+
+
+def test_a_text_that_waits_is_matched_again_when_something_has_changed(monkeypatch):
+    simulation = Simulation(0, blocks=4)
+    scheduler, asked = simulation.scheduler, []
+    match = scheduler.prefix.match
+    monkeypatch.setattr(scheduler.prefix, "match", lambda *args: asked.append(1) or match(*args))
+    first, second = Fake(1, [1] * 100, [2] * 60, 0), Fake(2, [1] * 99 + [3], [4] * 90, 0)
+    scheduler.add(first)
+    scheduler.add(second)
+    simulation.step(scheduler.plan())  # both are matched; then a full block is known
+    assert len(asked) == 2
+    for _ in range(20):
+        simulation.step(scheduler.plan())
+    assert len(asked) == 3
+    scheduler.drop(first)
+    scheduler.plan()
+    assert (len(asked), scheduler.running) == (4, [second])
