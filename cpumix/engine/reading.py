@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cpumix.transformer.batch import Step
 
 from .job import Floats, Job
+from .phase import Watch
 
 
 class Pooling(Enum):
@@ -40,6 +41,7 @@ class Reading(Job):
         self.reuses = not self._mean  # of tokens in the cache there are no hidden states
         self._sum: NDArray[np.float64] = np.zeros(1)
         self._result: Floats | None = None
+        self.watch = Watch()
 
     @property
     def most_tokens(self) -> int:  # noqa: D102
@@ -57,6 +59,7 @@ class Reading(Job):
         return len(self.tokens) - self.computed
 
     def step(self, count: int) -> Step:  # noqa: D102
+        self.watch.begin()
         ids = self.tokens[self.computed : self.computed + count]
         wanted = count if self._mean else int(count == self.pending())
         return Step(ids, self.computed, self.table, wanted, hidden=True)
@@ -67,6 +70,7 @@ class Reading(Job):
         if self.computed == len(self.tokens):
             count = len(self.tokens) if self._mean else 1
             self._result = self._make((self._sum / count).astype(np.float32))
+            self.watch.end_prompt()
 
     def finish(self, reason: str) -> None:
         """Tell the result; whoever cancelled does not wait for one."""

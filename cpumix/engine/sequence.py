@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from cpumix.transformer.batch import Step
 from .draft import LookupDraft
 from .events import Event, Failure, Finish, Token
 from .job import Floats, Job
+from .phase import Watch
 from .stats import Stats
 
 OnEvent = Callable[[Event], None]
@@ -51,7 +51,7 @@ class Text(Job):
         self._stop = StopMatcher(request.sampler.params.stop, include=request.keep_stop)
         self._draft = LookupDraft() if request.draft else None
         self._proposed: list[int] = []
-        self._began = self._asked = time.perf_counter()
+        self.watch = Watch()
         self._reason = "" if request.max_tokens else "length"
 
     @property
@@ -75,6 +75,8 @@ class Text(Job):
         return left + len(self._proposed)
 
     def step(self, count: int) -> Step:  # noqa: D102
+        self.watch.begin()
+        self.stats.queue_seconds = self.watch.queue_seconds
         left = len(self.tokens) - self.computed
         del self._proposed[max(count - left, 0) :]
         ids = self.tokens[self.computed : self.computed + count] + self._proposed
@@ -90,8 +92,9 @@ class Text(Job):
         """Draw a token from each row, as long as the draft was right about those before it."""
         if not len(rows):
             return
+        self.watch.end_prompt()
         if not self.writing:
-            self.stats.prompt_seconds = time.perf_counter() - self._began
+            self.stats.prompt_seconds = self.watch.prompt_seconds
             self.stats.cached_tokens = self.cached
         accepted = 0
         for i, row in enumerate(rows):
@@ -110,7 +113,8 @@ class Text(Job):
                 self._put(token)
         if not self.ended and self.request.sampler.finished:
             self._reason = "eos"
-        self.stats.generate_seconds = time.perf_counter() - self._began - self.stats.prompt_seconds
+        self.watch.go_on()
+        self.stats.generate_seconds = self.watch.decode_seconds
 
     def _put(self, token: int) -> None:
         """Add a token to the text, unless it or an earlier one ends it."""
@@ -122,7 +126,7 @@ class Text(Job):
         self.tokens.append(token)
         self.stats.generated_tokens += 1
         if self.stats.generated_tokens == 1:
-            self.stats.time_to_first_token_seconds = time.perf_counter() - self._asked
+            self.stats.time_to_first_token_seconds = self.watch.seconds
         stream, text = self.request.stream, ""
         if stream is not None:
             text = self._stop.put(stream.put(token))

@@ -21,6 +21,8 @@ _ENDS = {
 class Stats:
     """What a generation took; times in seconds, sizes in bytes."""
 
+    queue_seconds: float = 0.0
+    """Until the first step, where other texts have had no room for this one."""
     prompt_tokens: int = 0
     prompt_seconds: float = 0.0
     generated_tokens: int = 0

@@ -146,7 +146,7 @@ class Generate:
         numbers = {
             "x-total-time": 1000 * seconds,
             "x-inference-time": 1000 * inference,
-            "x-queue-time": 1000 * max(seconds - inference, 0.0),
+            "x-queue-time": 1000 * stats.queue_seconds,
             "x-time-per-token": 1000 * inference / max(stats.generated_tokens, 1),
             "x-prompt-tokens": stats.prompt_tokens,
             "x-generated-tokens": stats.generated_tokens,

@@ -1,6 +1,7 @@
 """The names that the numbers of a text have, from Python and in the file of --stats-json."""
 
 STATS_NAMES = [
+    "queue_seconds",
     "prompt_tokens",
     "prompt_seconds",
     "generated_tokens",
