@@ -16,10 +16,21 @@ from huggingface_hub import InferenceClient
 client = InferenceClient(os.environ.get("SERVER", "http://localhost:8080"))
 
 
+def as_pairs(history: list[Any]) -> list[tuple[str, str]]:
+    """Return what was said as (question, answer): pairs before gradio 6, since then messages."""
+    if not any(isinstance(turn, dict) for turn in history):
+        return [(question, answer) for question, answer in history]
+    texts = [
+        content if isinstance(content := turn["content"], str) else content[0]["text"]
+        for turn in history
+    ]
+    return list(zip(texts[::2], texts[1::2], strict=False))
+
+
 def format_prompt(message: str, history: list[Any]) -> str:
     """Write a conversation the way Mixtral was trained on."""
     prompt = "<s>"
-    for user_prompt, bot_response in history:
+    for user_prompt, bot_response in as_pairs(history):
         prompt += f"[INST] {user_prompt} [/INST] {bot_response}</s> "
     return prompt + f"[INST] {message} [/INST]"
 

@@ -158,7 +158,13 @@ def test_notebook(demo, monkeypatch):
     chat = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(chat)
     for temperature, top_p, penalty in ((0.9, 0.9, 1.2), (0.0, 1.0, 1.0)):
-        grown = [*chat.generate("Who?", [["a", "b"]], "Be brief", temperature, 20, top_p, penalty)]
+        said = [["a", "b"]]
+        grown = [*chat.generate("Who?", said, "Be brief", temperature, 20, top_p, penalty)]
         assert grown
         assert all(b.startswith(a) for a, b in itertools.pairwise(grown))
         assert "</s>" not in grown[-1]
+    as_gradio_6_has_it = [
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": "b"},
+    ]
+    assert chat.format_prompt("c", as_gradio_6_has_it) == chat.format_prompt("c", [["a", "b"]])
