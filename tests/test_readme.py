@@ -40,6 +40,7 @@ NEEDS = {
     "cpumix bench": "gigabytes of memory, and minutes of a quiet machine",
     "cpumix serve": "clients; tests/serve/test_docs.py runs it",
     "curl": "a server; so does that",
+    "docker": "docker",
     "python tools/bench_paging.py": "root, for a control group, and minutes of a quiet disk",
     "python tools/compare_llama_cpp.py": "llama.cpp",
     "python tools/make_big_model.py": "25 GB of disk",
@@ -173,6 +174,8 @@ def check_options(line: str) -> None:
     elif words[0] == "python":
         source = (ROOT / words[1]).read_text("utf-8")
         assert all(f'"{word}"' in source for word in words if word.startswith("--"))
+    elif words[0] == "docker":
+        assert words[1] == "run"
     elif words[0] == "curl":
         assert any(word.startswith("http://localhost:8080/") for word in words)
     else:
