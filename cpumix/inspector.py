@@ -15,6 +15,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.open import find_source_name
 from .config import NORMS, ModelConfig, Role, TensorSpec
 from .memory.planner import default_context, make_plan
+from .memory.side_bytes import count_side_bytes, foresee_side_bytes
 from .quant.precision import PRECISIONS
 from .store import ModelFile
 from .store.layout import is_model_file
@@ -127,7 +128,8 @@ def _of_model_file(path: Path) -> Facts:
     with ModelFile(path) as file:
         config = file.config
         amounts = ((t.spec, t.format, t.nbytes) for t in file.tensors.values())
-        plan = make_plan(config, file.formats, default_context(config), 1)
+        side = count_side_bytes(file.files, config.vocab_size)
+        plan = make_plan(config, file.formats, default_context(config), 1, side=side)
         return Facts(
             path,
             MODEL_FILE,
@@ -145,6 +147,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Facts:
     config = checkpoint.config
     tensors = checkpoint.tensors
     context = default_context(config)
+    side = foresee_side_bytes(checkpoint.files, config.vocab_size)
     parts = [(s, tensors[s.name].encoding, tensors[s.name].nbytes) for s in config.tensors()]
     return Facts(
         path,
@@ -155,7 +158,7 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Facts:
         _group(config, parts),
         {name: len(data) for name, data in checkpoint.files.items()},
         list(TokenizerSettings.from_files(checkpoint.files).templates),
-        {name: make_plan(config, name, context, 1).total_bytes for name in PRECISIONS},
+        {name: make_plan(config, name, context, 1, side=side).total_bytes for name in PRECISIONS},
     )
 
 

@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -27,7 +28,7 @@ from cpumix.kernels import backend
 from cpumix.kernels.compile import jit
 from cpumix.kv.formats import find_format
 from cpumix.machine import machine_info
-from cpumix.memory.limit import check_side_files, growth_of, make_budget
+from cpumix.memory.limit import make_budget, read_within_budget
 from cpumix.memory.planner import default_context
 from cpumix.sampling import SamplingParams, model_defaults
 from cpumix.store.reader import ModelFile
@@ -60,12 +61,11 @@ class Model(Reader):
         pager = None
         try:
             self.config: ModelConfig = self.file.config
-            check_side_files(self.file.files, ram)
-            self.tokenizer, grown = growth_of(lambda: Tokenizer.from_files(self.file.files))
             self.context = default_context(self.config) if context is None else context
             self.kv, machine = find_format(kv, self.file.formats), machine_info()
-            budget, self._note, room = make_budget(
-                self.config, self.file.formats, self.context, self.kv, ram, machine, parallel, grown
+            needs = self.config, self.file.formats, self.context, self.kv, ram, machine, parallel
+            self.tokenizer, (budget, self._note, room) = read_within_budget(
+                Tokenizer.from_files, self.file.files, self.config, partial(make_budget, *needs)
             )
             compile_apart(room, self.file.precision, self.kv)
             pager = make_pager(self.file, budget)

@@ -12,7 +12,14 @@ merges adapters into any of them.
 """
 
 from .lora import merge_adapter
-from .open import open_checkpoint, read_config
+from .open import open_checkpoint, read_config, read_files
 from .tensor import Checkpoint, SourceTensor
 
-__all__ = ["Checkpoint", "SourceTensor", "merge_adapter", "open_checkpoint", "read_config"]
+__all__ = [
+    "Checkpoint",
+    "SourceTensor",
+    "merge_adapter",
+    "open_checkpoint",
+    "read_config",
+    "read_files",
+]

@@ -35,6 +35,14 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return find_source(path).read_config(path, ignored)
 
 
+def read_files(path: Path) -> dict[str, bytes]:
+    """Return the side files of what lies at `path`, by name: no weights need be there.
+
+    Raises ConvertError or ConfigError.
+    """
+    return find_source(path).read_files(path)
+
+
 def find_source_name(path: Path) -> str | None:
     """Return the name in `SOURCES` of what `path` is, or None; ConvertError if unreadable."""
     try:

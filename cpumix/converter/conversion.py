@@ -17,6 +17,7 @@ from cpumix.hub import HubShards, download, open_shards, parse_name
 from cpumix.input_file import regular
 from cpumix.machine import machine_info
 from cpumix.memory.planner import choose_precision, default_context
+from cpumix.memory.side_bytes import count_side_bytes
 from cpumix.store import ModelWriter, build_entries, build_metadata
 from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
@@ -100,7 +101,8 @@ def convert(
     if precision == "auto":
         limit = machine_info().limit_bytes if ram is None else parse_size(str(ram))
         context = default_context(checkpoint.config)
-        precision = choose_precision(checkpoint.config, limit, context).precision
+        side = count_side_bytes(files, checkpoint.config.vocab_size)
+        precision = choose_precision(checkpoint.config, limit, context, side=side).precision
     elif precision == "as-is":
         precision = choose_precision_as_is(checkpoint)
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))

@@ -51,7 +51,9 @@ def advice(source: Source, plan: MemoryPlan, kv: str, forced: bool) -> Iterator[
         if is_free and (is_mix(plan.precision) or plan.precision == "int4"):
             yield _would(source, "int8", plan, kv, RESIDENT, "fits into memory")
     else:
-        best = choose_precision(source.config, plan.ram_bytes, plan.context, kv, plan.parallel)
+        best = choose_precision(
+            source.config, plan.ram_bytes, plan.context, kv, plan.parallel, source.side
+        )
         if best.precision != plan.precision and best.verdict in RESIDENT:
             yield f"{best.precision} fits into memory as it is: {100 * best.share:.0f} %."
         yield _would(source, plan.precision, plan, kv, RESIDENT, "stays in memory")
@@ -68,14 +70,14 @@ def _would(
     does: str,
 ) -> str:
     """Say with which context, KV cache or memory a precision would get one of these verdicts."""
-    config, ram = source.config, plan.ram_bytes
+    config, side, ram = source.config, source.side, plan.ram_bytes
     ways = []
-    context = largest_context(config, precision, ram, kv, verdicts, plan.parallel)
+    context = largest_context(config, precision, ram, kv, verdicts, plan.parallel, side)
     if _SHORTEST <= context < plan.context:
         ways.append(f"a context of up to {context} tokens")
-    now = make_plan(config, precision, plan.context, ram, kv, plan.parallel)
+    now = make_plan(config, precision, plan.context, ram, kv, plan.parallel, side)
     for smaller in KV_FORMATS:
-        other = make_plan(config, precision, plan.context, ram, smaller, plan.parallel)
+        other = make_plan(config, precision, plan.context, ram, smaller, plan.parallel, side)
         if other.kv_bytes < now.kv_bytes and other.verdict in verdicts:
             ways.append(f"--kv {smaller}")
     needed = now.total_bytes if verdicts == RESIDENT else now.minimum_bytes

@@ -120,7 +120,7 @@ def answer(
     A model file has its precision already. Raises ConfigError for a context, precision or format of
     the KV cache that the model cannot have.
     """
-    config = source.config
+    config, side = source.config, source.side
     if context is None:
         context = default_context(config)
     chosen: str | Precision
@@ -129,17 +129,17 @@ def answer(
     elif source.precision is not None:
         chosen = source.precision
     else:
-        chosen = choose_precision(config, ram_bytes, context, kv, parallel).precision
-    best = make_plan(config, chosen, context, ram_bytes, kv, parallel)
+        chosen = choose_precision(config, ram_bytes, context, kv, parallel, side).precision
+    best = make_plan(config, chosen, context, ram_bytes, kv, parallel, side)
 
     def row(plan: MemoryPlan) -> PlanRow:
         size = plan.file_bytes + source.header_bytes
         return PlanRow(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
 
-    others = [make_plan(config, REFERENCE, context, ram_bytes, kv, parallel)]
+    others = [make_plan(config, REFERENCE, context, ram_bytes, kv, parallel, side)]
     for name in candidates(config):
         if name != best.precision:
-            others.append(make_plan(config, name, context, ram_bytes, kv, parallel))
+            others.append(make_plan(config, name, context, ram_bytes, kv, parallel, side))
     plans = [best, *others]
     plans.sort(key=lambda plan: -plan.file_bytes)
     rows = tuple(row(plan) for plan in plans)

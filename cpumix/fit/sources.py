@@ -10,12 +10,13 @@ from pathlib import Path
 
 from cpumix.input_file import read_input, regular
 
-from ..checkpoint import read_config
+from ..checkpoint import read_config, read_files
 from ..checkpoint.containers.gguf import is_gguf
 from ..checkpoint.sources.huggingface import from_fields
 from ..checkpoint.sources.mistral import from_params
 from ..config import ModelConfig, without_fields
-from ..errors import ConfigError
+from ..errors import ConfigError, CpumixError
+from ..memory.side_bytes import NO_SIDE_FILES, SideBytes, count_side_bytes, foresee_side_bytes
 from ..quant.precision import Precision
 from ..store import gguf
 from ..store.layout import ALIGNMENT, is_model_file
@@ -35,6 +36,7 @@ class Source:
     path: Path | None = None  # what was read: a checkpoint's folder, or a file
     precision: Precision | None = None  # of a model file, which has just this one
     header_bytes: int = 0  # of a model file: what it holds besides tensors
+    side: SideBytes = NO_SIDE_FILES  # of its tokenizer and what belongs to it, if they are there
 
     @property
     def is_checkpoint(self) -> bool:
@@ -53,7 +55,7 @@ def open_source(text: str | None, ignored: Collection[str] = ()) -> Source:
         return Source(DEFAULT, known_model(DEFAULT))
     path = Path(text)
     if os.path.isdir(path):
-        return Source(path.resolve().name, read_config(path, ignored), path)
+        return _checkpoint(path.resolve().name, path, ignored)
     if os.path.isfile(path):
         return _read_file(path, ignored)
     if text.lower() in MODEL_NAMES:
@@ -75,10 +77,20 @@ def _read_file(path: Path, ignored: Collection[str]) -> Source:
         name = folder.name if path.name in ("config.json", "params.json") else path.stem
         return Source(name, _read_json(path, ignored), path)
     if not is_model_file(head):
-        return Source(path.stem, read_config(path, ignored), path)
+        return _checkpoint(path.stem, path, ignored)
     with ModelFile(path) as file:
         tensors = sum(gguf.align(t.nbytes, ALIGNMENT) for t in file.tensors.values())
-        return Source(path.stem, file.config, path, file.formats, file.mapped_bytes - tensors)
+        config, side = file.config, count_side_bytes(file.files, file.config.vocab_size)
+        return Source(path.stem, config, path, file.formats, file.mapped_bytes - tensors, side)
+
+
+def _checkpoint(name: str, path: Path, ignored: Collection[str]) -> Source:
+    config = read_config(path, ignored)
+    try:
+        files = read_files(path)
+    except CpumixError:  # no tokenizer yet: what it will take cannot be known
+        files = {}
+    return Source(name, config, path, side=foresee_side_bytes(files, config.vocab_size))
 
 
 def _read_json(path: Path, ignored: Collection[str]) -> ModelConfig:

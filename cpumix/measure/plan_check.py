@@ -24,6 +24,7 @@ from cpumix.fit.speed import tokens_per_second
 from cpumix.machine import machine_info, mapped_rss_bytes, peak_rss_bytes
 from cpumix.memory.limit import find_ceiling
 from cpumix.memory.planner import MemoryPlan, make_plan
+from cpumix.memory.side_bytes import count_side_bytes
 from cpumix.store.reader import ModelFile
 
 USUAL_CONTEXT = 1024  # tokens: all buffers are used, and the router will have picked every expert
@@ -56,9 +57,10 @@ def verify(
     machine = machine_info()
     with ModelFile(path) as file:
         config, precision = file.config, file.formats
+        side = count_side_bytes(file.files, config.vocab_size)
     if context is None:
         context = min(USUAL_CONTEXT, config.max_position_embeddings)
-    plan = make_plan(config, precision, context, machine.limit_bytes, kv)
+    plan = make_plan(config, precision, context, machine.limit_bytes, kv, side=side)
     bandwidths = find_bandwidths(path, measure=probe)
     total = min(plan.total_bytes, find_ceiling(ram, machine, plan.minimum_bytes).nbytes)
     predicted = {

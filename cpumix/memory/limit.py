@@ -7,7 +7,6 @@ programs have it now. It holds for everything: program, dense part, KV cache, bu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from cpumix.config import ModelConfig
@@ -18,17 +17,10 @@ from cpumix.quant.precision import Precision
 from cpumix.units import MIB, format_size, parse_size
 
 from .planner import CEILING, MemoryPlan, largest_context_within, make_plan
-from .sizes import (
-    PREFILL_TOKENS,
-    PROGRAM_BYTES,
-    TOKEN_BYTES,
-    TOKENIZER_LIBRARIES,
-    program_bytes,
-)
+from .side_bytes import NO_SIDE_FILES, SideBytes, count_side_bytes, program_bytes
+from .sizes import PREFILL_TOKENS
 
 T = TypeVar("T")
-READING_FACTOR = 24  # bytes that a byte of JSON takes while it is read, measured
-SMALL_FILES = 2 * MIB  # of side files, which the program's own bytes cover
 
 
 class MemoryLimit(NamedTuple):
@@ -76,27 +68,6 @@ def find_ceiling(ram: str | int | None, machine: MachineInfo, minimum: int) -> M
     )
 
 
-def growth_of(make: Callable[[], T]) -> tuple[T, int]:
-    """Return what `make` makes, and how many more resident bytes the process has then."""
-    before = rss_bytes()
-    return make(), rss_bytes() - before
-
-
-def check_side_files(files: Mapping[str, bytes], ram: str | int | None) -> None:
-    """Raise BudgetError if reading the side files of a model may take more than `ram` allows.
-
-    What that takes for good is measured afterwards, but at its height it is a multiple of that.
-    """
-    size = sum(map(len, files.values()))
-    need = PROGRAM_BYTES + READING_FACTOR * size
-    if ram is not None and size > SMALL_FILES and need > (ceiling := parse_size(str(ram))):
-        raise BudgetError(
-            f"memory: reading {format_size(size)} of tokenizer and side files may take "
-            f"{format_size(need)}, found a budget of {format_size(ceiling)}. Raise --ram, or "
-            "convert again without the files that the model does not need."
-        )
-
-
 def make_budget(
     config: ModelConfig,
     precision: Precision,
@@ -105,19 +76,23 @@ def make_budget(
     ram: str | int | None,
     machine: MachineInfo,
     parallel: int = 1,
-    tokenizer_bytes: int = 0,
+    side: SideBytes = NO_SIDE_FILES,
 ) -> MemoryBudget:
-    """Return what the process may take; `tokenizer_bytes` is what the tokenizer has taken.
+    """Return what the process may take; `side` is what its tokenizer and side files take.
 
     Raises BudgetError when not even the experts of one token and layer fit, ConfigError for a
     `ram` or `context` that is none.
     """
-    plan = make_plan(config, precision, context, machine.limit_bytes, kv, parallel)
-    unplanned = max(tokenizer_bytes - TOKEN_BYTES * config.vocab_size - TOKENIZER_LIBRARIES, 0)
-    plan = replace(plan, buffer_bytes=plan.buffer_bytes + unplanned)
+    plan = make_plan(config, precision, context, machine.limit_bytes, kv, parallel, side)
     ceiling, note = find_ceiling(ram, machine, plan.minimum_bytes)
+    if side.startup > ceiling:
+        raise BudgetError(
+            f"memory: reading the tokenizer and side files may take {format_size(side.startup)}, "
+            f"found a budget of {format_size(ceiling)}. Use --ram {-(-side.startup // MIB)}M or "
+            "more, or convert again without the files that the model does not need."
+        )
     if plan.minimum_bytes > ceiling:
-        most = largest_context_within(config, precision, ceiling, kv, parallel)
+        most = largest_context_within(config, precision, ceiling, kv, parallel, side)
         shorter = f", or a --context of at most {most}" if most else ""
         raise BudgetError(
             f"memory: a budget of {format_size(ceiling)} is below the "
@@ -126,12 +101,29 @@ def make_budget(
         )
     if plan.total_bytes <= ceiling:
         return MemoryBudget(None, note, ceiling - plan.total_bytes)
-    budget = _budget(config, plan, ceiling, unplanned)
+    budget = _budget(config, plan, ceiling, side)
     return MemoryBudget(budget, note, ceiling - plan.minimum_bytes)
 
 
-def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int, unplanned: int) -> Budget:
-    program = program_bytes(config) + unplanned
+def read_within_budget(
+    read: Callable[[Mapping[str, bytes]], T],
+    files: Mapping[str, bytes],
+    config: ModelConfig,
+    make: Callable[[SideBytes], MemoryBudget],
+) -> tuple[T, MemoryBudget]:
+    """Return what `read` makes of a model's side files, and the budget that `make` makes with it.
+
+    What is too large by the sizes of the files is refused before they are read.
+    """
+    side = count_side_bytes(files, config.vocab_size)
+    make(side)
+    before = rss_bytes()
+    found = read(files)
+    return found, make(side.at_least(rss_bytes() - before, config.vocab_size))
+
+
+def _budget(config: ModelConfig, plan: MemoryPlan, ceiling: int, side: SideBytes) -> Budget:
+    program = program_bytes(config, side)
     rows = min(PREFILL_TOKENS, plan.context * plan.parallel)
     return Budget(
         ceiling=ceiling,

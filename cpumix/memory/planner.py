@@ -23,7 +23,8 @@ from cpumix.kv import formats
 from cpumix.quant.precision import PRECISIONS, Precision, find_precision
 from cpumix.units import format_size
 
-from .sizes import PREFILL_TOKENS, buffer_bytes, program_bytes, weight_sizes
+from .side_bytes import NO_SIDE_FILES, SideBytes, program_bytes
+from .sizes import PREFILL_TOKENS, buffer_bytes, weight_sizes
 
 DEFAULT_CONTEXT = 4096  # tokens of prompt and answer, unless the user says otherwise
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
@@ -46,18 +47,19 @@ class MemoryPlan:
     token_expert_bytes: int  # the experts that one token uses in all layers
     token_bytes: int  # weights that one token reads: those, and the dense part but the embeddings
     kv_bytes: int
-    buffer_bytes: int  # activations, and the program itself
+    buffer_bytes: int  # activations, and the program itself with the tokenizer
+    startup_bytes: int  # what reading large side files takes; they are not kept in this form
 
     @property
     def total_bytes(self) -> int:
         """Everything resident: no expert is ever read twice."""
-        return self.expert_bytes + self.fixed_bytes
+        return max(self.expert_bytes + self.fixed_bytes, self.startup_bytes)
 
     @property
     def minimum_bytes(self) -> int:
         """The least that runs at all, however slowly; what needs no pager needs no margin."""
         paged = self.layer_active_bytes + self.fixed_bytes + ARRIVAL_MARGIN
-        return min(paged, self.total_bytes)
+        return max(min(paged, self.total_bytes), self.startup_bytes)
 
     @property
     def fixed_bytes(self) -> int:
@@ -148,10 +150,12 @@ def make_plan(
     ram_bytes: int,
     kv: str = "auto",
     parallel: int = 1,
+    side: SideBytes = NO_SIDE_FILES,
 ) -> MemoryPlan:
     """Plan a model at one precision, for `parallel` sequences of up to `context` tokens each.
 
-    `kv` is the format of the KV cache, see `formats.find_format`. Raises ConfigError when
+    `kv` is the format of the KV cache, see `formats.find_format`. `side` is what its tokenizer and
+    side files take, where they are known. Raises ConfigError when
     `precision`, `kv` or `context` is not one that the model can have, or `parallel` is below 1.
     """
     if parallel < 1:
@@ -182,7 +186,8 @@ def make_plan(
         token_expert_bytes=token_experts,
         token_bytes=sizes.dense - sizes.embedding + token_experts,
         kv_bytes=formats.nbytes(config, context, PREFILL_TOKENS, kv, parallel),
-        buffer_bytes=program_bytes(config) + buffer_bytes(config, context * parallel),
+        buffer_bytes=program_bytes(config, side) + buffer_bytes(config, context * parallel),
+        startup_bytes=side.startup,
     )
 
 
@@ -193,14 +198,19 @@ def candidates(config: ModelConfig) -> list[str]:
 
 
 def choose_precision(
-    config: ModelConfig, ram_bytes: int, context: int, kv: str = "auto", parallel: int = 1
+    config: ModelConfig,
+    ram_bytes: int,
+    context: int,
+    kv: str = "auto",
+    parallel: int = 1,
+    side: SideBytes = NO_SIDE_FILES,
 ) -> MemoryPlan:
     """Plan the best precision for the memory; int4, which pages, if none fits.
 
     A level may take up to 75 %. A mix, which can be had in any size, fills 70 %.
     """
     for precision in candidates(config):
-        plan = make_plan(config, precision, context, ram_bytes, kv, parallel)
+        plan = make_plan(config, precision, context, ram_bytes, kv, parallel, side)
         if plan.share <= (CEILING if precision in PRECISIONS else TARGET):
             break
     return plan
@@ -213,11 +223,12 @@ def largest_context(
     kv: str = "auto",
     verdicts: tuple[str, ...] = ("fits", "tight"),
     parallel: int = 1,
+    side: SideBytes = NO_SIDE_FILES,
 ) -> int:
     """Return the longest context that gets one of these verdicts; 0 if none does."""
 
     def plan_of(context: int) -> MemoryPlan:
-        return make_plan(config, precision, context, ram_bytes, kv, parallel)
+        return make_plan(config, precision, context, ram_bytes, kv, parallel, side)
 
     return _largest(config.context_limit, lambda c: plan_of(c).verdict in verdicts)
 
@@ -228,11 +239,12 @@ def largest_context_within(
     budget_bytes: int,
     kv: str = "auto",
     parallel: int = 1,
+    side: SideBytes = NO_SIDE_FILES,
 ) -> int:
     """Return the longest context that runs, paging or not, in so much memory; 0 if none does."""
 
     def fits(context: int) -> bool:
-        plan = make_plan(config, precision, context, budget_bytes, kv, parallel)
+        plan = make_plan(config, precision, context, budget_bytes, kv, parallel, side)
         return plan.minimum_bytes <= budget_bytes
 
     return _largest(config.context_limit, fits)

@@ -72,8 +72,3 @@ def buffer_bytes(config: ModelConfig, context: int) -> int:
         routers = config.num_hidden_layers * config.hidden_size * columns * 4
     head = len(config.labels) * config.hidden_size if config.is_classifier else config.vocab_size
     return rows + routers + 4 * head
-
-
-def program_bytes(config: ModelConfig) -> int:
-    """Return what Python, the libraries, the kernels and the tokenizer take."""
-    return PROGRAM_BYTES + TOKEN_BYTES * config.vocab_size

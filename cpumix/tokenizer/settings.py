@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from .mistral import TEKKEN, find_model, template_of, template_of_tekken
 from .side_files import SideFiles, Unreadable, token_id
@@ -20,9 +20,14 @@ _ADDED = re.compile(r'"added_tokens"\s*:\s*(?=\[)')
 _FIRST_ONLY = re.compile(r'"prepend_scheme"\s*:\s*"first"')
 _MISTRAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPACES = "cpumix_spaces"  # our own field of tokenizer_config.json: a name of `Spaces`
+MOST_ADDED = 1 << 16  # tokens; the most known are some thousands
+MOST_NAMES = 256  # of special tokens; the most known are some dozens
+MOST_TEMPLATES = 64  # the most known are five
 _MORE_TEMPLATES = (
     "additional_chat_templates/"  # where transformers 5 saves those beside the default
 )
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 
 class AddedToken(NamedTuple):
@@ -69,9 +74,10 @@ class TokenizerSettings:
         eos = generation.get("eos_token_id")
         several = eos if isinstance(eos, list) else [] if eos is None else [eos]
         said = config.get("add_bos_token")
+        names = {k: _text(v) for k, v in config.items() if k.endswith("_token") and _text(v)}
         return cls(
             added=_read_added(files, config),
-            names={k: _text(v) for k, v in config.items() if k.endswith("_token") and _text(v)},
+            names=files.attempt("special tokens", lambda: _limited(names, MOST_NAMES), {}),
             add_bos=None if said is None else bool(said),
             spaces=_find_spaces(files, config),
             eos_ids=files.attempt(
@@ -103,7 +109,8 @@ def _read_added(files: SideFiles, config: dict[str, Any]) -> dict[int, AddedToke
         lambda: {token_id(number): _added_token(entry) for number, entry in declared.items()},
         none,
     )
-    return {number: token for number, token in added.items() if token.text}
+    added = {number: token for number, token in added.items() if token.text}
+    return files.attempt("added tokens", lambda: _limited(added, MOST_ADDED), none)
 
 
 def _added_in_json(files: SideFiles) -> dict[int, AddedToken]:
@@ -161,11 +168,19 @@ def _find_templates(files: SideFiles, configured: object) -> dict[str, str]:
             found[name.removeprefix(_MORE_TEMPLATES).removesuffix(".jinja")] = files.text(name)
     if "chat_template.jinja" in files:
         found["default"] = files.text("chat_template.jinja")
-    return {
+    templates = {
         name: template
         for name, template in found.items()
         if isinstance(template, str) and template.strip()
     }
+    return files.attempt("chat templates", lambda: _limited(templates, MOST_TEMPLATES), {})
+
+
+def _limited(found: dict[_K, _V], most: int) -> dict[_K, _V]:
+    """Return what was found. Raises Unreadable if it is so much that it would take all memory."""
+    if len(found) > most:
+        raise Unreadable(f"expected at most {most}, found {len(found)}")
+    return found
 
 
 def own_format(source: Collection[str]) -> str | None:

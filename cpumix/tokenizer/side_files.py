@@ -65,12 +65,11 @@ class SideFiles:
             raise Unreadable(f"expected valid JSON, found {escaped(e)}") from None
         if not isinstance(found, dict):
             raise Unreadable(f"expected a JSON object at the top, found {type(found).__name__}")
-        whole = _without_halves(found)
-        if whole != found:
+        if _drop_halves(found):
             self.notes.append(
                 f"{name}: it has half characters (U+D800 to U+DFFF). Went on without."
             )
-        return dict(whole)
+        return found
 
 
 def token_id(value: object) -> int:
@@ -83,16 +82,28 @@ def token_id(value: object) -> int:
     return int(text)
 
 
-def _without_halves(value: Any) -> Any:
-    """Return a JSON value without the texts that are not Unicode; None stands for one."""
-    if isinstance(value, dict):
-        return {k: _without_halves(v) for k, v in value.items() if _without_halves(k) is not None}
-    if isinstance(value, list):
-        return [_without_halves(item) for item in value]
-    if (
+def _drop_halves(value: dict[Any, Any] | list[Any]) -> bool:
+    """Take the texts that are not Unicode out of a JSON value; return whether there were some.
+
+    In place: a copy would take as much memory again.
+    """
+    dropped = False
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        item = value[key]
+        if isinstance(value, dict) and _has_half(key):
+            del value[key]
+            dropped = True
+        elif _has_half(item):
+            value[key] = None
+            dropped = True
+        elif isinstance(item, (dict, list)) and item:
+            dropped = _drop_halves(item) or dropped
+    return dropped
+
+
+def _has_half(value: object) -> bool:
+    return (
         isinstance(value, str)
         and not value.isascii()
         and any("\ud800" <= letter <= "\udfff" for letter in value)
-    ):
-        return None
-    return value
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from model_files import CONFIG
-from tiny_models import CONFIGS, write_model
+from tiny_models import CONFIGS, write_model, write_source
 
 import cpumix
 from cpumix.engine import first_run
@@ -16,10 +16,11 @@ from cpumix.engine.first_run import APART, COMPILER_BYTES, compile_apart
 from cpumix.errors import BudgetError
 from cpumix.kernels.compile import jit
 from cpumix.machine import MachineInfo
-from cpumix.memory.limit import READING_FACTOR, check_side_files, make_budget
+from cpumix.memory.limit import make_budget
 from cpumix.memory.planner import make_plan
-from cpumix.memory.sizes import PROGRAM_BYTES
+from cpumix.memory.side_bytes import NO_SIDE_FILES
 from cpumix.quant.precision import PRECISIONS
+from cpumix.tokenizer import Tokenizer
 from cpumix.units import MIB
 
 MACHINE = MachineInfo(8 << 30, 8 << 30, None, 2, 4096)
@@ -102,17 +103,20 @@ def test_what_the_tokenizer_takes_too_much_is_counted() -> None:
     plan = make_plan(CONFIG, level, 64, 8 << 30, "f16")
     ram = plan.total_bytes + 100 * MIB
     assert make_budget(CONFIG, level, 64, "f16", ram, MACHINE).room == 100 * MIB
-    usual = make_budget(CONFIG, level, 64, "f16", ram, MACHINE, 1, 20 * MIB)
-    assert usual.room == 100 * MIB
+    usual = NO_SIDE_FILES.at_least(20 * MIB, CONFIG.vocab_size)
+    assert make_budget(CONFIG, level, 64, "f16", ram, MACHINE, 1, usual).room == 100 * MIB
+    large = NO_SIDE_FILES.at_least(200 * MIB, CONFIG.vocab_size)
     with pytest.raises(BudgetError, match="is below the"):
-        make_budget(CONFIG, level, 64, "f16", ram, MACHINE, 1, 200 * MIB)
+        make_budget(CONFIG, level, 64, "f16", ram, MACHINE, 1, large)
 
 
-def test_side_files_too_large_to_read_are_refused_before() -> None:
-    files = {"tokenizer.json": bytes(30 * MIB)}
-    need = PROGRAM_BYTES + READING_FACTOR * 30 * MIB
-    with pytest.raises(BudgetError, match=r"reading 30.0 MiB of tokenizer and side files may take"):
-        check_side_files(files, "250M")
-    check_side_files(files, need)
-    check_side_files(files, None)
-    check_side_files({"tokenizer.model": bytes(MIB)}, "160M")
+def test_side_files_too_large_to_read_are_refused_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_source(tmp_path / "source", CONFIGS["moe"])
+    (source / "tokenizer_config.json").write_text('{"a": "' + "b" * (30 << 20) + '"}')
+    cpumix.convert(source, path := tmp_path / "model.bin", "int8")
+    monkeypatch.setattr(Tokenizer, "from_files", None)
+    message = r"reading the tokenizer and side files may take 1.7 GiB, found a budget of 250"
+    with pytest.raises(BudgetError, match=message):
+        cpumix.load(path, ram="250M")

@@ -371,6 +371,33 @@ def test_damaged_side_file_is_named_and_left_out(name: str, content: bytes, matc
     assert tokenizer.encode("a text") == Tokenizer.from_files(files).encode("a text")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        (
+            "added_tokens.json",
+            {f"<{i}>": i for i in range(65537)},
+            "added tokens: expected at most 65536, found 65537.",
+        ),
+        (
+            "special_tokens_map.json",
+            {f"{i}_token": "x" for i in range(257)},
+            "special tokens: expected at most 256, found 257.",
+        ),
+        (
+            "tokenizer_config.json",
+            {"chat_template": {str(i): "x" for i in range(65)}},
+            "chat templates: expected at most 64, found 65.",
+        ),
+    ],
+)
+def test_so_many_parts_that_they_take_all_memory(name: str, content: object, note: str) -> None:
+    files = {"tokenizer.model": (DATA / "small.model").read_bytes()}
+    tokenizer = Tokenizer.from_files(files | {name: json.dumps(content).encode()})
+    assert tokenizer.notes == (f"{note} Went on without it.",)
+    assert not tokenizer.has_chat_template
+
+
 def test_half_characters_in_a_side_file_are_left_out() -> None:
     tokenizer = load("mixtral.model", {"bos_token": "\ud800", "eos_token": "a\ud800b"})
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, (2,))

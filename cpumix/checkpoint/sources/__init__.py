@@ -1,9 +1,10 @@
 """What people point at, one file each kind: a folder of transformers, of Mistral, a GGUF file.
 
-A source is a module with three functions: `claims(path)` tells by names alone whether it is one,
-`read_config(path, ignored)` returns its `ModelConfig`, `read(path, ignored, heads)` its `Contents`,
-in which shards may be that are not there yet. The last two pass over the fields of the config that
-are `ignored`, and raise ConvertError or ConfigError. `open` tries the rows of `SOURCES` in order.
+A source is a module with four functions: `claims(path)` tells by names alone whether it is one,
+`read_config(path, ignored)` returns its `ModelConfig`, `read_files(path)` its side files by name,
+`read(path, ignored, heads)` its `Contents`, in which shards may be that are not there yet. Where
+fields of the config are `ignored`, they are passed over. All but the first raise ConvertError or
+ConfigError. `open` tries the rows of `SOURCES` in order.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ class CheckpointSource(NamedTuple):
 
     claims: Callable[[Path], bool]
     read_config: Callable[[Path, Collection[str]], ModelConfig]
+    read_files: Callable[[Path], dict[str, bytes]]
     read: Callable[[Path, Collection[str], Heads], Contents]
 
 
-SOURCES: dict[str, CheckpointSource] = {
-    "Mistral": CheckpointSource(mistral.claims, mistral.read_config, mistral.read),
-    "GGUF": CheckpointSource(gguf.claims, gguf.read_config, gguf.read),
-    "Hugging Face": CheckpointSource(huggingface.claims, huggingface.read_config, huggingface.read),
+SOURCES = {
+    name: CheckpointSource(s.claims, s.read_config, s.read_files, s.read)
+    for name, s in {"Mistral": mistral, "GGUF": gguf, "Hugging Face": huggingface}.items()
 }

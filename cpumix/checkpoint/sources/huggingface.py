@@ -53,6 +53,11 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return _read_config(path, ignored)[0]
 
 
+def read_files(path: Path) -> dict[str, bytes]:
+    """Return a folder's side files."""
+    return read_side_files(path).files
+
+
 def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a folder holds."""
     config, quantization = _read_config(path, ignored)

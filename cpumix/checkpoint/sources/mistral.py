@@ -68,6 +68,11 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return from_params(without_fields(fields, ignored, f'"{file}"'), f'"{file}"')
 
 
+def read_files(path: Path) -> dict[str, bytes]:
+    """Return a folder's side files."""
+    return read_side_files(path).files
+
+
 def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a folder holds."""
     config = read_config(path, ignored)

@@ -22,7 +22,7 @@ from .. import huggingface
 from .config import ROPE_FACTORS, config_of
 from .tokenizer import tokenizer_files
 
-__all__ = ["claims", "read", "read_config"]
+__all__ = ["claims", "read", "read_config", "read_files"]
 
 
 def claims(path: Path) -> bool:
@@ -35,6 +35,11 @@ def claims(path: Path) -> bool:
 def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     """Return the model that a file's metadata describe."""
     return config_of(_read_model(path), str(path), ignored)
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """Return the files that a vocabulary in a file's metadata stands for."""
+    return tokenizer_files(_read_model(path).metadata, str(path))
 
 
 def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
