@@ -69,6 +69,7 @@ HOMES = {
     **dict.fromkeys(("starlette", "uvicorn", "structlog"), ("serve/",)),
     "msgspec": ("api/", "serve/"),
     "prometheus_client": ("serve/metrics.py",),
+    "opentelemetry": ("serve/tracing.py",),
 }
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
 

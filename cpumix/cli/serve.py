@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +16,10 @@ from cpumix.errors import ConfigError, CpumixError, escaped
 from . import options
 from .conversions import model_file
 from .texts import note_first_run, read_file
+
+if TYPE_CHECKING:
+    from cpumix.serve.guard import Log
+    from cpumix.serve.tracing import Tracing
 
 
 @click.command(epilog="Example: cpumix serve mixtral.bin --parallel 4 --port 8080")
@@ -71,6 +77,11 @@ from .texts import note_first_run, read_file
     help="The template of conversations: one of the model's, or of Mistral's such as mistral-v1.",
 )
 @click.option(
+    "--otlp-endpoint",
+    metavar="URL",
+    help="Send traces to the OpenTelemetry collector at URL, such as http://localhost:4318.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -91,6 +102,7 @@ def command(
     is_open: bool,
     hosts: tuple[str, ...],
     origins: tuple[str, ...],
+    otlp_endpoint: str | None,
     log_format: str,
     **settings: Any,
 ) -> None:
@@ -109,6 +121,7 @@ def command(
             f'serve: expected the package "{error.name}", found none. '
             'Run: pip install "cpumix[serve]"'
         ) from error
+    write = log.create_log(log_format)
     model = model_file(model, convert, ram)
     note_first_run()
     try:
@@ -120,6 +133,7 @@ def command(
         ) from error
     with (
         listening,
+        traces(otlp_endpoint, write) as tracing,
         cpumix.load(
             model, ram=ram, threads=threads, context=context, kv=kv, parallel=parallel
         ) as loaded,
@@ -134,9 +148,26 @@ def command(
             f"{parallel} texts at once, each of up to {loaded.context} tokens"
         )
         engine = loaded.engine.loop
-        web = app.create_app(serving, access, log.create_log(log_format))
+        web = app.create_app(serving, access, write, tracing)
         if not server.run(web, [listening], lambda: engine.alive):
             raise CpumixError(f"engine: expected it to run, found it ended by {engine.error!r}.")
+
+
+@contextmanager
+def traces(endpoint: str | None, log: Log) -> Iterator[Tracing | None]:
+    """Yield what sends traces to a collector, if there is one. Raises ConfigError if it cannot."""
+    if endpoint is None:
+        yield None
+        return
+    try:
+        from cpumix.serve.tracing import Tracing
+    except ImportError as error:
+        raise ConfigError(
+            f'--otlp-endpoint: expected the package "{error.name}", found none. '
+            'Run: pip install "cpumix[otlp]"'
+        ) from error
+    with closing(Tracing(endpoint, log)) as tracing:
+        yield tracing
 
 
 def read_keys(path: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,8 +22,13 @@ from .guard import LEFT, Access, Guard, Log, error_response
 from .leaving import ClientLeft
 from .service import Service
 
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
-def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
+
+def create_app(
+    service: Service, access: Access, log: Log, tracing: Tracing | None = None
+) -> ASGIApp:
     """Return the ASGI application of a service."""
     engine = service.model.engine
 
@@ -88,4 +94,4 @@ def create_app(service: Service, access: Access, log: Log) -> ASGIApp:
         },
         lifespan=lifespan,
     )
-    return Guard(app, access, lambda: engine.loop.alive, count)
+    return Guard(app, access, lambda: engine.loop.alive, count, tracing)

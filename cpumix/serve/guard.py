@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +23,9 @@ from cpumix.api.errors import ApiError, failure, openai_error, tgi_error
 
 from .chat_page import is_page
 from .leaving import ClientLeft
+
+if TYPE_CHECKING:
+    from .tracing import Tracing
 
 OPEN_PATHS = frozenset({"/health"})
 TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
@@ -80,8 +83,16 @@ class Access:
 class Guard:
     """The outermost application: nothing passes it unchecked, and nothing ends unlogged."""
 
-    def __init__(self, app: ASGIApp, access: Access, alive: Callable[[], bool], log: Log) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        access: Access,
+        alive: Callable[[], bool],
+        log: Log,
+        tracing: Tracing | None = None,
+    ) -> None:
         self._app, self._access, self._alive, self._log = app, access, alive, log
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -92,6 +103,7 @@ class Guard:
         given = headers.get("x-request-id", "")
         identity = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         started = False
+        span = None if self._tracing is None else self._tracing.begin(scope["method"], headers)
 
         async def tell(message: Message) -> None:
             nonlocal status, started
@@ -116,16 +128,21 @@ class Guard:
             if not started:
                 await error_response(told, scope["path"])(scope, receive, tell)
         finally:
-            seconds = round(time.monotonic() - began, 4)
+            seconds, work = round(time.monotonic() - began, 4), scope.get("cpumix.work")
+            method, path = scope["method"], _route(scope)
             self._log(
                 "request",
                 request_id=identity,
-                method=scope["method"],
-                path=_route(scope),
+                method=method,
+                path=path,
                 status=status,
                 seconds=seconds,
-                **_tokens(scope),
+                **({} if work is None else work.counts),
+                **({} if span is None else {"trace_id": span.trace_id}),
             )
+            if span is not None:
+                values = {"cpumix.request_id": identity}
+                span.end(method, path, status, values, [] if work is None else work.phases)
 
 
 def error_response(error: ApiError, path: str) -> Response:
@@ -154,16 +171,3 @@ def _is_address(name: str) -> bool:
 def _route(scope: Scope) -> str:
     """Return the path if it is one of ours: others are a client's own words."""
     return scope["path"] if scope.get("endpoint") and not scope.get("path_params") else "other"
-
-
-def _tokens(scope: Scope) -> dict[str, int]:
-    writing = scope.get("cpumix.writing")
-    if writing is None:
-        found: dict[str, int] = scope.get("cpumix.tokens", {})
-        return found
-    stats = [choice.stats for choice in writing.choices]
-    return {
-        "prompt_tokens": stats[0].prompt_tokens,
-        "cached_tokens": stats[0].cached_tokens,
-        "generated_tokens": sum(each.generated_tokens for each in stats),
-    }

@@ -72,7 +72,7 @@ async def answer(
     preparing = service.prepare(make, service, fields, salt)
     asked: Asked = await while_connected(request.receive, preparing)
     writing = service.write(asked.requests)
-    request.scope["cpumix.writing"] = writing
+    request.scope["cpumix.work"] = writing
     headers = warnings(unknown)
     if fields.stream:
         return sse.EventStream(stream(asked, writing), writing.close, headers)

@@ -16,6 +16,7 @@ from cpumix.api.body import decode
 from cpumix.api.errors import failure
 from cpumix.api.readings import Classified, Embedded
 from cpumix.engine.job import Floats
+from cpumix.engine.phase import Phase, Watch
 from cpumix.engine.reading import Reading
 
 from .leaving import while_connected
@@ -41,9 +42,28 @@ class Readings:
         service.admission.check(1, self.prompt_tokens)
         self._ticket = service.admission.enter(self.prompt_tokens)
         self._jobs: dict[int, Reading] = {}
+        self._watches: list[Watch] = []
         self._ends: asyncio.Queue[tuple[int, Found]] = asyncio.Queue()
         self._loop, self._began = asyncio.get_running_loop(), time.monotonic()
         self._finished = False
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the log tells of the tokens."""
+        return {"prompt_tokens": self.prompt_tokens}
+
+    @property
+    def phases(self) -> list[tuple[Phase, dict[str, str | int]]]:
+        """What the texts have gone through, all together."""
+        watches, now = self._watches, time.perf_counter()
+        asked = min((watch.asked for watch in watches), default=now)
+        began = min((watch.began or now for watch in watches), default=now)
+        read = max((watch.read or now for watch in watches), default=now)
+        counts: dict[str, str | int] = {
+            "gen_ai.usage.input_tokens": self.prompt_tokens,
+            "cpumix.texts": len(self._asked.prompts),
+        }
+        return [(Phase("queue", asked, began), {}), (Phase("prompt", began, read), counts)]
 
     async def all(self) -> list[Floats]:
         """Wait for all texts; raises ApiError if one cannot be read."""
@@ -53,6 +73,7 @@ class Readings:
             for index, ids in islice(waiting, self._service.model.parallel - len(self._jobs)):
                 teller = self._teller(index)
                 self._jobs[index] = engine.read(ids, self._asked.pooling, teller, self._salt)
+                self._watches.append(self._jobs[index].watch)
             index, one = await self._ends.get()
             del self._jobs[index]
             if isinstance(one, BaseException):
@@ -105,7 +126,7 @@ async def answer(
     make: Callable[..., Asked] = kind
     asked = await while_connected(request.receive, service.prepare(make, service, fields))
     readings = Readings(service, asked, request.scope.get("cpumix.salt", b""))
-    request.scope["cpumix.tokens"] = {"prompt_tokens": readings.prompt_tokens}
+    request.scope["cpumix.work"] = readings
     try:
         found = await while_connected(request.receive, readings.all())
     finally:

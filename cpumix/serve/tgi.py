@@ -306,7 +306,7 @@ async def answer(service: Service, request: Request, streams: bool | None) -> Re
     salt = request.scope.get("cpumix.salt", b"")
     asked = await while_connected(request.receive, service.prepare(Generate, service, fields, salt))
     writing = service.write([asked.request])
-    request.scope["cpumix.writing"] = writing
+    request.scope["cpumix.work"] = writing
     if streams or (streams is None and fields.stream):
         return sse.EventStream(asked.stream(writing), writing.close, warnings(unknown))
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from cpumix.api.choice import Choice
 from cpumix.api.errors import failure
 from cpumix.engine.events import Event, Failure, Finish, Token
+from cpumix.engine.phase import Phase
 from cpumix.engine.sequence import Request, Text
 from cpumix.model import Model
 
@@ -73,6 +74,37 @@ class Writing:
         async for _ in self.events():
             pass
         return self.choices
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the log tells of the tokens."""
+        stats = [choice.stats for choice in self.choices]
+        return {
+            "prompt_tokens": stats[0].prompt_tokens,
+            "cached_tokens": stats[0].cached_tokens,
+            "generated_tokens": sum(each.generated_tokens for each in stats),
+        }
+
+    @property
+    def phases(self) -> list[tuple[Phase, dict[str, str | int]]]:
+        """What each text has gone through, and what came of it."""
+        found = []
+        for index, (text, choice) in enumerate(zip(self._texts, self.choices, strict=True)):
+            stats = choice.stats
+            counts: dict[str, dict[str, str | int]] = {
+                "queue": {},
+                "prompt": {
+                    "gen_ai.usage.input_tokens": stats.prompt_tokens,
+                    "gen_ai.usage.cache_read.input_tokens": stats.cached_tokens,
+                },
+                "decode": {
+                    "gen_ai.usage.output_tokens": stats.generated_tokens,
+                    "cpumix.finish_reason": choice.finish or "cancelled",
+                },
+            }
+            for phase in [] if text is None else text.watch.phases(written=True):
+                found.append((phase, {"cpumix.choice": index, **counts[phase.name]}))
+        return found
 
     def close(self) -> None:
         """End all texts; a second time does no harm."""

@@ -13,6 +13,7 @@ from cpumix.serve.app import create_app
 from cpumix.serve.guard import Access
 from cpumix.serve.server import Server, listen
 from cpumix.serve.service import Service
+from cpumix.serve.tracing import Tracing
 
 
 class Served(NamedTuple):
@@ -26,15 +27,25 @@ class Served(NamedTuple):
 
 @contextlib.contextmanager
 def serve(
-    model: Model, *, keys: Sequence[str] = (), origins: Sequence[str] = (), **settings: Any
+    model: Model,
+    *,
+    keys: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    otlp_endpoint: str | None = None,
+    **settings: Any,
 ) -> Iterator[Served]:
-    """Serve a model until the block ends."""
+    """Serve a model until the block ends, and send traces to an endpoint if there is one."""
     log: list[dict[str, Any]] = []
+
+    def write(event: str, **values: Any) -> None:
+        log.append({"event": event, **values})
+
     service = Service(model, **settings)
     app = create_app(
         service,
         Access(keys, (), origins),
-        lambda event, **values: log.append({"event": event, **values}),
+        write,
+        tracing := None if otlp_endpoint is None else Tracing(otlp_endpoint, write),
     )
     listening = listen("127.0.0.1", 0)
     server = Server(app, lambda: True)
@@ -45,3 +56,5 @@ def serve(
     finally:
         server.should_exit = True
         thread.join()
+        if tracing is not None:
+            tracing.close()
