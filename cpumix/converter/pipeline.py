@@ -37,9 +37,9 @@ def write_tensors(
     finished = set(list(dict.fromkeys(s.entry.name for s in slices))[:resumed])
     slices = [s for s in slices if s.entry.name not in finished]
     done = total - sum(source_bytes(s) for s in slices)
+    if progress is not None:
+        progress(done, total)  # the first bytes may have to be downloaded
     if not slices:  # all that was missing is the name
-        if progress is not None:
-            progress(total, total)
         return ()
     written: Future[None] | None = None
     with (
