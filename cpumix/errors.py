@@ -6,7 +6,19 @@ The sentence's form is: what was looked at: what was expected, what was found. O
 
 
 class CpumixError(Exception):
-    """Base of every error that is the input's fault and not a defect of cpumix."""
+    """Base of every error that is the input's fault and not a defect of cpumix.
+
+    `option` is what can be done about it on the command line, where that is the only place to do
+    it; who asks over HTTP gets the `message` without it.
+    """
+
+    def __init__(self, message: str = "", option: str = "") -> None:
+        super().__init__(f"{message} {option}".strip())
+        self.message, self.option = message, option
+
+    def without_option(self) -> "CpumixError":
+        """Return the same error, for where that option is none."""
+        return type(self)(self.message)
 
 
 class ConfigError(CpumixError):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from cpumix.errors import escaped, quoted
+from cpumix.errors import ConfigError, escaped, quoted
 
 
 @pytest.mark.parametrize(
@@ -27,3 +29,11 @@ def test_long_names_keep_both_ends() -> None:
     assert len(escaped(name)) == 80
     assert escaped(name[:80]) == name[:80]
     assert escaped("x" * 100, most=10) == "xxxx...xxx"
+
+
+def test_an_option_is_told_on_the_command_line_only():
+    error = ConfigError("prompt: expected some text, found none.", "Give it with -p.")
+    assert str(error) == "prompt: expected some text, found none. Give it with -p."
+    assert error.message == "prompt: expected some text, found none."
+    assert str(ConfigError("model: closed.")) == ConfigError("model: closed.").message
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -68,6 +68,6 @@ def failure(error: BaseException, alive: bool) -> ApiError:
     if not alive:
         return ApiError(503, "The server is shutting down.", code="unavailable")
     if isinstance(error, ConfigError):
-        return ApiError(400, str(error))
-    told = str(error) if isinstance(error, CpumixError) else "The engine failed; see its log."
+        return ApiError(400, error.message)
+    told = error.message if isinstance(error, CpumixError) else "The engine failed; see its log."
     return ApiError(500, told, code="engine_error")

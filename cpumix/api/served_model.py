@@ -27,6 +27,8 @@ class ServedModel:
         chat_template: str | None = None,
         defaults: SamplingParams | None = None,
     ) -> None:
+        if chat_template is not None:
+            model.tokenizer.check_template(chat_template)
         self.model, self.chat_template = model, chat_template
         self.name = model.file.path.stem
         self.defaults = defaults or model.sampling_defaults

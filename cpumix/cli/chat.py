@@ -69,6 +69,8 @@ def command(
 
     with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
         loaded.check_writes()
+        if template is not None:
+            loaded.tokenizer.check_template(named["chat_template"])
         screen = StyledScreen() if _is_styled() else PlainScreen()
         for note in loaded.notes:
             screen.say(note)

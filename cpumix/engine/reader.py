@@ -93,7 +93,7 @@ class Reader:
             except ConfigError as error:
                 if len(given) == 1:
                     raise
-                raise ConfigError(f"text {number}: {error}") from error
+                raise ConfigError(f"text {number}: {error.message}", error.option) from error
         return made
 
     def _read(

@@ -35,7 +35,7 @@ class Requests:
         """Return the request to answer a prompt, or to continue it; see `Model.generate`."""
         text("prompt", prompt, " Give a conversation to `chat`.")
         if not prompt.strip():
-            raise ConfigError("prompt: expected some text, found none. Give it with -p.")
+            raise ConfigError("prompt: expected some text, found none.", "Give it with -p.")
         if self._tokenizer.has_chat_template and not (raw or special):
             return self.of_chat(
                 [{"role": "user", "content": prompt}], {}, params, max_tokens, draft
@@ -118,7 +118,8 @@ class Requests:
         if self._config.is_classifier:
             raise ConfigError(
                 "model: expected a language head, which writes texts, found a classifier with a "
-                f"score head of {len(self._config.labels)} labels. Use cpumix classify."
+                f"score head of {len(self._config.labels)} labels.",
+                "Use cpumix classify.",
             )
 
     def check_classifies(self) -> None:
@@ -126,7 +127,8 @@ class Requests:
         if not self._config.is_classifier:
             raise ConfigError(
                 f"model: expected a classifier, with a score head, found {self._config.described} "
-                "with a language head. Use cpumix run."
+                "with a language head.",
+                "Use cpumix run.",
             )
 
     def check(self, ids: Sequence[int], max_tokens: int = 0) -> None:
@@ -142,11 +144,11 @@ class Requests:
             raise ConfigError("prompt: expected at least one token, found none.")
         if len(ids) > self._context:
             most = self._config.context_limit
-            todo = f"Use --context {len(ids)} or more."
-            if len(ids) > most:
-                todo = f"Shorten it to {most} tokens."
+            fits = len(ids) <= most
             raise ConfigError(
-                f"prompt: {len(ids)} tokens do not fit into a context of {self._context}. {todo}"
+                f"prompt: {len(ids)} tokens do not fit into a context of {self._context}."
+                + ("" if fits else f" Shorten it to {most} tokens."),
+                f"Use --context {len(ids)} or more." if fits else "",
             )
         if not 0 <= min(ids) <= max(ids) < self._config.vocab_size:
             raise ConfigError(

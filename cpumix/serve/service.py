@@ -46,7 +46,7 @@ class Service(ServedModel):
         try:
             return await loop.run_in_executor(self._preparing, function, *arguments)
         except ConfigError as error:
-            raise ApiError(400, str(error)) from error
+            raise ApiError(400, error.message) from error
 
     def write(self, requests: Sequence[Request]) -> Writing:
         """Take places for texts; they begin when their events are asked for."""

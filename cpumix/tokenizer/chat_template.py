@@ -79,10 +79,15 @@ class ChatTemplate:
                 return self._marks.split(text)
             rejected = rejected or ConfigError(
                 f"chat template: expected it to write the {missing} message, found it left out. "
-                "Use another template, or --raw."
+                "Use another template.",
+                "Or use --raw.",
             )
         assert rejected is not None
         raise rejected
+
+    def check(self) -> None:
+        """Raise ConfigError if the template does not compile."""
+        _ = self._template
 
     def _run(self, messages: list[Message], context: Mapping[str, Any], goes_on: bool) -> str:
         from .jinja import TemplateError
@@ -94,8 +99,8 @@ class ChatTemplate:
             text = self._template.render({"messages": messages, **context})
         except TemplateError as e:
             raise ConfigError(
-                f"chat template: it rejects these messages: {_words(e)}. "
-                "Change the messages, or use --raw."
+                f"chat template: it rejects these messages: {_words(e)}. Change the messages.",
+                "Or use --raw.",
             ) from e
         return _up_to_end(text) if goes_on else text
 
@@ -122,7 +127,7 @@ class ChatTemplate:
             return JinjaTemplate(self._source)
         except TemplateError as e:
             raise ConfigError(
-                f"chat template: it does not compile: {_words(e)}. Correct it, or use --raw."
+                f"chat template: it does not compile: {_words(e)}. Correct it.", "Or use --raw."
             ) from e
 
 

@@ -170,6 +170,13 @@ class Tokenizer:
         ids = self._ids(start.segments)
         return ids if ids[:1] == [self.bos_id] else self._with_bos(ids), start.arguments
 
+    def check_template(self, name: str) -> None:
+        """Raise ConfigError if `encode_chat` knows no such template, or it does not compile."""
+        try:
+            self._template(name, with_tools=False).check()
+        except ConfigError as error:  # who asks for a template does not want to do without
+            raise error.without_option() from error
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; control tokens and unknown ids print nothing."""
         stream = self.stream()
@@ -224,22 +231,24 @@ class Tokenizer:
     def _template(self, named: str | None, with_tools: bool) -> ChatTemplate:
         """Return the template of a name, a template that is given itself, or the one to take."""
         found = self._templates
-        given = named if named is None or "{" in named else mistral.chat_templates().get(named)
+        known = {} if named is None else mistral.chat_templates()
+        given = named if named is None or "{" in named else known.get(named)
         if given is not None and named not in found:
             return ChatTemplate(given, self._vocabulary.control, self._names)
-        if not found:
+        if not found and named is None:
             raise ConfigError(
-                "chat template: expected one among the tokenizer's files, found none. "
-                "Use --raw, or name one with --chat-template."
+                "chat template: expected one among the tokenizer's files, found none.",
+                "Use --raw, or name one with --chat-template.",
             )
         if named is None:
             usual = ["tool_use"] * with_tools + ["default", *list(found) * (len(found) == 1)]
             named = next((name for name in usual if name in found), "default")
         if named not in found:
-            names = ", ".join(map(quoted, found))
+            names = ", ".join(map(quoted, [*found, *known]))
             raise ConfigError(
-                f"chat template: expected one named {quoted(named)}, found {escaped(names)}. "
-                "Choose one of these, or use --raw."
+                f"chat template: expected one named {quoted(named)}, found {escaped(names, 200)}. "
+                "Choose one of these.",
+                "Or use --raw.",
             )
         return found[named]
 

@@ -115,7 +115,8 @@ class SecondLook:
             found = "larger ones"
         return ConfigError(
             f"KV cache: layer {layer}: expected keys and values up to {KV_LARGEST[kv]:.0f}, which "
-            f"{kv} holds, found {found}. Use --kv f32."
+            f"{kv} holds, found {found}.",
+            "Use --kv f32.",
         )
 
     def _earlier_weights(self, layer: int) -> CpumixError | None:

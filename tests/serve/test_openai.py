@@ -9,6 +9,7 @@ import openai
 import pytest
 from jsonschema import validate
 from pydantic import BaseModel
+from served_models import serve
 
 pytestmark = pytest.mark.slow
 ASK = [{"role": "user", "content": "Who returned to the city?"}]
@@ -352,3 +353,17 @@ def test_unknown_fields_are_told_and_passed_over(client):
     )
     assert answer.headers["x-cpumix-warning"] == "unknown fields passed over: mirror_stage"
     assert answer.parse().choices[0].text
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ bos_token }}nothing", "expected it to write the user message"),
+        ("{{ raise_exception('no') }}", r"it rejects these messages: no\. Change the messages"),
+    ],
+)
+def test_errors_name_no_option_of_the_command_line(tiny, template, message):
+    with serve(tiny.model, chat_template=template) as served, client_of(served) as client:
+        with pytest.raises(openai.BadRequestError, match=message) as refused:
+            client.chat.completions.create(model="x", messages=ASK)
+        assert "--raw" not in refused.value.message

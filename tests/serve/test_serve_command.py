@@ -53,6 +53,15 @@ def test_address_in_use():
     assert "address: expected one that is free" in found
 
 
+def test_template_that_is_not_known():
+    found = refusal("--port", "0", "--chat-template", "chatml")
+    assert 'chat template: expected one named "chatml", found "mistral-v1"' in found
+    assert found.endswith("Choose one of these.\n")
+    found = refusal("--port", "0", "--chat-template", "{% for")
+    assert "chat template: it does not compile" in found
+    assert "--raw" not in found
+
+
 def test_missing_extra(monkeypatch):
     for module in [name for name in sys.modules if name.startswith("cpumix.serve")]:
         monkeypatch.delitem(sys.modules, module)
