@@ -176,7 +176,7 @@ class Model(Reader):
         progress: Callable[[int, int], None] | None = None,
         template: Mapping[str, Any] | None = None,
         tools: Messages = (),
-        tool_choice: str = "auto",
+        tool_choice: str | Mapping[str, Any] = "auto",
         **changes: Any,
     ) -> Generation:
         """Write the next message of a conversation, {"role": ..., "content": ...} each.

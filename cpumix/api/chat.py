@@ -9,7 +9,7 @@ from typing import Any
 from cpumix.engine.events import Event, Finish, Token
 from cpumix.engine.sequence import Request
 from cpumix.errors import ConfigError
-from cpumix.sampling.tools import call_schema
+from cpumix.sampling.tools import ToolChoice, call_schema, read_tools
 
 from .choice import Choice
 from .errors import ApiError
@@ -26,8 +26,6 @@ from .tools import (
     FoundCalls,
     PlainAnswer,
     arguments_schema,
-    check_tools,
-    choose,
     explanation,
 )
 from .usage import FINGERPRINT, FINISH_REASONS, chat_logprobs, timings, usage
@@ -86,8 +84,7 @@ class Chat:
         )
         if fields.modalities not in (None, ["text"]):
             raise ApiError(400, 'modalities: expected ["text"], found others.', param="modalities")
-        self._functions = check_tools(fields.tools or [])
-        self._choice = choose(fields.tool_choice, self._functions)
+        self._tools = _tools(fields)
         schema = self._schema()
         most = fields.max_completion_tokens
         check_max_tokens("max_completion_tokens", most)
@@ -171,7 +168,7 @@ class Chat:
             "continue_final_message": bool(fields.continue_final_message),
         }
         encode = service.model.tokenizer.encode_chat
-        if self._choice == "none":
+        if not self._tools.functions:
             return encode(messages, **given)
         plain = encode(messages, **given)
         try:
@@ -180,31 +177,27 @@ class Chat:
             ids = plain
         if ids != plain:
             return ids
-        if self._choice == "auto":
+        if not self._tools.forced:
             raise ApiError(
                 400,
                 'tool_choice: expected "required", "none" or one of the tools, as this model\'s '
                 "chat template knows no tools.",
                 param="tool_choice",
             )
-        told = explanation(self._functions, self._forced)
+        told = explanation(self._tools)
         return encode([{"role": "system", "content": told}, *messages], **given)
 
-    @property
-    def _forced(self) -> str | None:
-        return self._choice[1:] if self._choice.startswith(":") else None
-
     def _answer(self) -> PlainAnswer:
-        if self._choice == "none":
+        if not self._tools.functions:
             return PlainAnswer()
-        if self._forced is not None:
-            return ForcedCall(self._forced, self._stamp)
-        return FoundCalls([*self._functions], self._stamp)
+        if self._tools.named:
+            return ForcedCall(self._tools.forced[0], self._stamp)
+        return FoundCalls([*self._tools.functions], self._stamp)
 
     def _schema(self) -> str | None:
         """Return the JSON schema of the answer, if there is one."""
         wanted = _response_schema(self.fields.response_format)
-        if self._choice == "none":
+        if not self._tools.functions:
             return wanted
         if wanted is not None:
             raise ApiError(
@@ -212,12 +205,10 @@ class Chat:
                 "response_format: expected it left out where tools may be called.",
                 param="response_format",
             )
-        if self._forced is not None:
-            return json.dumps(arguments_schema(self._functions[self._forced]))
-        if self._choice == "required":
-            tools = [{"function": function} for function in self._functions.values()]
-            return call_schema(tools, "arguments")
-        return None
+        forced = [self._tools.functions[name] for name in self._tools.forced]
+        if self._tools.named:
+            return json.dumps(arguments_schema(forced[0]))
+        return call_schema(forced, "arguments") if forced else None
 
     def _count_logprobs(self) -> int | None:
         top = self.fields.top_logprobs
@@ -282,6 +273,14 @@ def _with_object(call: Any) -> Any:
     except (ValueError, RecursionError):
         return call
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _tools(fields: ChatRequest) -> ToolChoice:
+    """Return what may be called. Raises ApiError (400)."""
+    try:
+        return read_tools(fields.tools or [], fields.tool_choice)
+    except ConfigError as error:
+        raise ApiError(400, error.message, param=error.message.partition(":")[0]) from error
 
 
 def _response_schema(wanted: dict[str, Any] | None) -> str | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from .errors import ApiError
+from cpumix.sampling.tools import ToolChoice
+
 from .stamp import Stamp
 
 Delta = dict[str, Any]
@@ -16,56 +17,19 @@ MARKERS = OPENERS[:2]  # which may also come after some words
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
 
 
-def check_tools(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return the functions among tools, by name. Raises ApiError (400) for other tools."""
-    found: dict[str, Mapping[str, Any]] = {}
-    for number, tool in enumerate(tools):
-        function = tool.get("function")
-        named = isinstance(function, dict) and isinstance(function.get("name"), str)
-        if tool.get("type") != "function" or not named:
-            raise ApiError(
-                400,
-                f"tools[{number}]: expected a function with a name, found something else.",
-                param=f"tools[{number}]",
-            )
-        assert isinstance(function, dict)
-        found[function["name"]] = function
-    return found
-
-
-def choose(choice: str | Mapping[str, Any] | None, names: Collection[str]) -> str:
-    """Return "none", "auto", "required", or the name of the function to call after a colon.
-
-    Raises ApiError (400) for any other choice.
-    """
-    if choice is None:
-        return "auto" if names else "none"
-    if isinstance(choice, str) and choice in ("none", "auto", "required"):
-        if names or choice == "none":
-            return choice
-    elif isinstance(choice, Mapping) and isinstance(function := choice.get("function"), Mapping):
-        if function.get("name") in names:
-            return f":{function['name']}"
-    raise ApiError(
-        400,
-        'tool_choice: expected "none", "auto", "required" or one of the tools, found another.',
-        param="tool_choice",
-    )
-
-
 def arguments_schema(function: Mapping[str, Any]) -> Any:
     """Return the JSON schema of what a function takes."""
     return function.get("parameters") or {"type": "object"}
 
 
-def explanation(functions: Mapping[str, Mapping[str, Any]], forced: str | None) -> str:
+def explanation(choice: ToolChoice) -> str:
     """Return a system text for models whose template does not write tools."""
-    told = json.dumps([*functions.values()] if forced is None else functions[forced])
-    if forced is not None:
-        return f"Answer with the arguments of this function, as JSON: {told}"
+    functions = [choice.functions[name] for name in choice.forced]
+    if choice.named:
+        return f"Answer with the arguments of this function, as JSON: {json.dumps(functions[0])}"
     return (
         'Answer with a call of one of these functions, as JSON: {"name": NAME, "arguments": '
-        f"ARGUMENTS}}. The functions: {told}"
+        f"ARGUMENTS}}. The functions: {json.dumps(functions)}"
     )
 
 

@@ -10,7 +10,7 @@ from cpumix.arguments import check_token_ids, text, whole_number
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.sampling import Sampler, SamplingParams
-from cpumix.sampling.tools import call_schema, forced_tools, tool_names
+from cpumix.sampling.tools import call_schema, read_tools
 from cpumix.tokenizer import Tokenizer
 
 from .sequence import Request
@@ -51,7 +51,7 @@ class Requests:
         max_tokens: int | None,
         draft: bool,
         tools: Sequence[Mapping[str, Any]] = (),
-        tool_choice: str = "auto",
+        tool_choice: str | Mapping[str, Any] = "auto",
     ) -> Request:
         """Return the request for the next message; `template` goes to `Tokenizer.encode_chat`."""
         if isinstance(messages, str) or not all(isinstance(m, Mapping) for m in messages):
@@ -59,16 +59,17 @@ class Requests:
                 'messages: expected a list such as [{"role": "user", "content": "..."}], found '
                 "something else. Give a text to `generate`."
             )
-        forced = forced_tools(tools, tool_choice)
-        if forced:
+        asked = read_tools(tools, tool_choice)
+        if asked.forced:
             ids, arguments = self._tokenizer.encode_call(messages, tools, **template)
-            params = replace(params, json_schema=call_schema(forced, arguments))
+            functions = [asked.functions[name] for name in asked.forced]
+            params = replace(params, json_schema=call_schema(functions, arguments))
         else:
-            used = tools if tools and tool_choice != "none" else template.get("tools")
+            used = tools if asked.functions else template.get("tools")
             ids = self._tokenizer.encode_chat(messages, **{**template, "tools": used})
-        continuing = bool(template.get("continue_final_message")) or bool(forced)
+        continuing = bool(template.get("continue_final_message")) or bool(asked.forced)
         request = self._make(ids, continuing, params, max_tokens, draft)
-        return replace(request, tools=() if tool_choice == "none" else tool_names(tools))
+        return replace(request, tools=[*asked.functions])
 
     def of_ids(
         self, ids: Sequence[int], params: SamplingParams, max_tokens: int, stop: Sequence[int]

@@ -1,9 +1,10 @@
-"""What a forced call of a tool has to be, as a JSON schema."""
+"""Which tools an answer may call, and what a call that it has to make is as a JSON schema."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from cpumix.errors import ConfigError, escaped, quoted
@@ -11,48 +12,60 @@ from cpumix.errors import ConfigError, escaped, quoted
 CHOICES = ("auto", "none", "required")
 
 
-def tool_names(tools: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of tools. Raises ConfigError for what is no tool, and for a name twice."""
-    names = []
-    for tool in tools:
+@dataclass(frozen=True)
+class ToolChoice:
+    """The functions that an answer may call, by name, and the ones of which it has to call one."""
+
+    functions: Mapping[str, Mapping[str, Any]]
+    forced: tuple[str, ...] = ()
+    named: bool = False
+    """Whether the one that has to be called was named."""
+
+
+def read_tools(
+    tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any] | None
+) -> ToolChoice:
+    """Return what may be called.
+
+    `choice` is one of CHOICES, or else a tool: by its name, or as OpenAI writes it,
+    {"type": "function", "function": {"name": ...}}. None is "auto". Raises ConfigError for what is
+    no tool, a name twice, a choice that is none, and if there is no tool that could be called.
+    """
+    functions: dict[str, Mapping[str, Any]] = {}
+    for number, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, Mapping) else None
         name = function.get("name") if isinstance(function, Mapping) else None
-        if not isinstance(name, str) or not name or name in names:
+        kind = tool.get("type", "function") if isinstance(tool, Mapping) else None
+        if not isinstance(name, str) or not name or name in functions or kind != "function":
             raise ConfigError(
-                'tools: expected {"type": "function", "function": {"name": ...}} with a name of '
-                f"its own, found {escaped(repr(tool))}. Correct the tool."
+                f'tools[{number}]: expected {{"type": "function", "function": {{"name": ...}}}} '
+                f"with a name of its own, found {escaped(repr(tool))}. Correct the tool."
             )
-        names.append(name)
-    return names
+        assert isinstance(function, Mapping)
+        functions[name] = function
+    if choice in (None, "auto"):
+        return ToolChoice(functions)
+    if choice == "none":
+        return ToolChoice({})
+    if choice == "required" and functions:
+        return ToolChoice(functions, tuple(functions))
+    inner = choice.get("function") if isinstance(choice, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else choice
+    if isinstance(name, str) and name in functions:
+        return ToolChoice(functions, (name,), named=True)
+    known = ", ".join([*CHOICES, *functions])
+    raise ConfigError(
+        f"tool_choice: expected a tool to call, by one of {escaped(known)}, "
+        f"found {quoted(name)} and {len(tools)} tools. Name one of the tools."
+    )
 
 
-def forced_tools(
-    tools: Sequence[Mapping[str, Any]], choice: str
-) -> Sequence[Mapping[str, Any]] | None:
-    """Return the tools of which one has to be called, None if none has to be.
-
-    `choice` is one of CHOICES or a tool's name. Raises ConfigError for any other, and if there is
-    no tool that could be called.
-    """
-    names = tool_names(tools)
-    if choice in names:
-        return [tools[names.index(choice)]]
-    if choice not in CHOICES or (choice == "required" and not tools):
-        known = ", ".join([*CHOICES, *names])
-        raise ConfigError(
-            f"tool_choice: expected a tool to call, by one of {escaped(known)}, "
-            f"found {quoted(choice)} and {len(tools)} tools. Name one of the tools."
-        )
-    return tools if choice == "required" else None
+def call_schema(functions: Iterable[Mapping[str, Any]], arguments: str) -> str:
+    """Return the schema of a call of one of some; `arguments` is the name of its arguments."""
+    return json.dumps({"anyOf": [_call(one, arguments, i) for i, one in enumerate(functions)]})
 
 
-def call_schema(tools: Sequence[Mapping[str, Any]], arguments: str) -> str:
-    """Return the schema of a call of one of the tools; `arguments` is the name of its arguments."""
-    return json.dumps({"anyOf": [_call(tool, arguments, i) for i, tool in enumerate(tools)]})
-
-
-def _call(tool: Mapping[str, Any], arguments: str, place: int) -> dict[str, Any]:
-    function = tool["function"]
+def _call(function: Mapping[str, Any], arguments: str, place: int) -> dict[str, Any]:
     given = function.get("parameters") or {}
     if isinstance(given, Mapping):  # what is none is refused with the schema
         given = {"type": "object", **given}

@@ -127,8 +127,20 @@ def test_calls_are_read_back(text, calls):
     assert parse_tool_calls(text, []) == []
 
 
+def test_a_tool_is_chosen_as_openai_writes_it(model):
+    named = {"type": "function", "function": {"name": "age"}}
+    answers = [
+        model.chat(ASKED, max_tokens=100, tools=TOOLS, tool_choice=choice, seed=1)
+        for choice in (named, "age")
+    ]
+    assert "".join(answers[0]) == "".join(answers[1])
+    assert [call.name for call in answers[0].tool_calls] == ["age"]
+
+
 def test_references_lead_to_the_same_place():
-    schema = json.loads(call_schema([tool("now"), tool("age", AGE)], "arguments"))
+    schema = json.loads(
+        call_schema([tool(*one)["function"] for one in (["now"], ["age", AGE])], "arguments")
+    )
     good = {"name": "age", "arguments": {"years": 5, "sure": True}}
     jsonschema.validate(good, schema)
     with pytest.raises(jsonschema.ValidationError):

@@ -318,7 +318,11 @@ def test_too_long_has_its_code(client):
         ({"extra_body": {"functions": [{}]}}, "functions: expected it left out"),
         ({"modalities": ["audio"]}, "modalities: expected"),
         ({"top_logprobs": 3}, "top_logprobs: expected 0 to 20, beside logprobs"),
-        ({"tools": [{"type": "other"}]}, "expected a function with a name"),
+        ({"tools": [{"type": "other"}]}, 'tools[0]: expected {"type": "function"'),
+        ({"tools": [WEATHER, WEATHER]}, "tools[1]: expected"),
+        ({"tools": [{"type": "x", "function": {"name": "a"}}]}, "with a name of its own, found"),
+        ({"tool_choice": "required"}, 'found "required" and 0 tools'),
+        ({"tools": [WEATHER], "tool_choice": {"function": {"name": 5}}}, 'found "5" and 1 tools'),
         ({"tools": [WEATHER], "tool_choice": "other"}, "tool_choice: expected"),
         ({"response_format": {"type": "xml"}}, 'response_format: expected "text"'),
         (
