@@ -13,6 +13,7 @@ from cpumix.input_file import regular
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .checkpoint.open import find_source_name
+from .checkpoint.sources.side_files import is_tokenizer
 from .config import NORMS, ModelConfig, Role, TensorSpec
 from .memory.planner import default_context, make_plan
 from .memory.side_bytes import count_side_bytes, foresee_side_bytes
@@ -54,8 +55,10 @@ class Facts:
     """Of a model file, or of a checkpoint's weights."""
     groups: dict[str, dict[str, Amount]]
     """By what tensors are for, and by format or encoding."""
+    tokenizer: str
+    """What it is: a GGUF file's own, or the names of its files."""
     files: dict[str, int]
-    """Bytes of the tokenizer's files, by name."""
+    """Bytes of the tokenizer's files, by name; none for a GGUF file, which has it inside."""
     templates: list[str]
     """Names of the chat templates."""
     memory: dict[str, int] = field(default_factory=dict)
@@ -93,6 +96,7 @@ class Facts:
                 group: {name: vars(amount) for name, amount in kinds.items()}
                 for group, kinds in self.groups.items()
             },
+            "tokenizer": self.tokenizer,
             "files": self.files,
             "chat_templates": self.templates,
             "memory": {"context": default_context(self.config), "bytes": self.memory},
@@ -137,6 +141,7 @@ def _of_model_file(path: Path) -> Facts:
             config,
             file.mapped_bytes,
             _group(config, amounts),
+            _tokenizer_files(file.files),
             {name: len(data) for name, data in file.files.items()},
             list(TokenizerSettings.from_files(file.files).templates),
             {file.precision: plan.total_bytes},
@@ -156,10 +161,17 @@ def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Facts:
         config,
         checkpoint.source_bytes,
         _group(config, parts),
-        {name: len(data) for name, data in checkpoint.files.items()},
+        checkpoint.vocabulary or _tokenizer_files(checkpoint.files),
+        {}
+        if checkpoint.vocabulary
+        else {name: len(data) for name, data in checkpoint.files.items()},
         list(TokenizerSettings.from_files(checkpoint.files).templates),
         {name: make_plan(config, name, context, 1, side=side).total_bytes for name in PRECISIONS},
     )
+
+
+def _tokenizer_files(files: Iterable[str]) -> str:
+    return ", ".join(name for name in files if is_tokenizer(name))
 
 
 def _group(

@@ -49,7 +49,8 @@ def match(contents: Contents) -> Checkpoint:
         )
     tensors = {spec.name: _part(spec, naming, matrices, config) for spec in specs}
     nbytes = sum(matrices[source].nbytes for source in sources)
-    return Checkpoint(config, tensors, contents.files, nbytes, contents.notes)
+    files, notes = contents.files, contents.notes
+    return Checkpoint(config, tensors, files, nbytes, notes, contents.vocabulary)
 
 
 def _part(

@@ -69,6 +69,7 @@ def _lines(facts: Facts) -> list[str]:
             lines.append(f"  {size:>10}  {group}: {amount.tensors} tensors in {name}")
     for name, nbytes in facts.files.items():
         lines.append(f"  {format_size(nbytes):>10}  {name}")
+    lines.append(f"  tokenizer: {facts.tokenizer}")
     templates = ", ".join(map(escaped, facts.templates)) or "none"
     lines.append(f"  chat templates: {templates}")
     for name, nbytes in facts.memory.items():

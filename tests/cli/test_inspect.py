@@ -69,6 +69,9 @@ def test_inspect_of_checkpoints(tmp_path):
     assert found["m.gguf"]["groups"]["routers"]["F32"]["tensors"] == 2
     assert found["hf"]["memory"]["bytes"].keys() == {"bf16", "int8", "int4"}
     assert found["m.bin"]["memory"]["bytes"].keys() == {"int4"}
+    tokenizers = [f["tokenizer"] for f in found.values()]
+    assert tokenizers == ["tokenizer.model", "tokenizer.model", "sentencepiece, 300 tokens"]
+    assert found["m.gguf"]["files"] == {}
     text = invoke("inspect", tmp_path / "m.gguf").stdout
     assert text.startswith(f"{tmp_path / 'm.gguf'}: GGUF, ")
     assert "MixtralForCausalLM: 211,264 weights" in text

@@ -68,9 +68,14 @@ def is_side_file(name: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in (*_TOKENIZERS, *_OTHERS))
 
 
+def is_tokenizer(name: str) -> bool:
+    """Tell whether a file with this path in its folder is a tokenizer."""
+    return any(fnmatchcase(name, pattern) for pattern in _TOKENIZERS)
+
+
 def has_tokenizer(files: Iterable[str]) -> bool:
     """Tell whether there is a tokenizer among files with these names."""
-    return any(fnmatchcase(name, pattern) for name in files for pattern in _TOKENIZERS)
+    return any(map(is_tokenizer, files))
 
 
 def read_side_files(folder: Path) -> PresentFiles:

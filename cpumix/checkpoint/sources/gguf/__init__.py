@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ...shards import Heads
 from ...tensor import Contents
 from .. import huggingface
 from .config import ROPE_FACTORS, config_of
-from .tokenizer import tokenizer_files
+from .tokenizer import describe_tokenizer, tokenizer_files
 
 __all__ = ["claims", "read", "read_config", "read_files"]
 
@@ -37,7 +37,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return config_of(_read_model(path), str(path), ignored)
 
 
-def read_files(path: Path) -> dict[str, bytes]:
+def read_files(path: Path) -> Mapping[str, bytes]:
     """Return the files that a vocabulary in a file's metadata stands for."""
     return tokenizer_files(_read_model(path).metadata, str(path))
 
@@ -52,7 +52,8 @@ def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     config = replace(config, eos_token_ids=ends)
     stored = {name: t for name, t in model.tensors.items() if name != ROPE_FACTORS}
     matrices = assemble(stored, "ggml", {})
-    return Contents(path, config, matrices, namings(config), files)
+    vocabulary = describe_tokenizer(model.metadata)
+    return Contents(path, config, matrices, namings(config), files, vocabulary=vocabulary)
 
 
 def _models_in(folder: Path) -> list[Path]:
