@@ -43,6 +43,8 @@ NEEDS = {
     "docker": "docker",
     "python tools/bench_paging.py": "root, for a control group, and minutes of a quiet disk",
     "python tools/compare_llama_cpp.py": "llama.cpp",
+    "python tools/load.py": "llama-server, and minutes of a quiet machine",
+    "python tools/soak_server.py": "minutes",
     "python tools/make_big_model.py": "25 GB of disk",
     "python tools/make_checkpoint.py": "6.3 GB of disk",
 }
