@@ -12,7 +12,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .errors import ConvertError
+
 CACHE_VARIABLE = "CPUMIX_CACHE_DIR"
+_MODELS = "models"
 
 
 def cache_roots() -> list[Path]:
@@ -49,6 +52,17 @@ def cache_folder(root: Path, name: str = "") -> Path | None:
     if CACHE_VARIABLE not in os.environ:
         _close_to_others(root)
     return None if fault(root) or fault(folder) else folder
+
+
+def models_folder() -> Path:
+    """Return the folder for model files, of this user only. Raises ConvertError without one."""
+    for root in cache_roots():
+        if folder := cache_folder(root, _MODELS):
+            return folder
+    raise ConvertError(
+        "cache folder: expected one that only this user can write, found none. "
+        "Convert the checkpoint to a file of your own with `cpumix convert`."
+    )
 
 
 def fault(folder: Path) -> str | None:

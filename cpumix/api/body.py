@@ -11,6 +11,7 @@ from cpumix.errors import escaped
 
 from .errors import ApiError
 
+MAX_BODY = 8 << 20  # bytes; a context of 128k tokens in JSON escapes is less
 T = TypeVar("T", bound=msgspec.Struct)
 
 

@@ -11,14 +11,12 @@ from pathlib import Path
 import click
 
 import cpumix
-from cpumix.cache_dir import cache_folder, cache_roots
+from cpumix.cache_dir import models_folder
 from cpumix.errors import ConvertError
 from cpumix.input_file import regular
 from cpumix.units import format_size
 
 from .progress import byte_progress
-
-_FOLDER = "models"
 
 
 def model_file(path: Path | None, convert: bool, ram: int | None) -> Path | None:
@@ -36,7 +34,7 @@ def model_file(path: Path | None, convert: bool, ram: int | None) -> Path | None
             f'"{path}": a checkpoint, which is converted once before it runs. Type: {command} - or '
             "use --convert, which keeps the result in the cache folder."
         )
-    target = _models_folder() / f"{name}-{_fingerprint(path, ram)}.bin"
+    target = models_folder() / f"{name}-{_fingerprint(path, ram)}.bin"
     if not target.exists():
         with byte_progress(f"Converting {path.name or path}") as progress:
             report = cpumix.convert(path, target, ram=ram, progress=progress)
@@ -54,17 +52,6 @@ def _is_checkpoint(path: Path) -> bool:
             if is_model_file(file.read(64)):
                 return False
     return find_source_name(path) is not None
-
-
-def _models_folder() -> Path:
-    """Return the folder for converted models, of this user only."""
-    for root in cache_roots():
-        if folder := cache_folder(root, _FOLDER):
-            return folder
-    raise ConvertError(
-        "cache folder: expected one that only this user can write, found none. "
-        "Convert the checkpoint to a file of your own with `cpumix convert`."
-    )
 
 
 def _fingerprint(path: Path, ram: int | None) -> str:

@@ -75,7 +75,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
     stream: bool = False
 
 
-class Generate:
+class TextRequest:
     """One request, and the shape of its answer."""
 
     def __init__(self, service: Service, fields: GenerateRequest, salt: bytes) -> None:
@@ -304,7 +304,9 @@ async def answer(service: Service, request: Request, streams: bool | None) -> Re
     began = time.monotonic()
     fields, unknown = decode(await read_body(request), GenerateRequest)
     salt = request.scope.get("cpumix.salt", b"")
-    asked = await while_connected(request.receive, service.prepare(Generate, service, fields, salt))
+    asked = await while_connected(
+        request.receive, service.prepare(TextRequest, service, fields, salt)
+    )
     writing = service.write([asked.request])
     request.scope["cpumix.work"] = writing
     if streams or (streams is None and fields.stream):

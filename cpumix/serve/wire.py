@@ -5,12 +5,12 @@ from __future__ import annotations
 import anyio
 from starlette.requests import ClientDisconnect, Request
 
+from cpumix.api.body import MAX_BODY
 from cpumix.api.errors import ApiError
 
 from .leaving import ClientLeft
 
 BODY_SECONDS = 30.0  # that a body may take to arrive
-MAX_BODY = 8 << 20  # bytes; a context of 128k tokens in JSON escapes is less
 
 
 async def read_body(request: Request, most: int = MAX_BODY) -> bytes:

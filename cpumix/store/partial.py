@@ -216,7 +216,7 @@ class PartialFile:
             raise self._explained(e) from e
         self._path = None
         self._close()
-        _sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
 
     def keep(self) -> None:
         """Leave the file as it is, for a later process to go on with."""
@@ -294,7 +294,7 @@ def _open_unlocked(path: Path) -> int:
     return fd
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring a new name to the disk; some systems cannot, and do not need it."""
     if sys.platform != "win32":
         with contextlib.suppress(OSError):
