@@ -21,7 +21,7 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 NEEDS_NUMBA = re.compile(
-    r"cpumix\.(kernels|experts|transformer|engine|model|converter|measure|serve)\b"
+    r"cpumix\.(kernels|experts|transformer|engine|model|converter|measure|api|batch|ray|serve)\b"
 )
 
 
@@ -78,7 +78,8 @@ def test_module_imports_alone(imports, module):
     assert "error" not in found, found["error"]
     if not NEEDS_NUMBA.match(module):
         assert not found["numba"]
-    if not module.startswith(("cpumix.cli", "cpumix.serve")):  # uvicorn has a command line
+    others = ("cpumix.serve", "cpumix.batch.ray", "cpumix.ray")  # uvicorn and Ray have commands
+    if not module.startswith(("cpumix.cli", *others)):
         assert not found["click"]
 
 

@@ -37,6 +37,9 @@ PROJECT = (ROOT / "pyproject.toml").read_text("utf-8")
 EXTRAS = re.findall(r"^(\w+) = \[", PROJECT.partition("[project.optional-dependencies]")[2], re.M)
 # The first words of commands that are not run here, and what they need.
 NEEDS = {
+    "cpumix batch questions.jsonl answers.jsonl -m /shared/mixtral.bin --ray": (
+        "a Ray cluster; tests/batch/test_ray.py has one"
+    ),
     "cpumix bench": "gigabytes of memory, and minutes of a quiet machine",
     "cpumix serve": "clients; tests/serve/test_docs.py runs it",
     "curl": "a server; so does that",
@@ -79,8 +82,8 @@ BLOCKS = [block for page in TEXTS for block in blocks_of(page)]
 def each(language: str) -> pytest.MarkDecorator:
     """Run a test on each block of a language."""
     blocks = [block for block in BLOCKS if block.language == language]
-    if language == "python":  # of others' tests: test_contributing.py, serve/test_docs.py
-        others = ("CONTRIBUTING", "docs/serving")
+    if language == "python":  # of others' tests: test_contributing.py, batch/test_ray.py, ...
+        others = ("CONTRIBUTING", "docs/batches", "docs/serving")
         blocks = [block for block in blocks if not block.place.startswith(others)]
     return pytest.mark.parametrize("block", blocks, ids=[block.place for block in blocks])
 

@@ -53,6 +53,8 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "fit",
     "measure",
     "api",
+    "batch",
+    "ray",
     "serve",
     "__init__",  # the public names, which the command line and other programs use
     "cli",
@@ -67,7 +69,9 @@ HOMES = {
     "huggingface_hub": ("hub/",),
     "prompt_toolkit": ("cli/chat_input.py",),
     **dict.fromkeys(("starlette", "uvicorn", "structlog"), ("serve/",)),
-    "msgspec": ("api/", "serve/"),
+    "msgspec": ("api/", "serve/", "batch/"),
+    "ray": ("batch/",),
+    "pyarrow": ("batch/",),
     "prometheus_client": ("serve/metrics.py",),
     "opentelemetry": ("serve/tracing.py",),
 }

@@ -20,6 +20,7 @@ from cpumix.errors import CpumixError, quoted
 from . import endings
 
 COMMANDS = {
+    "batch": "cpumix.cli.batch",
     "bench": "cpumix.cli.bench",
     "chat": "cpumix.cli.chat",
     "classify": "cpumix.cli.classify",

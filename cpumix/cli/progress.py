@@ -6,16 +6,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cpumix.units import format_seconds, format_size
 
+if TYPE_CHECKING:
+    from cpumix.batch.relay import Counts
+
 Show = Callable[[int, int], None]
 
 PATIENCE = 2.0  # seconds without news that a person does not mind
 NEWS = 0.2  # seconds between two
+_CELLS = 20  # of a bar
 
 
 class PromptStatus:
@@ -84,3 +88,41 @@ def progress_bar(label: str, describe: Callable[[int], str]) -> Iterator[Show]:
             done_before = done
 
         yield show
+
+
+class LineStatus:
+    """Says in a terminal how far a batch is: one line, which is gone at the end."""
+
+    def __init__(self, total: int, kept: int) -> None:
+        """Begin to count; `kept` of `total` lines were done before."""
+        self._total, self._kept = total, kept
+        self._began = time.monotonic()
+        self._width = 0
+
+    def __call__(self, done: int, counts: Counts) -> None:
+        """Take how many lines are done now, and the counts of tokens."""
+        if not sys.stderr.isatty():
+            return
+        seconds = time.monotonic() - self._began
+        after = ""
+        if done > self._kept:
+            left = seconds * (self._total - done) / (done - self._kept)
+            after = f", {format_seconds(left)} left"
+        filled = done * _CELLS // self._total
+        bar = "#" * filled + "-" * (_CELLS - filled)
+        rate = counts.written_tokens / max(seconds, 1e-6)
+        text = (
+            f"[{bar}] {done} of {self._total} lines{after}, {rate:.1f} tok/s, "
+            f"{counts.written_tokens} tokens"
+        )
+        click.echo(f"\r{text:{self._width}}", nl=False, err=True)
+        self._width = len(text)
+
+    def __enter__(self) -> LineStatus:
+        """Return the line."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Take the line away."""
+        if self._width:
+            click.echo(f"\r{'':{self._width}}\r", nl=False, err=True)

@@ -113,7 +113,8 @@ def _make_options() -> list[Callable[[Any], Any]]:
             "-s",
             "--seed",
             type=click.IntRange(min=0, max=2**63 - 1),
-            help="The same seed gives the same text, on any number of threads. Default: a new one.",
+            help="The same seed gives the same text, on any number of threads. Default: a new one; "
+            "of a batch 0.",
         ),
         click.option("--stop", **several, metavar="TEXT", help="End before TEXT; may be repeated."),
         click.option(

@@ -10,7 +10,7 @@ from checkpoints import LLAMA, write_checkpoint
 from click.testing import CliRunner
 
 import cpumix
-from cpumix.cli import conversions
+from cpumix import cache_dir
 from cpumix.cli.conversions import model_file
 from cpumix.cli.main import main
 from cpumix.errors import ConvertError
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(conversions, "cache_roots", lambda: [tmp_path / "cache"])
+    monkeypatch.setattr(cache_dir, "cache_roots", lambda: [tmp_path / "cache"])
     return tmp_path / "cache" / "models"
 
 
@@ -69,6 +69,6 @@ def test_cache_folder_that_cannot_be_written(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(conversions, "cache_roots", lambda: [tmp_path / "file"])
+    monkeypatch.setattr(cache_dir, "cache_roots", lambda: [tmp_path / "file"])
     with pytest.raises(ConvertError, match="expected one that only this user can write"):
         model_file(folder, True, None)
