@@ -51,6 +51,10 @@ class MadeFiles(Mapping[str, bytes]):
             found = self._makers[name] = found()
         return found
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether there is such a file, and make none."""
+        return name in self._makers
+
     def __iter__(self) -> Iterator[str]:
         """Yield the names."""
         return iter(self._makers)
