@@ -73,7 +73,7 @@ class Contents:
     """By their names there."""
     namings: tuple[Naming, ...]
     """Those that may occur, the likeliest first."""
-    files: Mapping[str, bytes]
+    files: dict[str, bytes]
     """The tokenizer and what belongs to it, by file name."""
     notes: tuple[str, ...] = ()
     """A sentence for each side file that could not be read and was left out."""
@@ -88,7 +88,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, SourceTensor]
     """By canonical name, in the order of `ModelConfig.tensors`."""
-    files: Mapping[str, bytes]
+    files: dict[str, bytes]
     """Side files by name, such as "tokenizer.model"."""
     source_bytes: int
     """Of the weights."""

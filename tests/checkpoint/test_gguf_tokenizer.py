@@ -11,11 +11,10 @@ import pytest
 from gguf_files import TOKENIZERS, byte_level_metadata, sentencepiece_metadata
 
 from cpumix.checkpoint.sources.gguf.pre_tokenizers import PRE_TOKENIZERS
-from cpumix.checkpoint.sources.gguf.tokenizer import MadeFiles, tokenizer_files
+from cpumix.checkpoint.sources.gguf.tokenizer import tokenizer_files
 from cpumix.errors import ConvertError
 from cpumix.sampling import SamplingParams, model_defaults
 from cpumix.tokenizer import Tokenizer
-from cpumix.tokenizer.settings import TokenizerSettings
 
 GOLDENS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))
 PRE = json.loads((TOKENIZERS / "gguf-pre.json").read_text(encoding="utf-8"))
@@ -200,17 +199,3 @@ def test_how_a_model_wants_to_be_sampled_is_kept() -> None:
     files = tokenizer_files(metadata, "m.gguf")
     assert model_defaults(files) == SamplingParams(temperature=0.7, top_p=0.95, top_k=20)
     assert model_defaults(tokenizer_files(small(), "m.gguf")) == SamplingParams()
-
-
-def test_files_are_made_when_they_are_asked_for() -> None:
-    made = []
-
-    def make() -> bytes:
-        made.append(1)
-        return b"{}"
-
-    files = MadeFiles({"tokenizer.json": make, "tokenizer_config.json": b"{}"})
-    assert "tokenizer.json" in files and list(files) == ["tokenizer.json", "tokenizer_config.json"]
-    assert TokenizerSettings.from_files(files).templates == {} and not made
-    assert files["tokenizer.json"] == files["tokenizer.json"] == b"{}" and made == [1]
-    assert len(files) == 2 and files.get("other") is None

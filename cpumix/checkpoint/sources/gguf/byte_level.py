@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from cpumix.errors import ConvertError, quoted
@@ -14,28 +14,23 @@ from .vocabulary import CONTROL, PREFIX, USER_DEFINED, GgufVocabulary
 _WHOLE = "tokenizer.huggingface.json"
 
 
-def plan_json(
+def write_json(
     vocabulary: GgufVocabulary, metadata: Mapping[str, Any], where: str
-) -> tuple[Callable[[], bytes], bool]:
-    """Return what makes the bytes of a `tokenizer.json`, and whether such texts start with BOS.
+) -> tuple[bytes, bool]:
+    """Return the bytes of a `tokenizer.json`, and whether such texts start with BOS.
 
-    Making them takes a tenth of a second, which who only looks need not wait for.
     Raises ConvertError without merges, and for a way of splitting text unknown to cpumix.
     """
     pre = _find_pre_tokenizer(vocabulary, metadata, where)
     whole = metadata.get(_WHOLE)
     if isinstance(whole, str) and whole:
-        return whole.encode, pre.adds_bos
+        return whole.encode(), pre.adds_bos
     merges = metadata.get(PREFIX + "merges")
     if not isinstance(merges, list):
         raise ConvertError(
             f'"{where}": {PREFIX}merges: expected the merges of a byte-level BPE, found none. '
             "Convert the model's Hugging Face checkpoint."
         )
-    return lambda: _write_json(vocabulary, merges, pre), pre.adds_bos
-
-
-def _write_json(vocabulary: GgufVocabulary, merges: list[str], pre: PreTokenizer) -> bytes:
     splits = [
         {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
         for pattern in pre.patterns
@@ -69,7 +64,7 @@ def _write_json(vocabulary: GgufVocabulary, merges: list[str], pre: PreTokenizer
         },
         ensure_ascii=False,
     )
-    return text.encode()
+    return text.encode(), pre.adds_bos
 
 
 def _find_pre_tokenizer(

@@ -8,7 +8,7 @@ text go to `tokenizer_config.json` and `generation_config.json`.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -38,33 +38,7 @@ _ENDS = frozenset(
 )
 
 
-class MadeFiles(Mapping[str, bytes]):
-    """Files by name that are made when they are first asked for, or were made before."""
-
-    def __init__(self, makers: Mapping[str, bytes | Callable[[], bytes]]) -> None:
-        self._makers = dict(makers)
-
-    def __getitem__(self, name: str) -> bytes:
-        """Return a file's bytes."""
-        found = self._makers[name]
-        if not isinstance(found, bytes):
-            found = self._makers[name] = found()
-        return found
-
-    def __contains__(self, name: object) -> bool:
-        """Tell whether there is such a file, and make none."""
-        return name in self._makers
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the names."""
-        return iter(self._makers)
-
-    def __len__(self) -> int:
-        """Count the files."""
-        return len(self._makers)
-
-
-def tokenizer_files(metadata: Mapping[str, Any], where: str) -> MadeFiles:
+def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
     """Return the tokenizer's files by name; `where` names the GGUF file in errors.
 
     Raises ConvertError for a missing or damaged tokenizer, and for kinds unknown to cpumix.
@@ -77,13 +51,11 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> MadeFiles:
         if key in vocabulary.ids
     }
     if kind == "llama":
-        files: dict[str, bytes | Callable[[], bytes]] = {
-            "tokenizer.model": sentencepiece.write_model(vocabulary, where)
-        }
+        files = {"tokenizer.model": sentencepiece.write_model(vocabulary, where)}
         settings["added_tokens_decoder"] = sentencepiece.added_tokens(vocabulary)
         adds_bos = True
     elif kind == "gpt2":
-        text, adds_bos = byte_level.plan_json(vocabulary, metadata, where)
+        text, adds_bos = byte_level.write_json(vocabulary, metadata, where)
         files = {"tokenizer.json": text}
     else:
         raise ConvertError(
@@ -97,7 +69,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> MadeFiles:
     files["tokenizer_config.json"] = json.dumps(settings).encode()
     generation = {"eos_token_id": list(dict.fromkeys(ends)), **_sampling(metadata)}
     files["generation_config.json"] = json.dumps(generation).encode()
-    return MadeFiles(files)
+    return files
 
 
 def describe_tokenizer(metadata: Mapping[str, Any]) -> str:
