@@ -199,7 +199,7 @@ def test_readme_names_the_commands_of_a_fresh_clone():
     assert "\n```sh\nmake demo\n```\n" in text
     assert "`make test`" in text
     assert "`make quick`" in text
-    assert len(text.splitlines()) <= 135
+    assert len(text.splitlines()) <= 125
 
 
 @pytest.mark.parametrize("command", COMMANDS)
