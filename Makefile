@@ -1,5 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests on all processors, up to eight; a worker that has nothing left to do takes half of another's.
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 .PHONY: setup demo demo-chat test quick test-nojit lint check oracle clients bench clean
 
 # Make .venv with cpumix and its development tools; again only when pyproject.toml changes.
@@ -20,10 +22,10 @@ demo-chat: .venv/smollm2.bin
 	$(BIN)/cpumix convert .venv/smollm2.gguf $@ --precision bf16 --force
 # Run every test; warnings are errors.
 test: setup
-	$(BIN)/python -m pytest
-# Run the tests that take no time, while working: all but those marked slow, in about a minute.
+	$(PYTEST)
+# Run the tests that take no time, while working: all but those marked slow.
 quick: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 # Run the portable kernels as plain Python: they must mean the same without the compiler.
 test-nojit: setup
 	NUMBA_DISABLE_JIT=1 CPUMIX_ISA=generic $(BIN)/python -m pytest tests/kernels/test_*.py

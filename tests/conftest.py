@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from background import backgrounds, end
 from checkpoints import write_checkpoint
 from classifier_cases import MOODS
 from configs import config_json
@@ -25,21 +25,8 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that wait for long runs in the background last."""
-    items.sort(key=lambda item: item.get_closest_marker("background") is not None)
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Begin the runs that the chosen tests wait for."""
-    if not session.config.option.collectonly:
-        waiting = (item for item in session.items if item.get_closest_marker("background"))
-        for background in backgrounds(dict.fromkeys(item.module for item in waiting)):
-            background.begin()
-
-
-def pytest_unconfigure() -> None:
-    """End the runs that nobody waited for."""
-    end()
+    """Put the longest tests first, so that no worker is left with one when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("long_run") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,6 +35,13 @@ def ctrl_c_is_heard() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this session that all of its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,17 @@
-"""Runs of one command at every level that this machine has, side by side."""
+"""Runs of Python in other environments: at other levels, with another cache, once in a session."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
+from cpumix.kernels.compile.code_cache import turn
 from cpumix.kernels.compile.isa import VARIABLE, host_features, supported
 
 SUPPORTED = [level.name for level in supported(host_features())]
@@ -28,6 +31,25 @@ def run(
         timeout=3600,
         check=False,
     )
+
+
+def run_once(
+    folder: Path, command: Sequence[str], environment: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """Run Python unless that went well before; what it said then is kept in `folder`.
+
+    Workers of one session share such a folder: who asks first runs it, and the others wait.
+    """
+    key = sha256(repr((list(command), sorted(environment.items()))).encode()).hexdigest()[:16]
+    (place := folder / f"run-{key}").mkdir(exist_ok=True)
+    with turn(place):
+        if (kept := place / "said.json").exists():
+            return subprocess.CompletedProcess(command, 0, *json.loads(kept.read_text()))
+        done = run(command, **environment)
+        if done.returncode == 0:
+            (place / "new").write_text(json.dumps([done.stdout, done.stderr]))
+            (place / "new").replace(kept)
+        return done
 
 
 def start(command: Sequence[str], environments: Mapping[str, Mapping[str, str]]) -> dict[str, Run]:

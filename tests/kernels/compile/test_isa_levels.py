@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from background import Background
 from levels import SUPPORTED, at, run
 
 from cpumix.kernels.compile.isa import LEVELS, active
@@ -16,13 +15,11 @@ WITHOUT_JIT = "generic-without-jit"
 
 
 # The kernel tests, in one process for each level: a process compiles for one only.
-RUNS = Background(
-    ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header", *KERNEL_TESTS],
-    {
-        **{name: at(name) for name in SUPPORTED if name != active().name},
-        WITHOUT_JIT: at("generic", NUMBA_DISABLE_JIT="1"),
-    },
-)
+RUN_TESTS = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header"]
+ENVIRONMENTS = {
+    **{name: at(name) for name in SUPPORTED if name != active().name},
+    WITHOUT_JIT: at("generic", NUMBA_DISABLE_JIT="1"),
+}
 
 
 # Logits of the demo model, of 80 tokens at once and of one.
@@ -34,31 +31,30 @@ with cpumix.load(threads=1, context=128) as model:
 print(*(hashlib.sha256(logits).hexdigest() for logits in found))
 """
 SIMD = [name for name in SUPPORTED if name != "generic"]
-HASHES = Background(["-c", LOGITS], {name: at(name) for name in SIMD})
 
 
 @pytest.mark.slow
 @pytest.mark.isa
-@pytest.mark.background
+@pytest.mark.long_run
 def test_simd_levels_give_the_same_logits():
     """To the bit; only the portable kernels sum in another order."""
     if len(SIMD) < 2:
         pytest.skip("this processor has one level")
-    found = {name: HASHES.result(name) for name in SIMD}
+    found = {name: run(["-c", LOGITS], **at(name)) for name in SIMD}
     assert all(done.returncode == 0 for done in found.values()), found
     assert len({done.stdout for done in found.values()}) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.isa
-@pytest.mark.background
+@pytest.mark.long_run
 @pytest.mark.parametrize("level", [*(level.name for level in LEVELS), WITHOUT_JIT])
 def test_kernels_at_level(level):
     if level == active().name:
         pytest.skip("every other test runs at it")
-    if level not in RUNS:
+    if level not in ENVIRONMENTS:
         pytest.skip("this processor lacks it")
-    done = RUNS.result(level)
+    done = run([*RUN_TESTS, *KERNEL_TESTS], **ENVIRONMENTS[level])
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
 

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections import Counter
+from functools import lru_cache
+from hashlib import sha256
 from itertools import product
+from pathlib import Path
 
 import hot_loops
 import pytest
-from background import Background
 from hot_loops import LEVELS, LOOPS, ONLY, innermost_loops
-from levels import at
+from levels import at, run_once
+
+from cpumix.kernels.compile.jit import cache_folder
 
 DOT = {
     "avx2": r"vpmaddubsw\s.*ymm",
@@ -61,19 +66,32 @@ KERNELS = [
     ),
 ]
 
-# What is kept on disk has no assembly: this file is in the way of a cache.
-RUNS = Background(
-    [hot_loops.__file__], {level: at(level, CPUMIX_CACHE_DIR=__file__) for level in LEVELS}
-)
 pytestmark = [pytest.mark.slow, pytest.mark.isa]
 
 
-def loops_of(level: str) -> dict[str, list[str]]:
-    done = RUNS.result(level)
-    if "No available targets" in done.stderr:
-        pytest.skip("this LLVM does not write the level's code")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture(scope="session")
+def loops_of(shared_folder):
+    """Return the loops of each kernel at a level; they are found once and kept with the kernels.
+
+    Their folder is named by all that machine code depends on, and the run by its program's text.
+    """
+    program = Path(hot_loops.__file__)
+    folder, text = cache_folder() or shared_folder, sha256(program.read_bytes()).hexdigest()
+
+    @lru_cache
+    def compiled(level: str) -> subprocess.CompletedProcess[str]:
+        # What is kept on disk has no assembly: this file is in the way of a cache.
+        environment = at(level, CPUMIX_CACHE_DIR=__file__, PROGRAM=text)
+        return run_once(folder, [str(program)], environment)
+
+    def find(level: str) -> dict[str, list[str]]:
+        done = compiled(level)
+        if "No available targets" in done.stderr:
+            pytest.skip("this LLVM does not write the level's code")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return find
 
 
 def instructions(loop: str) -> list[str]:
@@ -93,7 +111,7 @@ def wanted_in(kernel: str, level: str) -> list[str]:
     return [DOT[level]]
 
 
-@pytest.mark.background
+@pytest.mark.long_run
 @pytest.mark.parametrize(
     ("level", "kernel"),
     [
@@ -102,7 +120,7 @@ def wanted_in(kernel: str, level: str) -> list[str]:
         if level in ONLY.get(kernel, LEVELS)
     ],
 )
-def test_hot_loop(level, kernel):
+def test_hot_loop(loops_of, level, kernel):
     first, *others = wanted_in(kernel, level)
     loops = [instructions(loop) for loop in loops_of(level)[kernel]]
     hot = [loop for loop in loops if any(re.match(first, x) for x in loop)]
@@ -118,8 +136,8 @@ def test_hot_loop(level, kernel):
         assert len(spills) <= most, spills
 
 
-@pytest.mark.background
-def test_scaling_by_multiples_multiplies_once():
+@pytest.mark.long_run
+def test_scaling_by_multiples_multiplies_once(loops_of):
     """For each row and tile of a block: 8 `vpdpbusd`, one subtraction, one multiply-add."""
     loops = map(instructions, loops_of("avx512vnni")["gemm.panel_rows"])
     counts = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
@@ -128,8 +146,8 @@ def test_scaling_by_multiples_multiplies_once():
     assert not names["vmulps"] + names["vcvtdq2ps"]
 
 
-@pytest.mark.background
-def test_amx_multiplies_tiles():
+@pytest.mark.long_run
+def test_amx_multiplies_tiles(loops_of):
     loops = map(instructions, loops_of("amx")["simd.amx.panel_rows"])
     found = [Counter(x.split("\t")[0] for x in loop) for loop in loops]
     hot = [names for names in found if names["tdpbssd"]]
