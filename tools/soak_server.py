@@ -32,11 +32,13 @@ from typing import Any
 
 import psutil
 
+from cpumix.machine import machine_info
 from cpumix.units import format_size, parse_size
 
 WORDS = "and they returned to the city of the king who was with him in those days".split()
 SAMPLE_SECONDS = 0.05
 PATIENCE = 120.0  # seconds for a server to become idle
+MAX_WAIT = 5.0  # seconds that a client waits that was sent away
 LEAVE = 0.3  # the share of requests whose client leaves
 IDLE = ("cpumix_num_requests_running", "cpumix_num_requests_waiting", "cpumix_kv_cache_usage_perc")
 
@@ -133,9 +135,10 @@ class Clients:
             answer = connection.getresponse()
             if answer.status == 429:
                 self.count("sent away")
-                if not int(answer.headers["retry-after"]) >= 1:
+                after = int(answer.headers["retry-after"])
+                if after < 1:
                     self.faults.append("429 without a time")
-                return None
+                return time.sleep(min(after, MAX_WAIT) * draw.random())
             if answer.status != 200:
                 raise ValueError(f"{path}: status {answer.status}")
             if leaves:
@@ -216,6 +219,7 @@ def served(options: argparse.Namespace, log: Path) -> Iterator[tuple[subprocess.
     """Run a server until the block ends; yield its process and its port."""
     given = ["--port", "0", "--parallel", str(options.parallel), "--context", "512"]
     given += ["--max-queue", str(options.max_queue), "--ram", options.ram, "--log-format", "json"]
+    given += ["--threads", str(options.threads)]
     command = [sys.executable, "-m", "cpumix", "serve", *options.model, *given]
     with open(log, "w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
@@ -272,6 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--parallel", type=int, default=8)
     parser.add_argument("--max-queue", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=machine_info().physical_cores)
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--ram", default="256M", help="ceiling of the server's memory")
     parser.add_argument("--seed", type=int, default=0)

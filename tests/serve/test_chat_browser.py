@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from chat_browser import PHONE, Chat, launched
+from chat_browser import PHONE, Chat, launched, violations
 from served_models import serve
 
 import cpumix
@@ -494,12 +494,10 @@ def test_phone(open_chat, demo):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("device", [{}, PHONE], ids=["desk", "phone"])
 def test_axe_finds_nothing(open_chat, demo, scheme, device):
-    axe_playwright = pytest.importorskip("axe_playwright_python.sync_playwright")
     chat = open_chat(demo.url, color_scheme=scheme, reduced_motion="reduce", **device)
 
     def check():
-        found = axe_playwright.Axe().run(chat.page)
-        assert found.violations_count == 0, found.generate_report()
+        assert violations(chat.page) == ""
 
     check()
     text = "# One\n\n`two` **three** [four](https://a.example)\n\n```\nfive\n```\n\n> six"

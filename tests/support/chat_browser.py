@@ -38,6 +38,16 @@ def launched() -> Iterator[Any]:
         browser.close()
 
 
+def violations(page: Any) -> str:
+    """Return what axe finds wrong for people who cannot see or point, "" for nothing."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        _miss("needs axe: pip install axe-playwright-python")
+    found = Axe().run(page)
+    return found.generate_report() if found.violations_count else ""
+
+
 def _miss(reason: str) -> None:
     if os.environ.get("CPUMIX_NEED_CHROMIUM"):
         pytest.fail(reason)

@@ -12,7 +12,7 @@ import soak_server
 @pytest.mark.slow
 def test_short_soak_finds_nothing(capsys):
     options = ["--minutes", "0.05", "--clients", "8", "--parallel", "2", "--max-queue", "3"]
-    assert soak_server.main([*options, "--prompts", "2"]) == 0
+    assert soak_server.main([*options, "--prompts", "2", "--threads", "1"]) == 0
     assert "no fault" in capsys.readouterr().out
 
 
@@ -27,6 +27,9 @@ def test_other_texts_are_told(monkeypatch):
     class Draw:
         def choice(self, options):
             return options[-1] if len(options) == 1 else options[1]  # not streamed
+
+        def random(self):
+            return 0.0
 
     clients = soak_server.Clients(1, [soak_server.Task("a", 1, 0.8, 5, "right")], 0)
     answering(monkeypatch, 200, b'{"choices": [{"text": "right"}]}')
