@@ -154,6 +154,7 @@ class Chat:
 
     def _encode(self) -> list[int]:
         service, fields = self._service, self.fields
+        service.model.check_writes()
         if not service.has_chat_template:
             raise ApiError(
                 400,

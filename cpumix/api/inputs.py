@@ -10,8 +10,10 @@ from .served_model import ServedModel
 Inputs = str | list[str | int | list[int]]
 
 
-def read_inputs(served: ServedModel, given: Inputs, name: str, most: int) -> list[list[int]]:
-    """Return the tokens of each text; `name` is the field that has them.
+def read_inputs(
+    served: ServedModel, given: Inputs, name: str, most: int, *, whole: bool = False
+) -> list[list[int]]:
+    """Return the tokens of each text; `name` is the field that has them, `whole`: nothing follows.
 
     Raises ApiError (400) for a mixture, for none or too many, and for tokens of another model.
     """
@@ -25,7 +27,8 @@ def read_inputs(served: ServedModel, given: Inputs, name: str, most: int) -> lis
         raise ApiError(
             400, f"{name}: expected 1 to {most} of them, found {len(texts)}.", param=name
         )
-    encode, size = served.model.tokenizer.encode, served.model.config.vocab_size
+    tokenizer, size = served.model.tokenizer, served.model.config.vocab_size
+    encode = tokenizer.encode_whole if whole else tokenizer.encode
     found = [encode(text) if isinstance(text, str) else text for text in texts]
     if not all(0 <= token < size for ids in found for token in ids):
         raise ApiError(400, f"{name}: expected token ids from 0 to {size - 1}.", param=name)

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.engine.classification import classification
-from cpumix.engine.reader import find_pooling
-from cpumix.engine.reading import Pooling
+from cpumix.engine.pooling import Pooling
 
 from .errors import ApiError
 from .inputs import Inputs, read_inputs
@@ -31,8 +30,8 @@ class EmbeddingRequest(msgspec.Struct, kw_only=True):
     input: Inputs
     model: str | None = None
     encoding_format: str | None = None
-    pooling: str = "mean"
-    """"last" is the other; OpenAI has no such field."""
+    pooling: str | None = None
+    """"mean" or "last"; OpenAI has no such field."""
     dimensions: int | None = None  # known, and not supported
     user: str | None = None
 
@@ -52,7 +51,7 @@ class Embedded:
 
     def __init__(self, served: ServedModel, fields: EmbeddingRequest) -> None:
         """Read a request; slow, not for the event loop. Raises ApiError, ConfigError."""
-        self._served, self.pooling = served, find_pooling(fields.pooling)
+        self._served, self.pooling = served, served.model.find_pooling(fields.pooling)
         refuse_unsupported(fields, "dimensions")
         self._format = fields.encoding_format or "float"
         if self._format not in VECTOR_FORMATS:
@@ -117,7 +116,7 @@ class Classified:
 
 
 def _read(served: ServedModel, given: Inputs, *, classified: bool) -> list[list[int]]:
-    prompts = read_inputs(served, given, "input", MAX_TEXTS)
+    prompts = read_inputs(served, given, "input", MAX_TEXTS, whole=True)
     if given == "" or (isinstance(given, list) and "" in given):
         raise ApiError(400, "input: expected some text, found an empty one.", param="input")
     for ids in prompts:

@@ -20,7 +20,8 @@ from cpumix.transformer.forward import PREFILL_CHUNK, Transformer
 
 from .job import Floats
 from .loop import EngineLoop
-from .reading import Pooling, Reading, unit_vector
+from .pooling import Pooling
+from .reading import Reading, unit_vector
 from .scheduler import Scheduler
 from .scoring import Scoring
 from .sequence import OnEvent, Request, Text

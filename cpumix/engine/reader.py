@@ -10,39 +10,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
-from cpumix.errors import ConfigError, quoted
+from cpumix.errors import ConfigError
+from cpumix.store.reader import ModelFile
 
 from .classification import Classification, classification
 from .engine import Engine
 from .job import Floats
-from .reading import Pooling, Reading
+from .pooling import Pooling, find_pooling
+from .reading import Reading
 from .requests import Requests
 
 AT_ONCE = 256  # texts that the engine knows of: a list of a million makes it no slower
-POOLINGS = (Pooling.MEAN.value, Pooling.LAST.value)
 Texts = Iterable[str | Sequence[int]]
 Progress = Callable[[int, int], None]
-
-
-def find_pooling(name: str) -> Pooling:
-    """Return the pooling of embeddings by its name. Raises ConfigError for one that is none."""
-    if name not in POOLINGS:
-        raise ConfigError(
-            f"pooling: expected one of {', '.join(POOLINGS)}, found {quoted(name)}. Name one."
-        )
-    return Pooling(name)
 
 
 class Reader:
     """What `Model` does with texts that it does not go on with."""
 
     config: ModelConfig
+    file: ModelFile
     _engine: Engine
     _requests: Requests
 
     def check_classifies(self) -> None:
         """Raise ConfigError for a model that is no classifier."""
         self._requests.check_classifies()
+
+    def find_pooling(self, name: str | None) -> Pooling:
+        """Return the pooling with this name, or else the model's own; see `find_pooling`."""
+        return find_pooling(name, self.file.files)
 
     def tokens_of(self, text: str | Sequence[int], *, classified: bool = False) -> list[int]:
         """Return the tokens of a text that `embed` or, if `classified`, `classify` reads.
@@ -56,16 +53,17 @@ class Reader:
         self._requests.check_writes()
 
     def embed(
-        self, texts: Texts, *, pooling: str = "mean", progress: Progress | None = None
+        self, texts: Texts, *, pooling: str | None = None, progress: Progress | None = None
     ) -> NDArray[np.float32]:
         """Return a vector of length one for each text, (texts, hidden_size).
 
         It is pooled from the hidden states after the last norm: the "mean" of those of all tokens,
-        BOS included, or the "last" one's. A text may be given by its tokens. Its vector does not
-        depend on the other texts. `progress` gets the texts done, and how many there are. Raises
-        ConfigError for a text that is no text, or does not fit into the context.
+        the tokenizer's own included, or the "last" one's; else as the model was trained, see
+        `find_pooling`. A text may be given by its tokens. Its vector does not depend on the other
+        texts. `progress` gets the texts done, and how many there are. Raises ConfigError for a
+        text that is no text, or does not fit into the context.
         """
-        kind = find_pooling(pooling)
+        kind = self.find_pooling(pooling)
         made = self._read(self._tokens(texts), kind, progress)
         return np.stack(made) if made else np.empty((0, self.config.hidden_size), np.float32)
 

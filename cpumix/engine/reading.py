@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +11,7 @@ from cpumix.transformer.batch import Step
 
 from .job import Floats, Job
 from .phase import Watch
-
-
-class Pooling(Enum):
-    """How the hidden states of a text's tokens become one vector."""
-
-    MEAN = "mean"
-    LAST = "last"
-    SCORE = "the last one's, by the score head"
+from .pooling import Pooling
 
 
 class Reading(Job):

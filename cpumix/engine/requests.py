@@ -85,7 +85,7 @@ class Requests:
         """
         if not isinstance(given, str):
             check_token_ids(given)
-        ids = self._tokenizer.encode(given) if isinstance(given, str) else list(given)
+        ids = self._tokenizer.encode_whole(given) if isinstance(given, str) else list(given)
         while classified and len(ids) > 1 and ids[-1] == self._config.pad_token_id:
             ids.pop()
         self.check_ids(ids)

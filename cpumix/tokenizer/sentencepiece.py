@@ -19,6 +19,7 @@ class SentencePieceVocabulary:
 
     byte_errors = EACH_BYTE
     adds_bos = True
+    closing = ()
 
     def __init__(self, model: bytes, settings: TokenizerSettings) -> None:
         """Load a serialized model; raise ConfigError for bytes that are none."""

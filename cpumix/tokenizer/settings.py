@@ -59,6 +59,7 @@ class TokenizerSettings:
     added: dict[int, AddedToken]
     names: dict[str, str]  # "bos_token": "<s>" and so on, as templates refer to them
     add_bos: bool | None  # None: not said
+    add_eos: bool | None  # to a text that is whole
     spaces: Spaces
     eos_ids: tuple[int, ...]  # from generation_config.json
     templates: dict[str, str]  # by name; what stands alone is "default"
@@ -73,12 +74,13 @@ class TokenizerSettings:
         generation = files.object("generation_config.json")
         eos = generation.get("eos_token_id")
         several = eos if isinstance(eos, list) else [] if eos is None else [eos]
-        said = config.get("add_bos_token")
+        said, closed = config.get("add_bos_token"), config.get("add_eos_token")
         names = {k: _text(v) for k, v in config.items() if k.endswith("_token") and _text(v)}
         return cls(
             added=_read_added(files, config),
             names=files.attempt("special tokens", lambda: _limited(names, MOST_NAMES), {}),
             add_bos=None if said is None else bool(said),
+            add_eos=None if closed is None else bool(closed),
             spaces=_find_spaces(files, config),
             eos_ids=files.attempt(
                 "generation_config.json", lambda: tuple(map(token_id, several)), ()

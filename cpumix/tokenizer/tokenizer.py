@@ -36,6 +36,10 @@ class Tokenizer:
         self.vocab_size = vocabulary.size
         self.bos_id = vocabulary.bos_id if bos is None else bos
         self.adds_bos = vocabulary.adds_bos if settings.add_bos is None else settings.add_bos
+        last = vocabulary.eos_id if eos is None else eos
+        self._closing = vocabulary.closing
+        if settings.add_eos is not None:
+            self._closing = (last,) if settings.add_eos and last is not None else ()
         ends = [*settings.eos_ids, *([] if eos is None else [eos])]
         if not ends and vocabulary.eos_id is not None:
             ends = [vocabulary.eos_id]
@@ -97,6 +101,13 @@ class Tokenizer:
         else:
             ids = self._encode(text)
         return self._with_bos(ids) if bos and (not control or ids[:1] != [self.bos_id]) else ids
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Return the ids of a text that nothing follows: with the EOS that such texts end with.
+
+        Most models have none there. Raises ConfigError for text that is not Unicode.
+        """
+        return [*self.encode(text), *self._closing]
 
     def find_control(self, text: str) -> str | None:
         """Return the first control token that is written out in a text, None if there is none."""

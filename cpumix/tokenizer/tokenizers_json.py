@@ -52,7 +52,9 @@ class JsonVocabulary:
         self.byte_errors = "replace" if self._byte_level else EACH_BYTE
         self.hides_first_space = "Strip" in kinds
 
-        first = self._encode("", add_special_tokens=True)  # what the post-processor adds
+        self._model.no_truncation()  # settings of the training that may still be inside
+        self._model.no_padding()
+        first, self.closing = self._around()
         self.bos_id: int | None = first[0] if first else None
         self.eos_id: int | None = None  # only the configuration knows it
         named = settings.names.get("bos_token")
@@ -74,8 +76,6 @@ class JsonVocabulary:
         self._model.add_special_tokens(special)
         self._model.add_tokens([AddedToken(_EARLIER, special=False, normalized=False)])
         self._model.encode_special_tokens = True  # as the text that they are written with
-        self._model.no_truncation()  # settings of the training that may still be inside
-        self._model.no_padding()
 
     def id_of(self, token: str) -> int | None:
         """Return the id of a whole token, or None."""
@@ -88,6 +88,14 @@ class JsonVocabulary:
         if not after_control:
             return self._encode(text)
         return self._encode(_EARLIER + text)[1:]
+
+    def _around(self) -> tuple[list[int], tuple[int, ...]]:
+        """Return what the post-processor puts before and after a text."""
+        plain, whole = self._encode("a"), self._encode("a", add_special_tokens=True)
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start], tuple(whole[start + len(plain) :])
+        return [], ()
 
     def _encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         try:

@@ -30,6 +30,10 @@ class Vocabulary(Protocol):
         """The end of text that the library itself knows."""
 
     @property
+    def closing(self) -> tuple[int, ...]:
+        """The ids that the library itself puts after a text that is whole."""
+
+    @property
     def adds_bos(self) -> bool:
         """Whether a text starts with `bos_id` unless the configuration says otherwise."""
 

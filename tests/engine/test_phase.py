@@ -9,7 +9,8 @@ import pytest
 from naive import config
 
 from cpumix.engine import phase
-from cpumix.engine.reading import Pooling, Reading
+from cpumix.engine.pooling import Pooling
+from cpumix.engine.reading import Reading
 from cpumix.engine.sequence import Request, Text
 from cpumix.kv.pool import BlockPool
 from cpumix.kv.table import BlockTable

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from classifier_cases import CASES, Golden, relative_rms
+from classifier_cases import CASES, MOODS, Golden, relative_rms
 from oracle_cases import LOGITS_TOLERANCE, weights_crc
 from paged_models import Room, expert_bytes, write_paged
-from tiny_models import CONFIGS, write_model
+from tiny_models import CONFIGS, write_model, write_source
 
 import cpumix
 from cpumix.engine.classification import classification
+from cpumix.engine.pooling import SETTINGS, Pooling, find_pooling
 from cpumix.errors import ConfigError
 from cpumix.experts import ExpertPager
 from cpumix.kv.pool import KV_BLOCK
@@ -189,6 +191,34 @@ def test_many_texts_are_handed_over_bit_by_bit(classifier, monkeypatch):
 def test_pooling_that_is_none(classifier):
     with pytest.raises(ConfigError, match='pooling: expected one of mean, last, found "max"'):
         classifier.embed(TEXTS, pooling="max")
+
+
+@pytest.mark.parametrize(
+    ("settings", "pooling"),
+    [
+        (None, "mean"),
+        ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, "mean"),
+        ({"pooling_mode_lasttoken": True, "word_embedding_dimension": 64}, "last"),
+        ({"pooling_mode": "lasttoken"}, "last"),
+        ([], "mean"),  # damaged
+    ],
+)
+def test_pooling_is_what_the_model_was_trained_with(tmp_path, settings, pooling):
+    source = write_source(tmp_path / "checkpoint", MOODS)
+    if settings is not None:
+        (source / "1_Pooling").mkdir()
+        (source / "1_Pooling/config.json").write_text(json.dumps(settings))
+    cpumix.convert(source, target := tmp_path / "model.bin", "int8")
+    with cpumix.load(target, threads=1) as model:
+        assert (model.embed(TEXTS) == model.embed(TEXTS, pooling=pooling)).all()
+
+
+@pytest.mark.parametrize("mode", ["cls_token", "max_tokens"])
+def test_pooling_that_nobody_here_knows(mode):
+    files = {SETTINGS: json.dumps({f"pooling_mode_{mode}": True}).encode()}
+    with pytest.raises(ConfigError, match=f'pooling: expected one of mean, last, found "{mode}"'):
+        find_pooling(None, files)
+    assert find_pooling("last", files) is Pooling.LAST
 
 
 def test_closed_model_reads_nothing(classifier_file):

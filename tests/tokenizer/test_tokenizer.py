@@ -138,6 +138,63 @@ def test_rule_for_spaces_is_found_in_a_tokenizer_json(scheme: str, legacy: bool)
     assert tokenizer.encode("a<think>b") == named.encode("a<think>b")
 
 
+@pytest.mark.parametrize(
+    ("kept", "says", "before", "after"),
+    [
+        (["bos", "text", "eos"], None, [1], [2]),
+        (["text", "eos"], None, [], [2]),
+        (["bos", "text"], None, [1], []),
+        (["bos", "text"], True, [1], [2]),
+        (["bos", "text", "eos"], False, [1], []),
+    ],
+)
+def test_a_whole_text_ends_as_the_tokenizer_ends_it(
+    kept: list[str], says: bool | None, before: list[int], after: list[int]
+) -> None:
+    """A tokenizer.json may put an EOS behind a text, as those of embedding models do."""
+    ids = {"bos": ("<s>", 1), "eos": ("</s>", 2)}
+    pieces: dict[str, Any] = {"text": {"Sequence": {"id": "A", "type_id": 0}}}
+    pieces |= {k: {"SpecialToken": {"id": text, "type_id": 0}} for k, (text, _) in ids.items()}
+    source = json.loads((DATA / "small.json").read_text(encoding="utf-8"))
+    source["post_processor"] |= {
+        "single": [pieces[name] for name in kept],
+        "special_tokens": {
+            text: {"id": text, "ids": [token], "tokens": [text]} for text, token in ids.values()
+        },
+    }
+    source["truncation"] = {
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
+        "direction": "Right",
+    }
+    source["padding"] = {
+        "strategy": {"Fixed": 8},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<unk>",
+    }
+    config: dict[str, Any] = {"eos_token": "</s>"}
+    if "bos" in kept:
+        config["bos_token"] = "<s>"
+    if says is not None:
+        config["add_eos_token"] = says
+    files = {"tokenizer.json": source, "tokenizer_config.json": config}
+    tokenizer = Tokenizer.from_files({n: json.dumps(f).encode() for n, f in files.items()})
+    text = "a text that goes on"
+    plain = load("small.json").encode(text, bos=False)
+    assert tokenizer.encode(text) == [*before, *plain]  # which is gone on with
+    assert tokenizer.encode_whole(text) == [*before, *plain, *after]
+
+
+@pytest.mark.parametrize(("says", "after"), [(None, []), (False, []), (True, [2])])
+def test_a_whole_text_of_sentencepiece_has_an_eos_if_asked(says: bool | None, after: list) -> None:
+    tokenizer = load("small.model", None if says is None else {"add_eos_token": says})
+    assert tokenizer.encode_whole("a text") == [*tokenizer.encode("a text"), *after]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_control_tokens_are_read_if_asked(name: str) -> None:
     tokenizer = load(name, MARKS if name == "mixtral.model" else None)

@@ -23,6 +23,7 @@ _OTHERS = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
     "generation_config.json",
+    "1_Pooling/config.json",  # of Sentence Transformers
 )
 
 
