@@ -182,8 +182,8 @@ class RayCrew:
         ray.kill(member.actor)
         self._failures[member.node] += 1
         self._last_error = error
-        told = str(error) if isinstance(error, CpumixError) else f"ended ({escaped(error, 200)})"
-        self._say(f"{member.place}: an actor is gone, its parts are done elsewhere: {told}")
+        told = escaped(str(error).partition("\n")[0], 300)
+        self._say(f"{member.place}: an actor is gone, its parts are done elsewhere. {told}")
         self._looked = 0.0
 
     def _look_around(self) -> None:

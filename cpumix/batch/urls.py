@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from cpumix.api.served_model import ServedModel
 from cpumix.api.stamp import Stamp
 
-from . import texts
+from . import readings, texts
 from .pieces import Piece
 from .settings import Settings
 
@@ -36,4 +36,6 @@ Ask = Callable[[ServedModel, Settings, Mapping[str, Any], str, Stamp], LineWork]
 URLS: dict[str, Ask] = {
     "/v1/chat/completions": texts.ask_chat,
     "/v1/completions": texts.ask_completion,
+    "/v1/embeddings": readings.ask_embeddings,
+    "/classify": readings.ask_labels,
 }

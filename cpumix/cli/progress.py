@@ -105,7 +105,7 @@ class LineStatus:
             return
         seconds = time.monotonic() - self._began
         after = ""
-        if done > self._kept:
+        if self._kept < done < self._total:
             left = seconds * (self._total - done) / (done - self._kept)
             after = f", {format_seconds(left)} left"
         filled = done * _CELLS // self._total

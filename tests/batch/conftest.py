@@ -38,9 +38,9 @@ def make_worker(chat_file: Path) -> Iterator[Callable[..., Worker]]:
     """Return a function that loads the model as a worker; its settings may be given."""
     workers: list[Worker] = []
 
-    def make(parallel: int = 2, **changes: Any) -> Worker:
-        found = look_at(chat_file, 512, "auto")
-        options = ModelOptions(chat_file, found.fingerprint, parallel, threads=1)
+    def make(parallel: int = 2, model: Path = chat_file, **changes: Any) -> Worker:
+        found = look_at(model, 512, "auto")
+        options = ModelOptions(model, found.fingerprint, parallel, threads=1)
         settings = Settings(found.context, found.kv, **{"max_tokens": 4, **changes})
         workers.append(worker := Worker(options, settings))
         return worker

@@ -95,7 +95,7 @@ def test_two_actors_of_which_one_is_killed(cluster, loading, tmp_path):
 
     assert written(tmp_path / "ray", crew, kill) == alone
     assert killed
-    assert any("an actor is gone, its parts are done elsewhere" in note for note in said)
+    assert any("an actor is gone, its parts are done elsewhere. The actor" in note for note in said)
 
 
 def test_command(cluster, chat_file, tmp_path, monkeypatch):
