@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cpumix.model import load as load
     from cpumix.sampling.params import SamplingParams as SamplingParams
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["SamplingParams", "__version__", "convert", "export", "load", "plan"]
 
 _HOMES = {

@@ -67,7 +67,7 @@ class Model(Reader):
             self.tokenizer, (budget, self._note, room) = read_within_budget(
                 Tokenizer.from_files, self.file.files, self.config, partial(make_budget, *needs)
             )
-            compile_apart(room, self.file.precision, self.kv)
+            compile_apart(room, self.file.formats, self.kv)
             pager = make_pager(self.file, budget)
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)

@@ -45,9 +45,9 @@ def convert(folder: Path, precision: str = "int4", **options: Any) -> bytes:
 
 def expected_bytes(entry: TensorEntry, weights: dict[str, Any], precision: str) -> bytes:
     """Return a tensor's bytes by the NumPy definitions, from float32 or bfloat16 weights."""
-    kind = PRECISIONS[precision].format(entry.spec)
+    assert entry.format == PRECISIONS[precision].format(entry.spec)
     made = []
-    for part in entry.parts:
+    for part, kind in entry.parts:
         weight = weights[part]
         wide = to_f32(weight) if weight.dtype == np.uint16 else weight.astype(np.float32)
         made.append((wide if kind == FLOAT32 else FORMATS[kind].quantize(wide)).tobytes())
@@ -160,7 +160,7 @@ def test_report(tmp_path):
 
 
 @pytest.mark.parametrize("spare", [0, -1])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["bf16", "int8", "int2"])  # a mix is better than the others
 def test_auto_is_what_the_planner_says(tmp_path, precision, spare):
     config = MOE | {"hidden_size": 128, "intermediate_size": 256}
     write(tmp_path / "source", config)
@@ -172,7 +172,8 @@ def test_auto_is_what_the_planner_says(tmp_path, precision, spare):
         assert file.precision == report.precision
     planned = choose_precision(ours, ram, ours.max_position_embeddings).precision
     assert report.precision == planned
-    assert (report.precision == precision) == (spare == 0 or precision == "int4")
+    assert report.precision == precision if spare == 0 or precision == "int2" else True
+    assert report.precision != precision or spare == 0 or precision == "int2"
 
 
 def test_auto_without_ram_takes_this_machine(tmp_path):

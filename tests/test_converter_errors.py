@@ -119,7 +119,7 @@ def test_norm_or_router_too_large_to_compute_with_is_named(tmp_path, name, preci
     cpumix.convert(source, tmp_path / "model.bin", precision)
 
 
-@pytest.mark.parametrize("precision", ["int5", "INT4", "", "mix-0"])
+@pytest.mark.parametrize("precision", ["int5", "INT4", "", "mix-0", "mix-11"])
 def test_unknown_precision(source, precision):
     refuse(source, precision, ConfigError, "precision: expected one of bf16, int8, int4")
 

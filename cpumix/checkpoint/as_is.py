@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from math import prod
 
+from cpumix.quant.precision import CODED, PRECISIONS, Precision
+
 from .matrix import code_values
 from .tensor import Checkpoint, SourceTensor
 
@@ -17,17 +19,17 @@ def is_quantized(tensor: SourceTensor) -> bool:
     return bits < _QUANTIZED_BITS and tensor.encoding not in _FLOATS
 
 
-def choose_precision_as_is(checkpoint: Checkpoint) -> str:
+def choose_precision_as_is(checkpoint: Checkpoint) -> Precision:
     """Return the precision that loses least of what the experts have now.
 
-    Of a model without experts those are its feed-forward matrices. int4 takes up to 16 values, if
-    they are the same in all experts; int8 all types that are whole numbers times one float16 scale
-    for 32 columns or more, and comes closest to the other quantized ones; bf16 is for what was not
-    quantized.
+    Of a model without experts those are its feed-forward matrices. int4 with code books takes up to
+    16 values, if they are the same in all experts; int8 all types that are whole numbers times one
+    float16 scale for 32 columns or more, and comes closest to the other quantized ones; bf16 is for
+    what was not quantized.
     """
     config = checkpoint.config
     experts = [checkpoint.tensors[s.name] for s in config.tensors() if s.expert is not None]
     values = {code_values(tensor.matrix) for tensor in experts}
     if len(values) == 1 and None not in values:
-        return "int4"
-    return "int8" if all(map(is_quantized, experts)) else "bf16"
+        return CODED
+    return PRECISIONS["int8" if all(map(is_quantized, experts)) else "bf16"]

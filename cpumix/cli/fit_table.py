@@ -55,7 +55,7 @@ class Page:
 
     def lines(self, machine: MachineInfo | None) -> Iterator[str]:
         """Yield everything; `machine` is the one planned for, None if the user named an amount."""
-        rows, ruler = self._answer.main_rows, self._bars.ruler(format_size(self._plan.ram_bytes))
+        rows, ruler = self._answer.rows, self._bars.ruler(format_size(self._plan.ram_bytes))
         yield from self._head(machine)
         yield ""
         if not self._aside:
@@ -142,7 +142,7 @@ class Page:
         yield f"Sizes in {self._unit_name} ({whole}); disk: read for each token."
         yield f"Bars: {glyphs.parts[-1]} weights, {glyphs.second} KV cache and buffers."
         yield "bits: of a weight in the file, scales included."
-        yield "mix-N: int4, with 8 bits for the experts of the N layers that gain most."
+        yield "mix-B: what loses least with B bits for a weight, chosen matrix by matrix."
         yield "fits: up to 70 % of the memory; tight: up to 75 %; pages: reads as it runs."
         yield f"tok/s: from {self._answer.bandwidths.describe()}."
 

@@ -13,7 +13,7 @@ import click
 from cpumix.units import parse_size
 
 AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
-PRECISION_PATTERN = r"auto|bf16|int8|int4|mix-[1-9][0-9]{0,3}"
+PRECISION_PATTERN = r"auto|bf16|int8|int4|int3|int2|mix-[1-9]?[0-9](\.[0-9]{1,2})?"
 
 
 def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -23,8 +23,8 @@ def _to_bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 def _precision_name(ctx: click.Context, param: click.Parameter, value: str) -> str:
     if not re.fullmatch(
         PRECISION_PATTERN, value
-    ):  # whether the model has so many layers is seen later
-        known = PRECISION_PATTERN.partition("[")[0].replace("|", ", ") + "N"
+    ):  # whether the model can have so few bits is seen later
+        known = PRECISION_PATTERN.partition("[")[0].replace("|", ", ") + "B"
         raise click.BadParameter(f'expected one of {known}, found "{value}".', ctx, param)
     return value
 
@@ -60,8 +60,8 @@ optional_texts = click.argument("texts", type=_FOLDER_OR_FILE, required=False, m
 model_shape = click.argument("source", required=False)
 
 _LEVELS = (
-    "bf16, int8, int4, or mix-N: int4 with the experts of N layers at 8 bits. auto takes the best "
-    "that fits in --ram"
+    "bf16, int8, int4, int3, int2, or mix-B: what loses least within B bits a weight, such as "
+    "mix-3.4. auto takes the best that fits in --ram"
 )
 precision = click.option(
     "--precision",

@@ -17,7 +17,7 @@ def with_code_books(entries: Sequence[TensorEntry], checkpoint: Checkpoint) -> l
     That is one for the whole model: checkpoints quantize experts alike. None if the weights have
     no common book, or the format's own.
     """
-    parts = [part for entry in entries if entry.format == "q4" for part in entry.parts]
+    parts = [part for entry in entries if entry.format == "q4" for part, _ in entry.parts]
     values = {code_values(checkpoint.tensors[part].matrix) for part in parts}
     common = values.pop() if len(values) == 1 else None
     book = None if common is None else find_book(common)

@@ -16,8 +16,11 @@ from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubShards, download, open_shards, parse_name
 from cpumix.input_file import regular
 from cpumix.machine import machine_info
+from cpumix.memory.mixing import find_precision
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.memory.side_bytes import count_side_bytes
+from cpumix.quant import FORMATS
+from cpumix.quant.precision import Precision
 from cpumix.store import ModelWriter, build_entries, build_metadata
 from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
@@ -53,7 +56,7 @@ class ConvertReport:
 def convert(
     source: str | Path,
     target: str | Path,
-    precision: str = "auto",
+    precision: str | Precision = "auto",
     *,
     ram: str | int | None = None,
     lora: Sequence[tuple[str | Path, float]] = (),
@@ -67,12 +70,13 @@ def convert(
 
     A source that is not there may be a name on the Hugging Face hub, see `hub`.
 
-    `precision`: "bf16", "int8", "int4"; "auto": the best that fits `ram` ("64G" or bytes; this
-    machine's memory if not given); "as-is": what keeps most of a quantized checkpoint's numbers.
-    Whatever it is, numbers that fit into it as they are are not rounded again. `lora`: folders of
-    adapters to merge in, in this order, and how many times each. An existing target is replaced
-    only with `force`. With `resume`, what an interrupted conversion has done is kept, and taken up
-    by the next one of the same source and options. With `discard_shards`, the shards of a source on
+    `precision`: "bf16", "int8", "int4", "int3", "int2"; "mix-3.5": what loses least with 3.5 bits
+    for a weight; "auto": the best that fits `ram` ("64G" or bytes; this machine's memory if not
+    given); "as-is": what keeps most of a quantized checkpoint's numbers. Whatever it is, numbers
+    that fit into it as they are are not rounded again. A `Precision` says it tensor by tensor.
+    `lora`: folders of adapters to merge in, in this order, and how many times each. An existing
+    target is replaced only with `force`. With `resume`, what an interrupted conversion has done is
+    kept, and taken up by the next one of the same source and options. With `discard_shards`, the shards of a source on
     the hub are fetched one by one, and each is deleted from the hub's cache as soon as it is
     converted. Fields of config.json that are named in `ignore_fields` count as absent. `progress`
     is called with the source bytes done and in all.
@@ -103,12 +107,17 @@ def convert(
         context = default_context(checkpoint.config)
         side = count_side_bytes(files, checkpoint.config.vocab_size)
         precision = choose_precision(checkpoint.config, limit, context, side=side).precision
-    elif precision == "as-is":
-        precision = choose_precision_as_is(checkpoint)
+    as_is = choose_precision_as_is(checkpoint)
+    if isinstance(precision, Precision):
+        chosen = precision
+    elif precision in ("as-is", as_is.name):
+        chosen = as_is  # of two forms of int4 the one that keeps numbers of 4 bits
+    else:
+        chosen = find_precision(precision, checkpoint.config)
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
-    entries = with_code_books(build_entries(checkpoint.config, precision), checkpoint)
+    entries = with_code_books(build_entries(checkpoint.config, chosen), checkpoint)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
-    metadata = build_metadata(checkpoint.config, precision, files, name)
+    metadata = build_metadata(checkpoint.config, chosen, files, name)
     ordered, folder = entries, place if place.is_dir() else place.parent
     if discard_shards:
         ordered = order_by_shards(checkpoint, entries)
@@ -135,7 +144,7 @@ def convert(
     seconds = time.perf_counter() - began
     return ConvertReport(
         Path(target),
-        precision,
+        chosen.name,
         size,
         checkpoint.source_bytes,
         seconds,
@@ -164,7 +173,11 @@ def _fingerprint(
 def _rounded_twice(checkpoint: Checkpoint, losses: tuple[Loss, ...]) -> Iterator[str]:
     """Yield a note if weights were rounded that a quantizer had rounded before."""
     before = {t.encoding for t in checkpoint.tensors.values() if is_quantized(t)}
-    worse = [loss for loss in losses if loss.encoding in before and loss.format == "q4"]
+    worse = [
+        loss
+        for loss in losses
+        if loss.encoding in before and FORMATS[loss.format].bits_per_weight < 8
+    ]
     if not all(loss.exact for loss in worse):
         yield (
             f"weights of {worse[0].encoding} were quantized once more. --precision as-is rounds "

@@ -74,7 +74,7 @@ def order_by_shards(checkpoint: Checkpoint, entries: Sequence[TensorEntry]) -> l
     place = {path: i for i, path in enumerate(sorted(shards))}
 
     def key(entry: TensorEntry) -> tuple[int, int]:
-        places = [place[p] for part in entry.parts for p in checkpoint.tensors[part].paths]
+        places = [place[p] for part, _ in entry.parts for p in checkpoint.tensors[part].paths]
         return max(places), min(places)
 
     return sorted(entries, key=key)

@@ -34,6 +34,8 @@ class Slice(NamedTuple):
     """Some rows of a source tensor, and the tensor of the model file that they go to."""
 
     entry: TensorEntry
+    format: str
+    """Of these rows; of an expert's parts not always the same."""
     source: SourceTensor
     start: int
     stop: int
@@ -42,17 +44,17 @@ class Slice(NamedTuple):
 def cut(checkpoint: Checkpoint, entries: list[TensorEntry]) -> Iterator[Slice]:
     """Yield the slices of all tensors, in the order of the model file."""
     for entry in entries:
-        for name in entry.parts:
+        for name, kind in entry.parts:
             source = checkpoint.tensors[name]
             columns = source.shape[1] if len(source.shape) == 2 else 1
             step = max(1, SLICE_BYTES // (columns * 4) // 16) * 16  # whole tiles
             for start in range(0, source.shape[0], step):
-                yield Slice(entry, source, start, min(start + step, source.shape[0]))
+                yield Slice(entry, kind, source, start, min(start + step, source.shape[0]))
 
 
 def target_bytes(s: Slice) -> int:
     """Return what a slice takes in the model file."""
-    return tensor_bytes(s.entry.format, (s.stop - s.start, *s.source.shape[1:]))
+    return tensor_bytes(s.format, (s.stop - s.start, *s.source.shape[1:]))
 
 
 def source_bytes(s: Slice) -> int:
@@ -62,23 +64,23 @@ def source_bytes(s: Slice) -> int:
 
 def read(s: Slice) -> NDArray[Any] | Coded:
     """Return a slice as codes if its format can hold them, else as numbers."""
-    codes = s.source.read_codes(s.start, s.stop) if s.entry.format in exact.EXACT_FORMATS else None
+    codes = s.source.read_codes(s.start, s.stop) if s.format in exact.EXACT_FORMATS else None
     return s.source.read_rows(s.start, s.stop) if codes is None else codes
 
 
 def convert_slice(s: Slice, rows: NDArray[Any] | Coded, losses: Losses) -> NDArray[Any]:
     """Return a slice's bytes in the model file; ConvertError for weights that are not numbers."""
     part = "the rest" if s.entry.spec.expert is None else "experts"
-    key = (part, s.source.encoding, s.entry.format)
+    key = (part, s.source.encoding, s.format)
     is_first = s.start == 0
     if isinstance(rows, Coded):
-        tiles = exact.to_tiles(s.entry.format, *rows, *_book(s))
+        tiles = exact.to_tiles(s.format, *rows, *_book(s))
         if tiles is not None:
             losses.add(key, is_first, None, tiles)
             return tiles
         rows = rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
     data = _round(s, rows)
-    is_same = s.entry.format == FLOAT32 or (s.entry.format == "bf16" and rows.dtype == np.uint16)
+    is_same = s.format == FLOAT32 or (s.format == "bf16" and rows.dtype == np.uint16)
     before = None if is_same else widen(np.atleast_2d(rows)[:TILE_ROWS])
     losses.add(key, is_first, before, data, *_book(s))
     return data
@@ -94,28 +96,28 @@ def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
     rows = np.atleast_2d(rows)
     if rows.dtype == np.float16:
         rows = rows.astype(np.float32)
-    if s.entry.format == FLOAT32:
+    if s.format == FLOAT32:
         wide = to_float32(rows) if rows.dtype == np.uint16 else rows
         largest = int(np.abs(wide).max().view(np.uint32)) if np.isfinite(wide).all() else INFINITE
         data: NDArray[Any] = np.ascontiguousarray(wide)
     else:
-        data, largest = encode(rows, s.entry.format)
+        data, largest = encode(rows, s.format)
         if s.entry.book is not None and largest < INFINITE:
             data = exact.round_to_book(widen(rows), *_book(s))
     what = f'tensor "{s.source.source_name}"'
-    if largest >= (BF16_INFINITE if s.entry.format == "bf16" else INFINITE):
+    if largest >= (BF16_INFINITE if s.format == "bf16" else INFINITE):
         raise ConvertError(
             f"{what}: expected finite weights, found NaN or infinity between rows {s.start} and "
             f'{s.stop - 1}. The checkpoint is damaged: download it again. File "{s.source.path}".'
         )
     magnitude = float(np.uint32(largest).view(np.float32))
-    if s.entry.format == FLOAT32 and magnitude > LARGEST_VECTOR:
+    if s.format == FLOAT32 and magnitude > LARGEST_VECTOR:
         raise ConvertError(
             f"{what}: expected numbers of a norm, router or bias up to {LARGEST_VECTOR:.0e}, found "
             f"{magnitude:.3g}. The checkpoint is damaged: download it again. "
             f'File "{s.source.path}".'
         )
-    if s.entry.format not in ("bf16", FLOAT32) and magnitude > _LARGEST:
+    if s.format not in ("bf16", FLOAT32) and magnitude > _LARGEST:
         raise ConvertError(
             f"{what}: expected weights up to {_LARGEST:.3g}, which 8 and 4 bits can scale, "
             f'found {magnitude:.3g}. Use --precision bf16. File "{s.source.path}".'

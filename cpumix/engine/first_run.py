@@ -12,6 +12,7 @@ import sys
 
 from cpumix.errors import BudgetError
 from cpumix.kernels.compile import jit
+from cpumix.quant.precision import Precision
 from cpumix.units import MIB, format_size
 
 COMPILER_BYTES = 150 * MIB  # what compiling takes besides: 90 to 120 MiB, measured on Linux x86-64
@@ -19,7 +20,7 @@ COMPILER_BYTES = 150 * MIB  # what compiling takes besides: 90 to 120 MiB, measu
 APART = "_CPUMIX_COMPILES_APART"  # in the environment of that process, which starts no other
 
 
-def compile_apart(room: int, precision: str, kv: str) -> bool:
+def compile_apart(room: int, precision: Precision, kv: str) -> bool:
     """Compile in another process if a run is still to compile, and has less room than that takes.
 
     `room` is what the budget leaves; `precision` is the model file's. Returns whether it was
@@ -33,7 +34,7 @@ def compile_apart(room: int, precision: str, kv: str) -> bool:
             f"cache folder keeps them, found {format_size(max(room, 0))}. Raise --ram by "
             f"{-(-(COMPILER_BYTES - room) // MIB)}M, or set CPUMIX_CACHE_DIR to a folder of yours."
         )
-    names = [precision] if precision in ("bf16", "int8") else ["int4", "int8"]
+    names = sorted(precision.formats)
     call = f"from cpumix.measure import warmup; warmup.compile_for({names!r}, {kv!r})"
     subprocess.run(
         [sys.executable, "-c", call],

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant import FORMATS
+from cpumix.quant.precision import parts_of
 from cpumix.store.layout import TensorEntry
 from cpumix.store.reader import ModelFile
 
@@ -34,16 +35,22 @@ class FileRange(NamedTuple):
 
 
 def as_matrix(data: NDArray[np.uint8], tensor: TensorEntry, n: int, k: int) -> TiledMatrix:
-    """View bytes of a tensor of the file as the tiles of an (n, k) matrix."""
-    tiles = data.reshape(FORMATS[tensor.format].shape(n, k))
+    """View a tensor of the dense part, an (n, k) matrix, as its tiles."""
+    return _as_matrix(data, tensor, tensor.format, n, k)
+
+
+def _as_matrix(
+    data: NDArray[np.uint8], tensor: TensorEntry, kind: str, n: int, k: int
+) -> TiledMatrix:
     book = None if tensor.book is None else np.array(tensor.book, np.int8)
-    return TiledMatrix(tensor.format, tiles, book)
+    return TiledMatrix(kind, data.reshape(FORMATS[kind].shape(n, k)), book)
 
 
 def file_range(file: ModelFile, key: Key) -> FileRange:
     """Find an expert in the file."""
     tensor, config = file.tensors[file.expert_name(*key)], file.config
-    part = FORMATS[tensor.format].nbytes(config.intermediate_size, config.hidden_size)
+    gate_up, *_ = parts_of(tensor.format)
+    part = FORMATS[gate_up].nbytes(config.intermediate_size, config.hidden_size)
     return FileRange(tensor.offset, tensor.nbytes, 2 * part)
 
 
@@ -52,9 +59,10 @@ def view(file: ModelFile, key: Key) -> Expert:
     name, config = file.expert_name(*key), file.config
     tensor, data = file.tensors[name], file.data(name)
     inner, outer = config.intermediate_size, config.hidden_size
-    part = FORMATS[tensor.format].nbytes(inner, outer)
+    gate_up, _, down = parts_of(tensor.format)
+    part = FORMATS[gate_up].nbytes(inner, outer)
     return Expert(
-        as_matrix(data[:part], tensor, inner, outer),
-        as_matrix(data[part : 2 * part], tensor, inner, outer),
-        as_matrix(data[2 * part :], tensor, outer, inner),
+        _as_matrix(data[:part], tensor, gate_up, inner, outer),
+        _as_matrix(data[part : 2 * part], tensor, gate_up, inner, outer),
+        _as_matrix(data[2 * part :], tensor, down, outer, inner),
     )

@@ -1,4 +1,4 @@
-"""Reorders tiles into the blocks of ggml's types, number for number.
+"""Reorders tiles into the blocks of ggml's types, number for number where these can hold them.
 
 | format | type   | why nothing is lost                                                      |
 | ------ | ------ | ------------------------------------------------------------------------ |
@@ -8,6 +8,8 @@
 | q4     | IQ4_NL | the code book is IQ4_NL's, the float16 scale stays                       |
 | q4     | Q4_0   | with a code book of its own that is Q4_0's                               |
 | q4     | Q8_0   | with any other code book of its own                                      |
+| q6     | Q8_0   | codes of both are whole numbers around 0, the float16 scale stays        |
+| others | Q8_0   | the codes stay; block x row scale is rounded to a float16, 0.02 % RMS    |
 
 ggml's blocks have 32 columns; a matrix with a rest goes as F32, which holds every product of a code
 and a scale.
@@ -22,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import FLOAT32, FORMATS, q4, q8
-from cpumix.quant.tiles import BLOCK, GROUPS, TILE_ROWS, deinterleave
+from cpumix.quant.tiles import BLOCK, GROUPS, TILE_ROWS, deinterleave, pack_scales
 
 Bytes = NDArray[np.uint8]
 
@@ -47,6 +49,8 @@ def find_type(format_name: str, columns: int, book: tuple[int, ...] | None = Non
     """
     if columns % BLOCK:
         return _widened(format_name, book)
+    if book is None and format_name not in TYPES:
+        return TYPES["q8"]._replace(rows=_of_codes(format_name))
     if book is None:
         return TYPES[format_name]
     return _Q4_0 if book == _Q4_0_BOOK else TYPES["q8"]._replace(rows=_of_book(book))
@@ -68,6 +72,18 @@ def _of_book(book: tuple[int, ...]) -> Callable[[Bytes, int, int], Bytes]:
     """Return what makes rows of Q8_0 of 4-bit codes."""
     values = np.array(book, np.int8).view(np.uint8)
     return lambda tiles, n, k: _with_scales(tiles[..., q4.CODE_BYTES :], values[_nibbles(tiles)], n)
+
+
+def _of_codes(format_name: str) -> Callable[[Bytes, int, int], Bytes]:
+    """Return what makes rows of Q8_0 of any format whose weights are whole numbers times scales."""
+    split = FORMATS[format_name].split
+    assert split is not None
+
+    def rows(tiles: Bytes, n: int, k: int) -> Bytes:
+        codes, scales = split(tiles)
+        return _with_scales(pack_scales(scales.astype(np.float16)), codes.view(np.uint8), n)
+
+    return rows
 
 
 def _nibbles(tiles: Bytes) -> Bytes:

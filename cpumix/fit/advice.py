@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from cpumix.memory.mixing import find_precision, loss_of
 from cpumix.memory.planner import (
     CEILING,
     DEFAULT_CONTEXT,
@@ -14,7 +15,6 @@ from cpumix.memory.planner import (
     make_plan,
 )
 from cpumix.quant.kv import KV_FORMATS
-from cpumix.quant.precision import is_mix
 from cpumix.units import GIB
 
 from .sources import Source
@@ -45,10 +45,11 @@ def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
 
 
 def advice(source: Source, plan: MemoryPlan, kv: str, forced: bool) -> Iterator[str]:
-    """Yield sentences about what else would do; `forced`: the user named the precision."""
+    """Yield sentences about the choice and what else would do; `forced`: the user named it."""
+    yield from _explain(source, plan)
     if plan.verdict in RESIDENT:
         is_free = source.precision is None and not forced
-        if is_free and (is_mix(plan.precision) or plan.precision == "int4"):
+        if is_free and plan.precision not in ("bf16", "int8"):
             yield _would(source, "int8", plan, kv, RESIDENT, "fits into memory")
     else:
         best = choose_precision(
@@ -59,6 +60,17 @@ def advice(source: Source, plan: MemoryPlan, kv: str, forced: bool) -> Iterator[
         yield _would(source, plan.precision, plan, kv, RESIDENT, "stays in memory")
         if plan.verdict == "no":
             yield _would(source, plan.precision, plan, kv, RUNS, "runs, reading from disk,")
+
+
+def _explain(source: Source, plan: MemoryPlan) -> Iterator[str]:
+    """Say what a quantized precision is made of, and what it loses."""
+    precision = source.precision
+    if precision is None or precision.name != plan.precision:
+        precision = find_precision(plan.precision, source.config)
+    if precision.name == "bf16":
+        return
+    what = f"{precision.name}: {precision.describe()}"
+    yield f"{what}; about {loss_of(source.config, precision):.2g} nats lost, as a small model does."
 
 
 def _would(

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from cpumix.memory.mixing import find_precision
 from cpumix.memory.planner import (
     MemoryPlan,
-    candidates,
     choose_precision,
     default_context,
+    fill,
     make_plan,
 )
-from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision, find_precision
+from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision
 
 from .advice import advice, commands
 from .sources import Source
@@ -60,14 +61,6 @@ class Answer:
     bandwidths: Bandwidths
     advice: tuple[str, ...]
     commands: tuple[str, ...]
-
-    @property
-    def main_rows(self) -> list[PlanRow]:
-        """The rows worth looking at: every level, mixes in steps of an eighth, the choice."""
-        layers = self.source.config.num_hidden_layers
-        steps = {f"mix-{round(eighth * layers / 8)}" for eighth in range(1, 8)}
-        shown = {REFERENCE.name, *PRECISIONS, *steps}
-        return [row for row in self.rows if row.plan.precision in shown or row is self.choice]
 
     @property
     def active_weights(self) -> int:
@@ -125,7 +118,7 @@ def answer(
         context = default_context(config)
     chosen: str | Precision
     if precision != "auto":
-        chosen = find_precision(precision, config.num_hidden_layers)
+        chosen = find_precision(precision, config)
     elif source.precision is not None:
         chosen = source.precision
     else:
@@ -137,10 +130,11 @@ def answer(
         return PlanRow(plan, size, tokens_per_second(plan, config.num_hidden_layers, bandwidths))
 
     others = [make_plan(config, REFERENCE, context, ram_bytes, kv, parallel, side)]
-    for name in candidates(config):
-        if name != best.precision:
-            others.append(make_plan(config, name, context, ram_bytes, kv, parallel, side))
-    plans = [best, *others]
+    for name in PRECISIONS:
+        others.append(make_plan(config, name, context, ram_bytes, kv, parallel, side))
+    if mix := fill(config, ram_bytes, context, kv, parallel, side):
+        others.append(mix)
+    plans = [best, *(plan for plan in others if plan.precision != best.precision)]
     plans.sort(key=lambda plan: -plan.file_bytes)
     rows = tuple(row(plan) for plan in plans)
     return Answer(

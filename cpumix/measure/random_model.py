@@ -7,6 +7,7 @@ case for a cache.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig, Role
 from cpumix.quant import FLOAT32, FORMATS
+from cpumix.quant.precision import Precision, parts_of
 from cpumix.quant.tiles import TILE_ROWS
 from cpumix.store import ModelWriter, TensorEntry, build_entries, build_metadata
 
@@ -51,7 +53,7 @@ def mixtral_8x7b(layers: int = 32) -> ModelConfig:
 def write_random_model(
     path: Path,
     config: ModelConfig,
-    precision: str,
+    precision: str | Precision,
     tokenizer: dict[str, bytes],
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
@@ -83,49 +85,34 @@ def _pieces(entry: TensorEntry, pool: NDArray[np.uint8], random: np.random.Gener
         else:
             yield (random.standard_normal(count, np.float32) * np.float32(0.02)).view(np.float32)
         return
-    kind = FORMATS[entry.format]
     scale = EMBEDDING_SCALE if entry.spec.role is Role.EMBEDDING else SCALE
-    if kind.scaling:
-        yield from _panels(entry, scale, pool, random)
-        return
-    size = kind.tile_bytes
-    most = CHUNK_BYTES // 2 // size
-    for start in range(0, entry.nbytes // size, most):
-        count = min(most, entry.nbytes // size - start)
-        first = int(random.integers(0, CHUNK_BYTES // 2))
-        tiles = pool[first : first + count * size].reshape(count, size).copy()
-        yield as_weights(tiles, entry.format, scale)
-
-
-def _panels(  # type: ignore[no-untyped-def]
-    entry: TensorEntry, scale: float, pool: NDArray[np.uint8], random: np.random.Generator
-):
-    """Yield a tensor's bytes in a format whose rows have scales: all are random but these."""
-    kind = FORMATS[entry.format]
-    assert kind.book is not None
-    row_scale = np.float32(scale * 127 / np.abs(kind.book).max() / TYPICAL_SCALE)
     n, k = entry.shape[-2:]
-    for shape in [(n, k)] if len(entry.shape) == 2 else [(n, k), (n, k), (k, n)]:
-        tiles, size = kind.shape(*shape)
+    shapes = [(n, k)] if len(entry.shape) == 2 else [(n, k), (n, k), (k, n)]
+    for shape, name in zip(shapes, parts_of(entry.format), strict=False):
+        tiles, *rest = FORMATS[name].shape(*shape)
+        size = prod(rest)
         most = CHUNK_BYTES // 2 // size
         for start in range(0, tiles, most):
             count = min(most, tiles - start)
             first = int(random.integers(0, CHUNK_BYTES // 2))
-            panels = pool[first : first + count * size].reshape(count, size).copy()
-            panels[:, : kind.head_bytes].view(np.float32)[:] = row_scale
-            yield panels
+            data = pool[first : first + count * size].reshape(count, *rest).copy()
+            yield as_weights(data, name, scale)
 
 
 def as_weights(tiles: NDArray[np.uint8], format_name: str, scale: float) -> NDArray[np.uint8]:
-    """Turn random bytes (tiles, tile_bytes) into weights of the named format, in place."""
+    """Turn random bytes, of the shape of tiles, into weights of the named format, in place."""
+    kind = FORMATS[format_name]
     if format_name == "bf16":
         # Sign and mantissa stay random; the exponents become those of 2^-7 .. 2^-5.
         bits = tiles.view(np.uint16)
         bits &= 0x80FF
         bits |= 0x3C00
+    elif kind.scaling is not None:
+        row_scale = scale * 127 / np.abs(kind.scaling.book).max() / TYPICAL_SCALE
+        tiles[:, : kind.head_bytes].view(np.float32)[:] = row_scale
     else:
         # A random sign makes up for code books whose mean is not zero: a mean, however small, adds
         # up over columns and layers until all tokens look alike to the routers.
-        scales = tiles[:, -2 * TILE_ROWS :].view(np.float16)
+        scales = tiles[..., -2 * TILE_ROWS :].view(np.float16)
         np.copysign(np.float16(scale), scales, out=scales)
     return tiles

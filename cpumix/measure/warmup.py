@@ -1,7 +1,7 @@
 """Compiling ahead whatever a run or a conversion may need on this processor.
 
 Kernels are compiled when they are first called, once for the types that they are called with. So
-everything is called once, on models too small to take time: each precision with each KV cache. As
+everything is called once, on models too small to take time: each weight format, each KV cache. As
 the compiler runs on one processor, a second process helps: nothing depends on it, since what it has
 not compiled in time, the first one does.
 """
@@ -31,7 +31,7 @@ from cpumix.kv.table import BlockTable
 from cpumix.model import DEMO_MODEL, load
 from cpumix.quant import FORMATS
 from cpumix.quant.kv import KV_FORMATS
-from cpumix.quant.precision import PRECISIONS
+from cpumix.quant.precision import PRECISIONS, Precision
 from cpumix.store import ModelFile
 from cpumix.transformer.batch import Batch, Step
 from cpumix.transformer.rope import cos_sin, frequencies
@@ -55,13 +55,14 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
             "cache: expected a folder that can be written, found none to keep compiled kernels in. "
             f"Set {CACHE_VARIABLE} to one."
         )
-    steps = [(precision, kv) for precision in PRECISIONS for kv in KV_FORMATS]
+    # Attention does not depend on the weights' format.
+    steps = [*[(name, "auto") for name in FORMATS], *[("q8", kv) for kv in KV_FORMATS]]
     total = len(steps) + 1
     with _help(OTHERS) as helper, tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
-        for done, (precision, kv) in enumerate(steps):
+        for done, (name, kv) in enumerate(steps):
             if progress is not None:
                 progress(done, total)
-            _run(Path(place) / f"{precision}.bin", precision, kv)
+            _run(Path(place) / f"{name}.bin", name, kv)
             helper.wait()
     if progress is not None:
         progress(len(steps), total)
@@ -94,11 +95,11 @@ def _help(call: str) -> subprocess.Popen[bytes]:
     )
 
 
-def compile_for(precisions: Sequence[str], kv: str) -> None:
-    """Compile what runs at these precisions with this KV cache need, and note that it is done."""
+def compile_for(formats: Sequence[str], kv: str) -> None:
+    """Compile what runs with these weights and this KV cache need, and note that it is done."""
     with tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
-        for precision in precisions:
-            _run(Path(place) / f"{precision}.bin", precision, kv)
+        for name in formats:
+            _run(Path(place) / f"{name}.bin", name, kv)
     jit.mark_warm()
 
 
@@ -136,14 +137,15 @@ def _encode_all() -> None:
             encode(np.zeros((16, 32), kind), name)
 
 
-def _run(path: Path, precision: str, kv: str) -> None:
-    """Take a prompt and one more token through a model of one layer."""
+def _run(path: Path, format_name: str, kv: str) -> None:
+    """Take a prompt and one more token through a model of one layer, all in one format."""
     if not path.exists():
         with ModelFile(DEMO_MODEL) as demo:
             shape = replace(
                 demo.config, num_hidden_layers=1, hidden_size=64, intermediate_size=64, head_dim=16
             )
-            write_random_model(path, shape, precision, demo.files)
+            kind = Precision.uniform(format_name, experts=format_name, dense=format_name)
+            write_random_model(path, shape, kind, demo.files)
     with load(path, kv=kv, context=2 * WARMUP_TOKENS) as model:
         model.logits(range(WARMUP_TOKENS))
         model.advance([0])

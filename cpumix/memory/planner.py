@@ -20,11 +20,12 @@ from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.kv import formats
-from cpumix.quant.precision import PRECISIONS, Precision, find_precision
+from cpumix.quant.precision import PRECISIONS, Precision
 from cpumix.units import format_size
 
+from .mixing import bits_of, find_precision, most_bits
 from .side_bytes import NO_SIDE_FILES, SideBytes, program_bytes
-from .sizes import PREFILL_TOKENS, buffer_bytes, weight_sizes
+from .sizes import PREFILL_TOKENS, buffer_bytes, weight_count, weight_sizes
 
 DEFAULT_CONTEXT = 4096  # tokens of prompt and answer, unless the user says otherwise
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
@@ -160,8 +161,7 @@ def make_plan(
     """
     if parallel < 1:
         raise ConfigError(f"parallel: expected 1 sequence or more, found {parallel}.")
-    layers = config.num_hidden_layers
-    chosen = find_precision(precision, layers) if isinstance(precision, str) else precision
+    chosen = find_precision(precision, config) if isinstance(precision, str) else precision
     kv = formats.find_format(kv, chosen)
     if not 1 <= context <= config.context_limit:
         raise ConfigError(
@@ -178,7 +178,7 @@ def make_plan(
         parallel=parallel,
         kv=kv,
         ram_bytes=ram_bytes,
-        weights=sizes.count,
+        weights=weight_count(config),
         file_bytes=sizes.dense + experts,
         dense_bytes=sizes.dense,
         expert_bytes=experts,
@@ -191,12 +191,6 @@ def make_plan(
     )
 
 
-def candidates(config: ModelConfig) -> list[str]:
-    """Name the precisions that a model can be converted to, the best first."""
-    mixes = [f"mix-{count}" for count in range(config.num_hidden_layers - 1, 0, -1)]
-    return ["bf16", "int8", *mixes, "int4"]
-
-
 def choose_precision(
     config: ModelConfig,
     ram_bytes: int,
@@ -205,15 +199,36 @@ def choose_precision(
     parallel: int = 1,
     side: SideBytes = NO_SIDE_FILES,
 ) -> MemoryPlan:
-    """Plan the best precision for the memory; int4, which pages, if none fits.
+    """Plan the best precision for the memory; int2, which pages, if none fits.
 
     A level may take up to 75 %. A mix, which can be had in any size, fills 70 %.
     """
-    for precision in candidates(config):
-        plan = make_plan(config, precision, context, ram_bytes, kv, parallel, side)
-        if plan.share <= (CEILING if precision in PRECISIONS else TARGET):
-            break
-    return plan
+    for level in ("bf16", "int8"):
+        plan = make_plan(config, level, context, ram_bytes, kv, parallel, side)
+        if plan.share <= CEILING:
+            return plan
+    plan = fill(config, ram_bytes, context, kv, parallel, side) or plan
+    if plan.share <= TARGET:
+        return plan
+    return make_plan(config, "int2", context, ram_bytes, kv, parallel, side)
+
+
+def fill(
+    config: ModelConfig,
+    ram_bytes: int,
+    context: int,
+    kv: str = "auto",
+    parallel: int = 1,
+    side: SideBytes = NO_SIDE_FILES,
+) -> MemoryPlan | None:
+    """Plan the mix that fills 70 % of the memory; None if all mixes are larger, or smaller."""
+    least = make_plan(config, "int2", context, ram_bytes, kv, parallel, side)
+    room = least.target_bytes - least.kv_bytes - least.buffer_bytes
+    bits = 800 * room // least.weights / 100  # hundredths, as the names of mixes have them
+    if not least.bits_per_weight <= bits <= bits_of(config, PRECISIONS["int8"]):
+        return None
+    bits = min(bits, most_bits(config))
+    return make_plan(config, f"mix-{bits:g}", context, ram_bytes, kv, parallel, side)
 
 
 def largest_context(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
-from cpumix.config import ModelConfig, Role
+from cpumix.config import ModelConfig, Role, TensorSpec
 from cpumix.kernels.rows import stride
-from cpumix.quant.precision import INT8_EXPERTS, Precision
+from cpumix.quant import nbytes
+from cpumix.quant.precision import Precision, parts_of
 from cpumix.store.gguf import align
-from cpumix.store.layout import ALIGNMENT, dense_entry, expert_entry
+from cpumix.store.layout import ALIGNMENT
 from cpumix.units import MIB
 
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
@@ -25,33 +26,72 @@ TOKEN_BYTES = 400  # of a tokenizer for each token: 11 MiB for Mixtral's 32,000
 class WeightSizes:
     """What the tensors of a model take in the file, page alignment included."""
 
-    count: int  # of the weights
     dense: int
     embedding: int  # of the dense part; 0 where it serves as output too
     expert: tuple[int, ...]  # one of each layer
+    experts: int  # of a layer
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.dense + sum(self.expert) * self.experts
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
     """Add up the tensors of a model file."""
-    if precision.int8_layers:  # put together from two levels: the plans of all mixes take no time
-        low = weight_sizes(config, Precision("", precision.experts, precision.dense))
-        high = weight_sizes(config, Precision("", INT8_EXPERTS, precision.dense))
-        sizes = list(low.expert)
-        for layer in precision.int8_layers:
-            sizes[layer] = high.expert[layer]
-        return WeightSizes(low.count, low.dense, low.embedding, tuple(sizes))
-    count = dense = embedding = 0
+    dense = embedding = 0
     for spec in config.dense_tensors():
-        size = align(dense_entry(spec, precision).nbytes, ALIGNMENT)
-        count += prod(spec.shape)
+        size = _aligned(precision.format(spec), spec.shape)
         dense += size
         if spec.role is Role.EMBEDDING and not config.tie_word_embeddings:
             embedding = size
-    expert = expert_entry(config, precision, 0)
-    layers = config.num_hidden_layers
-    count += prod(expert.shape) * config.num_local_experts * layers
-    return WeightSizes(count, dense, embedding, (align(expert.nbytes, ALIGNMENT),) * layers)
+    formats = (precision.layer(layer).expert for layer in range(config.num_hidden_layers))
+    expert = tuple(expert_bytes(config, name) for name in formats)
+    return WeightSizes(dense, embedding, expert, config.num_local_experts)
+
+
+@lru_cache(maxsize=16)
+def weight_count(config: ModelConfig) -> int:
+    """Return how many weights a model has."""
+    parts = config.expert_tensors(0, 0)
+    experts = config.num_local_experts * config.num_hidden_layers
+    inner = sum(prod(part.shape) for part in parts) * experts
+    return inner + sum(prod(spec.shape) for spec in config.dense_tensors())
+
+
+@lru_cache(maxsize=256)
+def expert_bytes(config: ModelConfig, expert_format: str) -> int:
+    """Return what one expert takes in the file, in this format of a whole expert."""
+    parts = zip(parts_of(expert_format), config.expert_tensors(0, 0), strict=True)
+    return align(sum(nbytes(name, part.shape) for name, part in parts), ALIGNMENT)
+
+
+def dense_bytes(config: ModelConfig, format_name: str, role: Role, layer: int | None) -> int:
+    """Return what a group of the dense part takes: a layer's attention, the head, the embedding.
+
+    `role` is that of any of its matrices.
+    """
+    roles: tuple[Role, ...] = (role,)
+    if layer is not None:
+        roles = (Role.WQ, Role.WK, Role.WV, Role.WO)
+    elif role is Role.OUTPUT:
+        roles = (Role.OUTPUT, Role.SCORE)
+    return sum(
+        _aligned(format_name, spec.shape)
+        for spec in _dense_tensors(config)
+        if spec.layer == layer and spec.role in roles
+    )
+
+
+@lru_cache(maxsize=4)
+def _dense_tensors(config: ModelConfig) -> tuple[TensorSpec, ...]:
+    return tuple(config.dense_tensors())
+
+
+@lru_cache(maxsize=1024)
+def _aligned(format_name: str, shape: tuple[int, ...]) -> int:
+    return align(nbytes(format_name, shape), ALIGNMENT)
 
 
 def buffer_bytes(config: ModelConfig, context: int) -> int:

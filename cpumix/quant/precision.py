@@ -1,89 +1,129 @@
-"""The precisions that a user can choose, and the format that each gives to each tensor.
+"""The precisions that a model can have: the format that each gives to each tensor.
 
-Experts are 96.6 % of Mixtral 8x7B and bear 4 bits well; attention, embeddings and the head do not,
-and cost little, so int4 keeps them at 8 bits. Norms and routers always stay float32: a wrong expert
-is worse than a noisy one. So does the head of a classifier, which is small.
+A format ("q4s", in `FORMATS`) says what the bytes of one matrix mean; a precision ("int4") says
+which format each tensor of a model takes. Five are levels, which a user can name: all experts take
+one format there, and all other matrices one. Norms, biases and routers always stay float32: a wrong
+expert is worse than a noisy one.
 
-Between int4 and int8 lie the mixes: "mix-15" is int4 with the experts of 15 layers at 8 bits, those
-layers where that helps most (see `sensitivity`). So memory can be filled to the last layer.
+Experts are 96.6 % of Mixtral 8x7B and bear few bits well. Attention, embeddings and the head do
+not, and are a fifth of what a token reads: below int8 they take 6 bits, which costs a sixth of what
+4-bit experts do and makes a token 5 % faster.
 
-A format ("q4", in `FORMATS`) says what the bytes of one matrix mean; a precision ("int4") says
-which format each tensor of a model takes.
+Between the levels lie the mixes, "mix-B" with B bits for a weight on average: `memory.mixing` gives
+each group of matrices what loses least within them.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cpumix.config import BIASES, NORMS, Role, TensorSpec
 from cpumix.errors import ConfigError
 
 from . import FLOAT32
-from .sensitivity import most_sensitive
 
-UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER, Role.SCORE)
-INT8_EXPERTS = "q8"  # the format of the experts in the int8 layers of a mix
+UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER)
+BOTH = "+"  # between the formats of an expert's parts, where they differ
 
-_MIX = re.compile(r"mix-([1-9][0-9]{0,3})")
+
+class LayerFormats(NamedTuple):
+    """The formats of a layer's matrices."""
+
+    attention: str
+    gate_up: str
+    """Of w1 and w3."""
+    down: str
+    """Of w2."""
+
+    @property
+    def expert(self) -> str:
+        """The format of a whole expert: one name, or those of its two parts."""
+        return self.gate_up if self.gate_up == self.down else f"{self.gate_up}{BOTH}{self.down}"
+
+
+def parts_of(expert_format: str) -> tuple[str, str, str]:
+    """Return the formats of w1, w3 and w2, of that of a whole expert."""
+    gate_up, _, down = expert_format.partition(BOTH)
+    return gate_up, gate_up, down or gate_up
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Which format the experts take and which the dense part."""
+    """Which format each tensor takes."""
 
     name: str
-    experts: str
-    dense: str
-    int8_layers: tuple[int, ...] = ()
-    """Layers whose experts take `INT8_EXPERTS` instead, in ascending order; of a mix only."""
+    embedding: str
+    head: str
+    layers: tuple[LayerFormats, ...]
+    """Of each layer; one for all if they are alike."""
+
+    @classmethod
+    def uniform(cls, name: str, *, experts: str, dense: str) -> Precision:
+        """Return a precision that gives experts one format, and all other matrices one."""
+        return cls(name, dense, dense, (LayerFormats(dense, experts, experts),))
+
+    def layer(self, index: int) -> LayerFormats:
+        """Return the formats of one layer."""
+        return self.layers[index if len(self.layers) > 1 else 0]
 
     def format(self, spec: TensorSpec) -> str:
-        """Return the format of a tensor, or of a part of an expert."""
+        """Return the format of a tensor, of a part of an expert, or of a whole expert."""
         if spec.role in UNQUANTIZED:
             return FLOAT32
-        if spec.expert is None:
-            return self.dense
-        return INT8_EXPERTS if spec.layer in self.int8_layers else self.experts
+        if spec.layer is None:
+            return self.embedding if spec.role is Role.EMBEDDING else self.head
+        formats = self.layer(spec.layer)
+        if spec.role is Role.EXPERT:
+            return formats.expert
+        if spec.role is Role.W2:
+            return formats.down
+        return formats.gate_up if spec.role in (Role.W1, Role.W3) else formats.attention
+
+    @property
+    def formats(self) -> set[str]:
+        """Every format that a matrix takes."""
+        return {self.embedding, self.head, *(name for layer in self.layers for name in layer)}
+
+    def describe(self) -> str:
+        """Say which share of the layers' experts takes which format, and what the rest takes."""
+        experts = [name for layer in self.layers for name in (layer.gate_up, layer.down)]
+        rest = {self.embedding, self.head, *(layer.attention for layer in self.layers)}
+        told = ", ".join(
+            f"{name} {100 * experts.count(name) / len(experts):.0f} %" for name in _once(experts)
+        )
+        if len(set(experts)) == 1:
+            told = experts[0]
+        return f"experts {told}; the rest {', '.join(_once(rest))}"
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    """Return each name once, that of most bits first."""
+    from . import FORMATS
+
+    bits = {name: FORMATS[name].bits_per_weight if name in FORMATS else 32.0 for name in names}
+    return sorted(bits, key=lambda name: -bits[name])
 
 
 PRECISIONS = {
     p.name: p
     for p in (
-        Precision("bf16", experts="bf16", dense="bf16"),
-        Precision("int8", experts="q8", dense="q8"),
-        Precision("int4", experts="q4", dense="q8"),
+        Precision.uniform("bf16", experts="bf16", dense="bf16"),
+        Precision.uniform("int8", experts="q8", dense="q8"),
+        Precision.uniform("int4", experts="q4s", dense="q6"),
+        Precision.uniform("int3", experts="q3s", dense="q6"),
+        Precision.uniform("int2", experts="q2s", dense="q6"),
     )
 }
 # What weights would take as they are computed with. Nobody stores them so: for comparison only.
-REFERENCE = Precision("float32", experts=FLOAT32, dense=FLOAT32)
+REFERENCE = Precision.uniform("float32", experts=FLOAT32, dense=FLOAT32)
+# For checkpoints whose experts are up to 16 values times a scale: q4 keeps these numbers.
+CODED = Precision.uniform("int4", experts="q4", dense="q8")
 
 
-def find_precision(name: str, layers: int) -> Precision:
-    """Return the precision with this name, for a model of so many layers.
-
-    Raises ConfigError for a name that is none.
-    """
-    if name in PRECISIONS:
-        return PRECISIONS[name]
-    if found := _MIX.fullmatch(name):
-        count = int(found[1])
-        if count < layers:
-            return mix(most_sensitive(layers)[:count])
-    mixes = f' or "mix-1" to "mix-{layers - 1}" (layers whose experts take 8 bits)'
-    known = ", ".join(PRECISIONS) + (mixes if layers > 1 else "")
-    raise ConfigError(f'precision: expected one of {known}, found "{name}".')
-
-
-def mix(int8_layers: Sequence[int]) -> Precision:
-    """Return int4 with the experts of these layers at 8 bits."""
-    base = PRECISIONS["int4"]
-    return Precision(
-        f"mix-{len(int8_layers)}", base.experts, base.dense, tuple(sorted(int8_layers))
-    )
-
-
-def is_mix(name: str) -> bool:
-    """Tell whether a precision's name is that of a mix."""
-    return _MIX.fullmatch(name) is not None
+def find_level(name: str) -> Precision:
+    """Return the level with this name; ConfigError if there is none."""
+    if name not in PRECISIONS:
+        raise ConfigError(f'precision: expected one of {", ".join(PRECISIONS)}, found "{name}".')
+    return PRECISIONS[name]

@@ -19,11 +19,11 @@ Metadata beside GGUF's `general.*` and those of the architecture, such as `llama
 
     cpumix.header.crc32     uint32           see above
     cpumix.format_version   uint32           1
-    cpumix.precision        string           "bf16", "int8", "int4" or "mix-N"
-    cpumix.raised_layers    array of uint32  of a mix only: the N layers whose experts are "q8"
+    cpumix.precision        string           the name that the user chose it by, such as "int4"
     cpumix.config           string           JSON, every field of `ModelConfig`, exact
     cpumix.file.NAME        array of uint8   a file of the checkpoint, such as tokenizer.model
-    cpumix.tensor.formats   array of string  format of each tensor: "f32", or a name in `quant`
+    cpumix.tensor.formats   array of string  format of each tensor: "f32", or a name in `quant`; of
+                                             an expert whose w2 has another, "q3s+q4s"
     cpumix.tensor.code_books  array of int8  only if a tensor has a code book of its own: 16 values
                                              for each tensor, zeros for its format's own book
     cpumix.tensor.crc32     array of uint32  CRC-32 of each tensor's bytes, padding not included
@@ -50,7 +50,7 @@ from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec, tensor_na
 from cpumix.config.model import with_requirement
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
-from cpumix.quant.precision import Precision, find_precision
+from cpumix.quant.precision import Precision, find_level, parts_of
 
 from . import gguf
 
@@ -61,7 +61,8 @@ HEADER_CRC_AT = 24 + 8 + len(HEADER_CRC_KEY) + 4
 FILE_PREFIX = "cpumix.file."
 CODE_BOOKS_KEY, CODE_BOOKS_SINCE = "cpumix.tensor.code_books", "0.2.0"
 BOOK_VALUES = 16
-INT8_LAYERS_KEY = "cpumix.raised_layers"
+ALWAYS = (FLOAT32, "bf16", "q8", "q4")  # formats that every version reads
+OTHERS_SINCE = "0.3.0"
 
 
 def is_model_file(head: bytes) -> bool:
@@ -75,7 +76,7 @@ class TensorEntry:
 
     spec: TensorSpec
     format: str
-    """"f32", or a name in `quant.FORMATS`."""
+    """"f32", or a name in `quant.FORMATS`; of an expert also two, see `precision.parts_of`."""
     nbytes: int
     book: tuple[int, ...] | None = field(default=None, kw_only=True)
     """The values of its code book, of -127 to 127; None for the format's own, or if it has none."""
@@ -98,16 +99,18 @@ class TensorEntry:
         )
 
     @property
-    def parts(self) -> list[str]:
-        """Names of the checkpoint's tensors that it holds, one after the other."""
+    def parts(self) -> list[tuple[str, str]]:
+        """Names and formats of the checkpoint's tensors that it holds, one after the other."""
         if self.spec.role is not Role.EXPERT:
-            return [self.name]
-        return [tensor_name(role, self.spec.layer, self.spec.expert) for role in EXPERT_PARTS]
+            return [(self.name, self.format)]
+        place = self.spec.layer, self.spec.expert
+        names = [tensor_name(role, *place) for role in EXPERT_PARTS]
+        return list(zip(names, parts_of(self.format), strict=True))
 
 
 def build_entries(config: ModelConfig, precision: str | Precision) -> list[TensorEntry]:
-    """Return the tensors of a model in file order; ConfigError for an unknown precision."""
-    chosen = _resolve(config, precision)
+    """Return the tensors of a model in file order; ConfigError for an unknown level."""
+    chosen = _resolve(precision)
     entries = [dense_entry(spec, chosen) for spec in config.dense_tensors()]
     for layer in range(config.num_hidden_layers):
         first = expert_entry(config, chosen, layer)
@@ -128,7 +131,8 @@ def expert_entry(config: ModelConfig, precision: Precision, layer: int) -> Tenso
     shape = (len(EXPERT_PARTS), config.intermediate_size, config.hidden_size)
     spec = TensorSpec.of(Role.EXPERT, shape, layer, 0)
     kind = precision.format(spec)
-    nbytes = sum(tensor_bytes(kind, part.shape) for part in config.expert_tensors(layer, 0))
+    parts = zip(parts_of(kind), config.expert_tensors(layer, 0), strict=True)
+    nbytes = sum(tensor_bytes(name, part.shape) for name, part in parts)
     return TensorEntry(spec, kind, nbytes)
 
 
@@ -173,20 +177,15 @@ def build_metadata(
     if template is not None:
         metadata["tokenizer.chat_template"] = template
     metadata["cpumix.format_version"] = FORMAT_VERSION
-    chosen = _resolve(config, precision)
-    metadata["cpumix.precision"] = chosen.name
-    if chosen.int8_layers:
-        metadata[INT8_LAYERS_KEY] = np.array(chosen.int8_layers, np.uint32)
+    metadata["cpumix.precision"] = _resolve(precision).name
     metadata["cpumix.config"] = config.to_json()
     for file in sorted(files):
         metadata[FILE_PREFIX + file] = bytes(files[file])
     return metadata
 
 
-def _resolve(config: ModelConfig, precision: str | Precision) -> Precision:
-    if isinstance(precision, str):
-        return find_precision(precision, config.num_hidden_layers)
-    return precision
+def _resolve(precision: str | Precision) -> Precision:
+    return find_level(precision) if isinstance(precision, str) else precision
 
 
 def _chat_template(files: Mapping[str, bytes]) -> str | None:
@@ -227,6 +226,8 @@ def encode_header(
         full[CODE_BOOKS_KEY] = np.array(books, np.int8).ravel()
         # Versions before would read the tensors with the format's own values: they must refuse.
         full["cpumix.config"] = with_requirement(full["cpumix.config"], CODE_BOOKS_SINCE)
+    if any(e.format not in ALWAYS for e in entries):
+        full["cpumix.config"] = with_requirement(full["cpumix.config"], OTHERS_SINCE)
     tensors, offset = [], 0
     for e in entries:
         tensors.append(gguf.TensorInfo(e.name, *e.stored_as, offset))

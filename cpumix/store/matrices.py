@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import Role, TensorSpec
 from cpumix.quant import FLOAT32, FORMATS, nbytes
+from cpumix.quant.precision import parts_of
 from cpumix.quant.tiles import TILE_ROWS
 
 from .reader import MappedTensor, ModelFile
@@ -77,7 +78,8 @@ def matrices_of(file: ModelFile, tensor: MappedTensor) -> Iterator[FileMatrix]:
         return
     assert spec.layer is not None and spec.expert is not None
     start = 0
-    for part in file.config.expert_tensors(spec.layer, spec.expert):
-        stop = start + nbytes(tensor.format, part.shape)
-        yield FileMatrix(part, tensor.name, tensor.format, data[start:stop], tensor.book)
+    parts = file.config.expert_tensors(spec.layer, spec.expert)
+    for part, kind in zip(parts, parts_of(tensor.format), strict=True):
+        stop = start + nbytes(kind, part.shape)
+        yield FileMatrix(part, tensor.name, kind, data[start:stop], tensor.book)
         start = stop

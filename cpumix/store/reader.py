@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig, Role, tensor_name
-from cpumix.errors import ConfigError, FormatError
+from cpumix.errors import ConfigError, FormatError, quoted
 from cpumix.input_file import regular
-from cpumix.quant.precision import PRECISIONS, Precision, is_mix, mix
+from cpumix.quant.precision import Precision
 
 from . import gguf, layout
+from .formats import read_precision
 from .layout import TensorEntry
 from .residency import resident_bytes
 
+PRECISION_NAME = r"[a-z0-9.-]{1,24}"
 _VERIFY_BYTES = 16 << 20  # progress several times a second on any disk
 _T = TypeVar("_T")
 
@@ -81,11 +84,12 @@ class ModelFile:
         stream.seek(0)
         self._check_header_crc(stream.read(header.end))
         self.precision = self._value("cpumix.precision", str)
+        if not re.fullmatch(PRECISION_NAME, self.precision):
+            raise self._differs("cpumix.precision", "a short name", quoted(self.precision))
         try:
             self.config = ModelConfig.from_json(self._value("cpumix.config", str))
         except ConfigError as e:
             raise FormatError(f'"{self.path}": the configuration inside cannot be used: {e}') from e
-        self.formats = self._find_formats()
         self.files = {
             key.removeprefix(layout.FILE_PREFIX): bytes(self._array(key, np.uint8))
             for key in header.metadata
@@ -125,24 +129,6 @@ class ModelFile:
         if next(iter(self.metadata)) != layout.HEADER_CRC_KEY or stored != found:
             raise self._differs("header checksum", f"{stored:08x}", f"{found:08x}")
 
-    def _find_formats(self) -> Precision:
-        """Return the precision that the metadata names."""
-        if self.precision in PRECISIONS:
-            return PRECISIONS[self.precision]
-        if not is_mix(self.precision):
-            known = f"one of {', '.join(PRECISIONS)}, mix-N"
-            raise self._differs("cpumix.precision", known, f'"{self.precision}"')
-        int8_layers = self._array(layout.INT8_LAYERS_KEY, np.uint32).tolist()
-        layers = self.config.num_hidden_layers
-        some = (
-            int8_layers == sorted(set(int8_layers) & set(range(layers)))
-            and len(int8_layers) < layers
-        )
-        if self.precision != mix(int8_layers).name or not some:
-            expected = f"the {self.precision.removeprefix('mix-')} int8 layers of {layers}"
-            raise self._differs(layout.INT8_LAYERS_KEY, expected, str(int8_layers))
-        return mix(int8_layers)
-
     def _match_tensors(self, header: gguf.Header) -> dict[str, MappedTensor]:
         """Hold the header's tensors against those that the config calls for."""
         config, infos = self.config, {t.name: t for t in header.tensors}
@@ -151,6 +137,8 @@ class ModelFile:
             raise self._differs(
                 "tensors", f"{n_experts} experts in all layers", f"{len(infos)} tensors"
             )
+        by_name = dict(zip(infos, self._value("cpumix.tensor.formats", list), strict=False))
+        self.formats = read_precision(self.path, self.precision, config, by_name)
         entries = {e.name: e for e in layout.build_entries(config, self.formats)}
         if differing := entries.keys() ^ infos.keys():
             name = min(differing)

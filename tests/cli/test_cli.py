@@ -411,7 +411,9 @@ def test_as_is_is_a_precision_of_convert_only(monkeypatch):
     assert seen == ["as-is"]
     refused = CliRunner().invoke(main, ["fit", "--precision", "as-is"])
     assert refused.exit_code == 2
-    assert 'expected one of auto, bf16, int8, int4, mix-N, found "as-is"' in refused.stderr
+    assert (
+        'expected one of auto, bf16, int8, int4, int3, int2, mix-B, found "as-is"' in refused.stderr
+    )
 
 
 # What others are used to

@@ -43,10 +43,11 @@ def without_colors(line: str) -> str:
     [
         (["--ram", "64G"], 0),
         (["--ram", "38G"], 0),
-        (["--ram", "32G"], 3),
+        (["--ram", "24G"], 0),
+        (["--ram", "16G"], 3),
         (["--ram", "2G"], 4),
         (["--ram", "48G", "--precision", "int8"], 3),
-        (["--ram", "48G", "--precision", "mix-11", "--kv", "int8"], 0),
+        (["--ram", "48G", "--precision", "mix-6", "--kv", "int8"], 0),
         (["mistral-7b", "--ram", "16G", "--context", 32768], 0),
     ],
 )
@@ -67,8 +68,11 @@ def test_status_is_the_verdict(arguments, status):
         (["--ram", "64X"], "size: expected an amount such as 64G"),
         (["--context", 0], "'--context': 0 is not in the range x>=1."),
         (["--context", 32769], "context: expected 1 to 32768 tokens"),
-        (["--precision", "int5"], 'expected one of auto, bf16, int8, int4, mix-N, found "int5".'),
-        (["--precision", "mix-32"], 'or "mix-1" to "mix-31" (layers whose experts take 8 bits)'),
+        (
+            ["--precision", "int5"],
+            'expected one of auto, bf16, int8, int4, int3, int2, mix-B, found "int5".',
+        ),
+        (["--precision", "mix-32"], 'or "mix-B" with B of 2.41 to 8.50 bits for a weight'),
         (["--kv", "int5"], "Invalid value for '--kv'"),
         (["no/such/model"], "found no such thing"),
     ],

@@ -39,22 +39,21 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ("precision", "names"),
     [
         ("bf16", "['bf16']"),
-        ("int8", "['int8']"),
-        ("int4", "['int4', 'int8']"),
-        ("mix-2", "['int4', 'int8']"),
+        ("int8", "['q8']"),
+        ("int4", "['q4s', 'q6']"),
     ],
 )
 def test_little_room_compiles_in_another_process(
     calls: list[Any], precision: str, names: str
 ) -> None:
-    assert not compile_apart(COMPILER_BYTES, precision, "f16")
-    assert compile_apart(COMPILER_BYTES - 1, precision, "f16")
+    assert not compile_apart(COMPILER_BYTES, PRECISIONS[precision], "f16")
+    assert compile_apart(COMPILER_BYTES - 1, PRECISIONS[precision], "f16")
     assert calls == [f"from cpumix.measure import warmup; warmup.compile_for({names}, 'f16')"]
 
 
 def test_that_process_starts_no_other(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(APART, "1")
-    assert not compile_apart(0, "int8", "f16")
+    assert not compile_apart(0, PRECISIONS["int8"], "f16")
     assert calls == []
 
 
@@ -62,7 +61,7 @@ def test_what_is_compiled_needs_no_process(
     calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jit, "is_cold", lambda: False)
-    assert not compile_apart(0, "int8", "f16")
+    assert not compile_apart(0, PRECISIONS["int8"], "f16")
     assert calls == []
 
 
@@ -82,7 +81,7 @@ def test_load_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with cpumix.load(path, ram="2G", context=64, threads=1) as model:
         plan = make_plan(model.config, "int8", 64, 2 << 30, "f16")
     ((room, precision, kv),) = asked
-    assert (precision, kv) == ("int8", "f16")
+    assert (precision, kv) == (PRECISIONS["int8"], "f16")
     assert 0 <= (2 << 30) - plan.total_bytes - room < 64 * MIB  # what the tokenizer took too much
 
 

@@ -15,7 +15,7 @@ from cpumix.machine import MachineInfo
 from cpumix.measure.random_model import mixtral_8x7b
 from cpumix.memory.limit import find_ceiling, make_budget
 from cpumix.memory.planner import make_plan
-from cpumix.quant.precision import find_precision
+from cpumix.quant.precision import CODED
 from cpumix.units import GIB, MIB
 
 
@@ -182,7 +182,7 @@ def test_ceiling(ram, computer, expected, note):
 
 
 def test_no_budget_where_everything_fits():
-    config, level = mixtral_8x7b(), find_precision("int4", 32)
+    config, level = mixtral_8x7b(), CODED
     assert make_budget(config, level, 4096, "f16", None, machine(64 * GIB))[:2] == (None, None)
     budget, _, _ = make_budget(config, level, 4096, "f16", None, machine(32 * GIB))
     assert budget is not None
@@ -190,7 +190,7 @@ def test_no_budget_where_everything_fits():
 
 
 def test_refusal_names_the_smallest_size_that_works():
-    config, level = mixtral_8x7b(), find_precision("int4", 32)
+    config, level = mixtral_8x7b(), CODED
     with pytest.raises(BudgetError, match=r"Use --ram (\d+)M or more") as caught:
         make_budget(config, level, 4096, "f16", "2G", machine(64 * GIB))
     words = str(caught.value).split()

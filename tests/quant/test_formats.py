@@ -10,7 +10,7 @@ from naive import INTEGER_FORMATS, KINDS, hard
 
 from cpumix.config import Role, TensorSpec
 from cpumix.quant import FLOAT32, FORMATS, activations, bf16, nbytes, q4, q8, tiles
-from cpumix.quant.precision import PRECISIONS, mix
+from cpumix.quant.precision import PRECISIONS, LayerFormats, Precision, parts_of
 
 SHAPES = [(1, 1), (16, 32), (17, 33), (40, 100), (3, 1056)]
 
@@ -401,32 +401,40 @@ def test_activation_scales_are_eighths_next_above_the_peak():
 
 
 @pytest.mark.parametrize(
-    ("spec", "bf16_model", "int8_model", "int4_model"),
+    ("spec", "bf16_model", "int8_model", "int4_model", "int3_model", "int2_model"),
     [
-        (TensorSpec.of(Role.EMBEDDING, (32, 8)), "bf16", "q8", "q8"),
-        (TensorSpec.of(Role.OUTPUT, (32, 8)), "bf16", "q8", "q8"),
-        (TensorSpec.of(Role.OUTPUT_NORM, (8,)), "f32", "f32", "f32"),
-        (TensorSpec.of(Role.ATTN_NORM, (8,), 0), "f32", "f32", "f32"),
-        (TensorSpec.of(Role.WQ, (8, 8), 31), "bf16", "q8", "q8"),
-        (TensorSpec.of(Role.WO, (8, 8), 0), "bf16", "q8", "q8"),
-        (TensorSpec.of(Role.FFN_NORM, (8,), 0), "f32", "f32", "f32"),
-        (TensorSpec.of(Role.ROUTER, (4, 8), 0), "f32", "f32", "f32"),
-        (TensorSpec.of(Role.EXPERT, (3, 8, 8), 0, 0), "bf16", "q8", "q4"),
-        (TensorSpec.of(Role.W2, (8, 8), 10, 7), "bf16", "q8", "q4"),
+        (TensorSpec.of(Role.EMBEDDING, (32, 8)), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.OUTPUT, (32, 8)), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.SCORE, (2, 8)), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.OUTPUT_NORM, (8,)), *["f32"] * 5),
+        (TensorSpec.of(Role.ATTN_NORM, (8,), 0), *["f32"] * 5),
+        (TensorSpec.of(Role.WQ, (8, 8), 31), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.WO, (8, 8), 0), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.FFN_NORM, (8,), 0), *["f32"] * 5),
+        (TensorSpec.of(Role.ROUTER, (4, 8), 0), *["f32"] * 5),
+        (TensorSpec.of(Role.EXPERT, (3, 8, 8), 0, 0), "bf16", "q8", "q4s", "q3s", "q2s"),
+        (TensorSpec.of(Role.W2, (8, 8), 10, 7), "bf16", "q8", "q4s", "q3s", "q2s"),
     ],
 )
-def test_format_of_each_tensor(spec, bf16_model, int8_model, int4_model):
-    found = tuple(PRECISIONS[name].format(spec) for name in ("bf16", "int8", "int4"))
-    assert found == (bf16_model, int8_model, int4_model)
+def test_format_of_each_tensor(spec, bf16_model, int8_model, int4_model, int3_model, int2_model):
+    found = tuple(PRECISIONS[name].format(spec) for name in PRECISIONS)
+    assert found == (bf16_model, int8_model, int4_model, int3_model, int2_model)
 
 
-def test_a_mix_raises_the_experts_of_its_layers_alone():
-    chosen = mix([1])
+def test_layers_and_parts_of_experts_may_differ():
+    layers = (LayerFormats("q8", "q3s", "q4s"), LayerFormats("q6", "q2s", "q2s"))
+    chosen = Precision("mix-3", "q6", "q8", layers)
     experts = [TensorSpec.of(Role.EXPERT, (3, 8, 8), layer, 5) for layer in (0, 1)]
-    assert [chosen.format(spec) for spec in experts] == ["q4", "q8"]
+    assert [chosen.format(spec) for spec in experts] == ["q3s+q4s", "q2s"]
+    parts = [TensorSpec.of(role, (8, 8), 0, 5) for role in (Role.W1, Role.W3, Role.W2)]
+    assert tuple(chosen.format(spec) for spec in parts) == parts_of("q3s+q4s")
+    assert chosen.format(TensorSpec.of(Role.WK, (8, 8), 1)) == "q6"
     assert chosen.format(TensorSpec.of(Role.ROUTER, (4, 8), 1)) == "f32"
+    assert chosen.formats == {"q2s", "q3s", "q4s", "q6", "q8"}
+    assert chosen.describe() == "experts q4s 25 %, q3s 25 %, q2s 50 %; the rest q8, q6"
+    assert PRECISIONS["int4"].describe() == "experts q4s; the rest q6"
 
 
 def test_precisions_use_known_formats():
     for precision in PRECISIONS.values():
-        assert {precision.experts, precision.dense} <= set(FORMATS)
+        assert precision.formats <= set(FORMATS)

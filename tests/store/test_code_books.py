@@ -14,6 +14,7 @@ from cpumix.errors import FormatError
 from cpumix.experts.views import view
 from cpumix.kernels.operands import TiledMatrix
 from cpumix.quant import q4
+from cpumix.quant.precision import CODED
 from cpumix.store import ModelFile, build_entries
 from cpumix.store.matrices import matrices_of
 
@@ -25,7 +26,7 @@ def file(tmp_path: Path):
     """A model in which one expert has a code book of its own."""
     entries = [
         replace(e, book=NF4_LIKE if e.name == "blk.1.expert.2" else None)
-        for e in build_entries(CONFIG, "int4")
+        for e in build_entries(CONFIG, CODED)
     ]
     with ModelFile(write(tmp_path / "m", entries=entries)) as file:
         yield file

@@ -20,9 +20,9 @@ def test_entries_are_the_dense_part_then_the_experts() -> None:
     by_name = {e.name: e for e in entries}
     # w1 and w3 are 56 x 40: 4 x 2 tiles; w2 is 40 x 56: 3 x 2 tiles
     expert = TensorSpec.of(Role.EXPERT, (3, 56, 40), 1, 2)
-    assert by_name["blk.1.expert.2"] == TensorEntry(expert, "q4", 22 * 288)
+    assert by_name["blk.1.expert.2"] == TensorEntry(expert, "q4s", 22 * 272 + 11 * 64)
     output = TensorSpec.of(Role.OUTPUT, (50, 40))
-    assert by_name["output.weight"] == TensorEntry(output, "q8", 8 * 544)
+    assert by_name["output.weight"] == TensorEntry(output, "q6", 8 * 416)
     assert by_name["blk.0.router.weight"].format == "f32"
     norm = TensorSpec.of(Role.OUTPUT_NORM, (40,))
     assert by_name["output_norm.weight"] == TensorEntry(norm, "f32", 160)

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from model_files import CONFIG, with_, write
 
 from cpumix.config import Role, TensorSpec
 from cpumix.errors import FormatError
+from cpumix.quant.precision import CODED
 from cpumix.store import ModelFile, TensorEntry, build_entries, gguf, layout
 
 
@@ -83,8 +85,8 @@ def config_with(**changes: object) -> Callable[[dict[str, Any]], None]:
     ("change", "message"),
     [
         (
-            with_("cpumix.precision", "int3"),
-            r'cpumix.precision: expected one of bf16, .*found "int3"',
+            with_("cpumix.precision", "int3\n"),
+            r'cpumix.precision: expected a short name, found "int3',
         ),
         (
             without("cpumix.precision"),
@@ -112,7 +114,7 @@ def config_with(**changes: object) -> Callable[[dict[str, Any]], None]:
         (config_with(num_hidden_layers=1000), r"expected 3000 experts in all layers, found"),
         (config_with(num_hidden_layers=1), r'tensor "blk.1.*": expected no such tensor, found one'),
         (config_with(hidden_size=48), r'"blk.0.attn_norm.weight": expected f32 of \(48,\) in'),
-        (config_with(intermediate_size=2**30), r'tensor "blk.0.expert.0": expected q4 of'),
+        (config_with(intermediate_size=2**30), r'tensor "blk.0.expert.0": expected q4s? of'),
     ],
 )
 def test_wrong_metadata_is_refused(
@@ -122,7 +124,7 @@ def test_wrong_metadata_is_refused(
 
 
 def test_missing_tensor_is_refused(tmp_path: Path) -> None:
-    entries = [e for e in build_entries(CONFIG, "int4") if e.name != "blk.1.attn_q.weight"]
+    entries = [e for e in build_entries(CONFIG, CODED) if e.name != "blk.1.attn_q.weight"]
     path = write(tmp_path / "m", entries=entries)
     refused(
         path, 'tensor "blk.1.attn_q.weight": expected a tensor, found none. The file is damaged'
@@ -131,21 +133,41 @@ def test_missing_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_tensor_is_refused(tmp_path: Path) -> None:
     entries = [
-        *build_entries(CONFIG, "int4"),
+        *build_entries(CONFIG, CODED),
         TensorEntry(TensorSpec("blk.0.bias", (4,), Role.OUTPUT_NORM), "f32", 16),
     ]
     refused(write(tmp_path / "m", entries=entries), 'tensor "blk.0.bias": expected no such tensor')
 
 
-def test_wrong_format_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "m", entries=build_entries(CONFIG, "int8"))
-    refused(path, r'tensor "blk.0.expert.0": expected q4 of \(3, 56, 40\) in 6336 bytes, found q8')
+def test_experts_of_a_layer_in_two_formats_are_refused(tmp_path: Path) -> None:
+    other = {e.name: e for e in build_entries(CONFIG, "int8")}
+    entries = [
+        other[e.name] if e.name == "blk.0.expert.1" else e for e in build_entries(CONFIG, CODED)
+    ]
+    path = write(tmp_path / "m", entries=entries)
+    refused(path, r'tensor "blk.0.expert.1": expected q4 of \(3, 56, 40\) in 6336 bytes, found q8')
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("blk.0.expert.0", "q5"), ("blk.0.expert.0", "q4+q5"), ("blk.1.attn_q.weight", "q4+q8")],
+)
+def test_a_format_of_the_future_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    entries = [
+        replace(e, format=kind) if e.name == name else e for e in build_entries(CONFIG, CODED)
+    ]
+    path = write(tmp_path / "m", entries=entries)
+    refused(
+        path,
+        rf'tensor "{name}": expected one of the formats bf16, .*, found "{re.escape(kind)}". '
+        "Install a newer version with `pip install --upgrade cpumix`",
+    )
 
 
 def test_wrong_shape_of_float_tensor_is_refused(tmp_path: Path) -> None:
     entries = [
         replace(e, spec=replace(e.spec, shape=(40, 3))) if e.name == "blk.1.router.weight" else e
-        for e in build_entries(CONFIG, "int4")
+        for e in build_entries(CONFIG, CODED)
     ]
     refused(write(tmp_path / "m", entries=entries), r"expected f32 of \(3, 40\) .* of \(40, 3\)")
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 from cpumix.quant import FLOAT32, FORMATS
+from cpumix.quant.precision import CODED
 from cpumix.store import ModelFile, ModelWriter, TensorEntry, build_entries, build_metadata
 
 CONFIG = model_config(
@@ -38,7 +39,7 @@ def content(entry: TensorEntry) -> bytes:
 
 def write(
     path: Path,
-    precision: str = "int4",
+    precision: str = CODED,
     change: Callable[[dict[str, Any]], Any] = lambda metadata: None,
     entries: Entries | None = None,
     config: ModelConfig = CONFIG,

@@ -32,7 +32,9 @@ SHAPES = [(1, 32), (17, 33), (40, 96), (200, 544)]
 def toy(monkeypatch):
     """Add the rows of `FORMATS` and `CODECS`, and a precision whose experts have the format."""
     monkeypatch.setitem(FORMATS, "t2", T2)
-    monkeypatch.setitem(PRECISIONS, "ternary", Precision("ternary", experts="t2", dense="q8"))
+    monkeypatch.setitem(
+        PRECISIONS, "ternary", Precision.uniform("ternary", experts="t2", dense="q8")
+    )
     if HAS_CODECS:
         from toy_codec import T2 as Codec
 
