@@ -76,10 +76,10 @@ def convert(
     that fit into it as they are are not rounded again. A `Precision` says it tensor by tensor.
     `lora`: folders of adapters to merge in, in this order, and how many times each. An existing
     target is replaced only with `force`. With `resume`, what an interrupted conversion has done is
-    kept, and taken up by the next one of the same source and options. With `discard_shards`, the shards of a source on
-    the hub are fetched one by one, and each is deleted from the hub's cache as soon as it is
-    converted. Fields of config.json that are named in `ignore_fields` count as absent. `progress`
-    is called with the source bytes done and in all.
+    kept, and taken up by the next one of the same source and options. With `discard_shards`, the
+    shards of a source on the hub are fetched one by one, and each is deleted from the hub's cache
+    as soon as it is converted. Fields of config.json that are named in `ignore_fields` count as
+    absent. `progress` is called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     check_path("source", source)

@@ -258,10 +258,10 @@ def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
             if entry.format == "f32":
                 continue
             data, at = file.data(entry.name), 0
-            for part in entry.parts:
-                tensor, kind = source[part], FORMATS[entry.format]
+            for part, format_name in entry.parts:
+                tensor, kind = source[part], FORMATS[format_name]
                 size = kind.nbytes(*tensor.shape)
-                tiles = data[at : at + size].reshape(-1, tensor.shape[1] // 32, kind.tile_bytes)
+                tiles = data[at : at + size].reshape(kind.shape(*tensor.shape))
                 books = () if entry.book is None else (np.array(entry.book, np.int8),)
                 found = kind.dequantize(tiles, *tensor.shape, *books)
                 assert np.array_equal(found, tensor.read_rows(0, tensor.shape[0])), part

@@ -42,7 +42,7 @@ def _tensors(file: ModelFile) -> Iterator[tuple[str, NDArray[np.float32]]]:
         if entry.format == "f32":
             yield stored, data.view(np.float32).reshape(entry.shape)
             continue
-        for name in entry.parts:
+        for name, _ in entry.parts:
             n, k = shapes[name]
             start, end = end, end + q8.nbytes(n, k)
             tiles = data[start:end].reshape(n // 16, k // BLOCK, q8.tile_bytes)

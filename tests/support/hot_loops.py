@@ -19,15 +19,14 @@ import llvmlite.binding as llvm
 from cpumix.kernels.compile import isa
 
 LOOPS = {  # kernels that factories make for each format
-    "matvec.one_row": ("q8", "q6", "q4", "bf16"),
-    "gemm_small.token_rows": ("q8", "q6", "q4", "bf16"),
-    "gemm.first_rows": ("q8", "q6", "q4"),
+    "matvec.one_row": ("q8", "q6", "q4", "q4s", "q3s", "q2s", "bf16"),
+    "gemm_small.token_rows": ("q8", "q6", "q4", "q4s", "q3s", "q2s", "bf16"),
+    "gemm.first_rows": ("q8", "q6", "q4", "q4s", "q3s", "q2s"),
 }
 LEVELS = ("avx2", "avxvnni", "avx512", "avx512vnni", "amx", "neon")
 ONLY = {  # levels that call a kernel, if not all do
-    "gemm_small.token_rows@q8": LEVELS[2:],
-    "gemm_small.token_rows@q6": LEVELS[2:],
-    "gemm_small.token_rows@q4": LEVELS[2:],
+    **{f"gemm_small.token_rows@{kind}": LEVELS[2:] for kind in ("q8", "q6", "q4")},
+    **{f"gemm_small.token_rows@{kind}": LEVELS[2:] for kind in ("q4s", "q3s", "q2s")},
     "simd.amx.panel_rows": ("amx",),
 }
 KV_TYPES = {"f16": "uint16", "int8": "int8", "f32": "float32"}

@@ -64,14 +64,14 @@ def stored_weights(file: ModelFile) -> dict[str, NDArray[np.float32]]:
     weights, shapes = {}, {spec.name: spec.shape for spec in file.config.tensors()}
     for name, tensor in file.tensors.items():
         data, start = file.data(name), 0
-        for part in tensor.parts:
+        for part, name_of_format in tensor.parts:
             shape = shapes[part]
-            if tensor.format == FLOAT32:
+            if name_of_format == FLOAT32:
                 weights[part] = data.view(np.float32).reshape(shape)
                 continue
-            kind = FORMATS[tensor.format]
+            kind = FORMATS[name_of_format]
             size = kind.nbytes(*shape)
-            tiles = data[start : start + size].reshape(-1, -(-shape[1] // 32), kind.tile_bytes)
+            tiles = data[start : start + size].reshape(kind.shape(*shape))
             weights[part] = kind.dequantize(tiles, *shape)
             start += size
     return weights

@@ -15,6 +15,7 @@ from cpumix.experts import ExpertPager
 from cpumix.kernels import backend
 from cpumix.kv.pool import BlockPool
 from cpumix.kv.table import BlockTable
+from cpumix.quant import nbytes
 from cpumix.store.reader import ModelFile
 from cpumix.transformer.batch import Batch, Step
 from cpumix.transformer.forward import Transformer
@@ -116,8 +117,13 @@ def test_expert_is_named_as_soon_as_it_is_used(
     tmp_path: Path, model_file: FindModel, precision: str
 ) -> None:
     name = "blk.0.expert.2"
-    bad = {"bf16": b"\xc0\x7f"}.get(precision, F16_NAN)
-    path = damaged(model_file("moe", precision), tmp_path, name, -2, bad=bad)
+    file = model_file("moe", precision)
+    bad, place = {"bf16": b"\xc0\x7f"}.get(precision, F16_NAN), -2
+    if precision == "int4":  # the first row's scale of w2
+        with ModelFile(file) as opened:
+            config = opened.config
+        bad, place = F32_NAN, -nbytes("q4s", (config.hidden_size, config.intermediate_size))
+    path = damaged(file, tmp_path, name, place, bad=bad)
     expect_named(path, name, "layer 0, experts")
 
 
