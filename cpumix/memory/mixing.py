@@ -45,7 +45,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Group:
+class MatrixGroup:
     """Matrices whose sizes depend on each other, and what they may take; the smallest first."""
 
     role: Role
@@ -53,7 +53,7 @@ class Group:
     options: tuple[Option, ...]
 
 
-def groups_of(config: ModelConfig, sensitivity: Sensitivity) -> Iterator[Group]:
+def groups_of(config: ModelConfig, sensitivity: Sensitivity) -> Iterator[MatrixGroup]:
     """Yield a model's groups.
 
     The two parts of a layer's experts are one: they share pages, and so their sizes are not sums.
@@ -68,8 +68,8 @@ def groups_of(config: ModelConfig, sensitivity: Sensitivity) -> Iterator[Group]:
                 loss = own.gate_up[gate_up] + own.down[down]
                 whole = size * config.num_local_experts
                 options.append(Option((gate_up, down), loss, whole, size * active))
-        yield Group(Role.EXPERT, layer, _on_hull(options))
-        yield Group(
+        yield MatrixGroup(Role.EXPERT, layer, _on_hull(options))
+        yield MatrixGroup(
             Role.WQ,
             layer,
             tuple(
@@ -81,7 +81,7 @@ def groups_of(config: ModelConfig, sensitivity: Sensitivity) -> Iterator[Group]:
         (Role.EMBEDDING, sensitivity.embedding),
     ):
         options = [_dense(config, name, role, None, own_losses[name]) for name in DENSE_FORMATS]
-        yield Group(role, None, tuple(options))
+        yield MatrixGroup(role, None, tuple(options))
 
 
 def _dense(config: ModelConfig, name: str, role: Role, layer: int | None, loss: float) -> Option:
@@ -137,7 +137,7 @@ def compose(config: ModelConfig, bits: float, sensitivity: Sensitivity = MEASURE
     return _precision(name, config, groups, chosen)
 
 
-def _spend(groups: Sequence[Group], chosen: list[int], left: int, time_price: float) -> None:
+def _spend(groups: Sequence[MatrixGroup], chosen: list[int], left: int, time_price: float) -> None:
     """Take better options while there are bytes left, those that gain most for a byte first."""
     while True:
         best, gain = None, 0.0
@@ -157,7 +157,7 @@ def _spend(groups: Sequence[Group], chosen: list[int], left: int, time_price: fl
 
 
 def _precision(
-    name: str, config: ModelConfig, groups: Sequence[Group], chosen: Sequence[int]
+    name: str, config: ModelConfig, groups: Sequence[MatrixGroup], chosen: Sequence[int]
 ) -> Precision:
     found = {(g.role, g.layer): g.options[i].formats for g, i in zip(groups, chosen, strict=True)}
     layers = tuple(
