@@ -4,9 +4,10 @@
     python tools/soak_batch.py --kills 30 --ray
 
 `cpumix batch` is killed (SIGKILL) and begun again, until so many kills have come; then it goes on
-to its end. With --ray it is not the command that is killed, but one of its two actors, each time
-another part is done. The lines are made up; some of them are at fault. Prints what it does; ends
-with 1 if one byte differs, or if a finished part was done again.
+to its end. With --ray it is not the command that is killed, but one of its two actors, after a
+part is done; the batch is begun again until so many have been killed. The lines are made up; some
+of them are at fault. Prints what it does; ends with 1 if one byte differs, or if a finished part
+was done again.
 """
 
 from __future__ import annotations
@@ -89,8 +90,13 @@ def run_killed(command: Sequence[str], target: Path, kills: int, rng: random.Ran
     return again
 
 
-def run_with_dying_actors(source: Path, target: Path, model: Path | None, kills: int) -> None:
-    """Answer a batch with two Ray actors, one of which is killed after a part, again and again."""
+def run_with_dying_actors(
+    source: Path, target: Path, model: Path | None, kills: int, seed: int
+) -> int:
+    """Answer a batch with two Ray actors, one of which is killed after a part, again and again.
+
+    Returns how many were killed, which may be fewer than asked for: the batch may end before.
+    """
     from cpumix.batch.files import open_lines
     from cpumix.batch.job import BatchJob
     from cpumix.batch.parts import PartsFolder
@@ -104,7 +110,7 @@ def run_with_dying_actors(source: Path, target: Path, model: Path | None, kills:
     found = look_at(path, 256, "auto")
     options = ModelOptions(path, found.fingerprint, 4)
     crew = RayCrew(options, Settings(found.context, found.kv), actors=2, say=print)
-    rng, left, last = random.Random(2), kills, 0
+    rng, left, last = random.Random(seed), kills, 0
 
     def kill_one(done: int, counts: Counts) -> None:
         nonlocal left, last
@@ -120,6 +126,7 @@ def run_with_dying_actors(source: Path, target: Path, model: Path | None, kills:
     finally:
         crew.close()
     print(f"{kills - left} actors were killed")
+    return kills - left
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,13 +145,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source.write_bytes(make_lines(given.lines, rng))
         command = batch_command(source, whole, "--parallel", 7, *model)
         subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
-        again = 0
-        if given.ray:
-            run_with_dying_actors(source, killed, given.model, given.kills)
-        else:
+        again, left, same = 0, given.kills, True
+        if not given.ray:
             command = batch_command(source, killed, "--parallel", 4, *model)
-            again = run_killed(command, killed, given.kills, rng)
-        same = whole.read_bytes() == killed.read_bytes()
+            again, left = run_killed(command, killed, given.kills, rng), 0
+            same = whole.read_bytes() == killed.read_bytes()
+        while left and same:
+            left -= run_with_dying_actors(source, killed, given.model, left, given.seed + left)
+            same = whole.read_bytes() == killed.read_bytes()
+            killed.unlink()
         count = whole.read_bytes().count(b"\n")
     print(f"{count} answers, {'the same' if same else 'DIFFERENT'}; {again} parts done again")
     return 0 if same and count == given.lines and not again else 1

@@ -10,7 +10,8 @@ from cpumix.api.readings import Classified, ClassifyRequest, Embedded, Embedding
 from cpumix.api.served_model import ServedModel
 from cpumix.api.stamp import Stamp
 from cpumix.engine.engine import Engine
-from cpumix.engine.reading import Pooling, Reading
+from cpumix.engine.pooling import Pooling
+from cpumix.engine.reading import Reading
 
 from .pieces import OnEnd, OnToken, Piece
 from .settings import Settings

@@ -43,10 +43,18 @@ LINES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def quiet_ray() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as change:
         change.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture
+def cluster() -> None:
+    """A small cluster on this machine, which the tests of a process share."""
+    if not ray.is_initialized():
         ray.init(
             num_cpus=4,
             object_store_memory=80 << 20,
@@ -54,8 +62,6 @@ def cluster() -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture
@@ -273,7 +279,7 @@ def test_programs_of_the_page(cluster, capsys):
 
 
 def test_nodes_that_join_and_die(loading, tmp_path):
-    """A cluster of its own: the last test, as a process has one connection."""
+    """With a cluster of its own: a process has one connection."""
     from ray.cluster_utils import Cluster
 
     ray.shutdown()
