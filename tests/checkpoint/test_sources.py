@@ -222,6 +222,7 @@ def test_family_that_mistral_does_not_name(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"dim": None}, "expected the field dim of a params.json, found none"),
+        ({"hidden_dim": None, "multiple_of": 256}, "expected the params.json of a model of Mis"),
         ({"moe": {"num_experts": 4}}, "expected the field num_experts_per_tok of a params"),
         ({"moe": [1]}, "moe: expected an object with num_experts, found another value"),
         ({"vision_encoder": {"dim": 1}}, '"vision_encoder": a field of params.json unknown to cp'),

@@ -94,6 +94,11 @@ def from_params(params: Mapping[str, Any], where: str) -> ModelConfig:
 
     Raises ConfigError for a field that is missing, wrong or unknown.
     """
+    if "multiple_of" in params:  # its weights may be slices of matrices, one in each file
+        raise ConfigError(
+            f"{where}: expected the params.json of a model of Mistral's, found that of a Llama of "
+            "Meta's. Get the model in the form of transformers, or as a GGUF file."
+        )
     known = {*_FIELDS, *_FIELDS.values(), *_MOE.values(), *_OTHERS}
     for name, value in params.items():
         if name not in known and value not in (None, False):
