@@ -520,3 +520,30 @@ def test_answer_without_words_is_told(chat):
     chat.ask(QUESTION)
     chat.shows("error", "^The model ended its answer before the first word")
     assert chat.texts() == [QUESTION]
+
+
+def test_other_tabs_see_what_is_written(chat, demo):
+    other = Chat(chat.context)
+    other.open(demo.url)
+    assert other.texts() == []
+    chat.answer(QUESTION)
+    other.page.get_by_role("button", name=QUESTION, exact=True).click()
+    assert other.texts() == chat.texts()
+    chat.answer("And who left?")
+    other.page.get_by_text("And who left?").wait_for()
+    button(other, f"Delete “{QUESTION}”").click()
+    chat.page.locator("#empty").wait_for()
+    assert chat.page.locator("#list li").count() == 0
+    assert other.faults == []
+
+
+def test_from_another_machine_without_tls(open_chat, demo):
+    """There the browser has no clipboard, and no random ids."""
+    chat = open_chat(demo.url.replace("127.0.0.1", "0.0.0.0"))
+    assert chat.page.evaluate("isSecureContext") is False
+    chat.set(max_tokens=4)
+    chat.answer(QUESTION)
+    button(chat, "Copy the message").first.click()
+    chat.shows("said", "^Copied$")
+    chat.page.locator("#box").press("Control+v")
+    assert chat.page.locator("#box").input_value() == QUESTION
