@@ -75,8 +75,6 @@ def dense_bytes(config: ModelConfig, format_name: str, role: Role, layer: int | 
     roles: tuple[Role, ...] = (role,)
     if layer is not None:
         roles = (Role.WQ, Role.WK, Role.WV, Role.WO)
-    elif role is Role.OUTPUT:
-        roles = (Role.OUTPUT, Role.SCORE)
     return sum(
         _aligned(format_name, spec.shape)
         for spec in _dense_tensors(config)

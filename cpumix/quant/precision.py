@@ -2,8 +2,8 @@
 
 A format ("q4s", in `FORMATS`) says what the bytes of one matrix mean; a precision ("int4") says
 which format each tensor of a model takes. Five are levels, which a user can name: all experts take
-one format there, and all other matrices one. Norms, biases and routers always stay float32: a wrong
-expert is worse than a noisy one.
+one format there, and all other matrices one. Norms, biases, routers and the heads of classifiers
+always stay float32: a wrong expert is worse than a noisy one.
 
 Experts are 96.6 % of Mixtral 8x7B and bear few bits well. Attention, embeddings and the head do
 not, and are a fifth of what a token reads: below int8 they take 6 bits, which costs a sixth of what
@@ -24,7 +24,7 @@ from cpumix.errors import ConfigError
 
 from . import FLOAT32
 
-UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER)
+UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER, Role.SCORE)
 BOTH = "+"  # between the formats of an expert's parts, where they differ
 
 

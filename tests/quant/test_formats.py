@@ -405,7 +405,7 @@ def test_activation_scales_are_eighths_next_above_the_peak():
     [
         (TensorSpec.of(Role.EMBEDDING, (32, 8)), "bf16", "q8", "q6", "q6", "q6"),
         (TensorSpec.of(Role.OUTPUT, (32, 8)), "bf16", "q8", "q6", "q6", "q6"),
-        (TensorSpec.of(Role.SCORE, (2, 8)), "bf16", "q8", "q6", "q6", "q6"),
+        (TensorSpec.of(Role.SCORE, (2, 8)), *["f32"] * 5),
         (TensorSpec.of(Role.OUTPUT_NORM, (8,)), *["f32"] * 5),
         (TensorSpec.of(Role.ATTN_NORM, (8,), 0), *["f32"] * 5),
         (TensorSpec.of(Role.WQ, (8, 8), 31), "bf16", "q8", "q6", "q6", "q6"),
