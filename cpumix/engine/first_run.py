@@ -21,12 +21,13 @@ APART = "_CPUMIX_COMPILES_APART"  # in the environment of that process, which st
 
 
 def compile_apart(room: int, precision: Precision, kv: str) -> bool:
-    """Compile in another process if a run is still to compile, and has less room than that takes.
+    """Compile in another process if a run may have to compile, and has less room than that takes.
 
     `room` is what the budget leaves; `precision` is the model file's. Returns whether it was
     needed. Raises BudgetError where the kernels cannot be kept: this process would have to compile.
     """
-    if room >= COMPILER_BYTES or APART in os.environ or not jit.is_cold():
+    names = [name for name in sorted(precision.formats) if jit.is_cold(f"-{name}-{kv}")]
+    if room >= COMPILER_BYTES or APART in os.environ or not names:
         return False
     if jit.cache_folder() is None:
         raise BudgetError(
@@ -34,7 +35,6 @@ def compile_apart(room: int, precision: Precision, kv: str) -> bool:
             f"cache folder keeps them, found {format_size(max(room, 0))}. Raise --ram by "
             f"{-(-(COMPILER_BYTES - room) // MIB)}M, or set CPUMIX_CACHE_DIR to a folder of yours."
         )
-    names = sorted(precision.formats)
     call = f"from cpumix.measure import warmup; warmup.compile_for({names!r}, {kv!r})"
     subprocess.run(
         [sys.executable, "-c", call],

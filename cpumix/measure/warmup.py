@@ -69,6 +69,9 @@ def warm_up(progress: Callable[[int, int], None] | None = None) -> Path:
     _encode_all()
     if progress is not None:
         progress(total, total)
+    for name in FORMATS:
+        for kv in KV_FORMATS:
+            jit.mark_warm(f"-{name}-{kv}")
     jit.mark_warm()
     return folder
 
@@ -100,6 +103,7 @@ def compile_for(formats: Sequence[str], kv: str) -> None:
     with tempfile.TemporaryDirectory(prefix="cpumix-warmup-") as place:
         for name in formats:
             _run(Path(place) / f"{name}.bin", name, kv)
+            jit.mark_warm(f"-{name}-{kv}")
     jit.mark_warm()
 
 

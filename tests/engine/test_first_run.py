@@ -30,7 +30,7 @@ MACHINE = MachineInfo(8 << 30, 8 << 30, None, 2, 4096)
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What is started, none of which runs; nothing has been compiled yet."""
     started: list[Any] = []
-    monkeypatch.setattr(jit, "is_cold", lambda: True)
+    monkeypatch.setattr(jit, "is_cold", lambda what: what != "-bf16-int8")
     monkeypatch.setattr(subprocess, "run", lambda command, **options: started.append(command[-1]))
     return started
 
@@ -51,6 +51,11 @@ def test_little_room_compiles_in_another_process(
     assert calls == [f"from cpumix.measure import warmup; warmup.compile_for({names}, 'f16')"]
 
 
+def test_what_another_level_or_cache_has_compiled_is_not_enough(calls: list[Any]) -> None:
+    assert compile_apart(0, PRECISIONS["bf16"], "f16")
+    assert not compile_apart(0, PRECISIONS["bf16"], "int8")
+
+
 def test_that_process_starts_no_other(calls: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(APART, "1")
     assert not compile_apart(0, PRECISIONS["int8"], "f16")
@@ -60,7 +65,7 @@ def test_that_process_starts_no_other(calls: list[Any], monkeypatch: pytest.Monk
 def test_what_is_compiled_needs_no_process(
     calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jit, "is_cold", lambda: False)
+    monkeypatch.setattr(jit, "is_cold", lambda what: False)
     assert not compile_apart(0, PRECISIONS["int8"], "f16")
     assert calls == []
 
@@ -71,7 +76,7 @@ def test_kernels_that_cannot_be_kept_are_refused(
     monkeypatch.setattr(first_run.jit, "cache_folder", lambda: None)
     message = "more for compiling the kernels, as no cache folder keeps them, found 10.0 MiB"
     with pytest.raises(BudgetError, match=message):
-        compile_apart(10 * MIB, "int8", "f16")
+        compile_apart(10 * MIB, PRECISIONS["int8"], "f16")
 
 
 def test_load_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -92,6 +93,25 @@ def test_resident_memory_stays_below_the_ceiling(path, expected, share):
     assert evictions > 0
     assert budget <= least + share * experts
     assert most <= ram
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.parametrize("kv", ["f16", "f32"])
+def test_long_prompt_of_a_model_that_just_fits(tmp_path, demo_model, kv):
+    """Nothing pages and nothing is left: what a plan has for the program is enough."""
+    with ModelFile(demo_model) as file:
+        plan = make_plan(file.config, file.formats, 2048, machine_info().ram_bytes, kv)
+    text = (Path(__file__).parents[1] / "data" / "heldout.txt").read_text()[:5000]
+    words = ["run", "--raw", "-f", tmp_path / "text", "-n", 5, "--context", 2048, "--kv", kv]
+    (tmp_path / "text").write_text(text)
+    words += ["--ram", plan.total_bytes, "--stats-json", tmp_path / "stats.json"]
+    command = [sys.executable, "-m", "cpumix", *map(str, words)]
+    subprocess.run(command, check=True, capture_output=True)
+    stats = json.loads((tmp_path / "stats.json").read_text())
+    assert stats["prompt_tokens"] > 1700
+    assert stats["experts"]["evictions"] == 0
+    assert stats["peak_rss_bytes"] <= plan.total_bytes
 
 
 @linux_only

@@ -36,7 +36,7 @@ from .isa import VARIABLE, active, arm_features, host_features
 F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 ALONE = 4  # rows that the caller's thread works on by itself
-WARM = "warm"  # a file in the cache folder: a run has been through
+WARM = "warm"  # begins the names of files in the cache folder that say what has been compiled
 
 if os.environ.get(VARIABLE) and active().processor:
     numba.config.CPU_NAME, numba.config.CPU_FEATURES = active().processor, ""
@@ -77,10 +77,14 @@ def cache_note() -> str | None:
     return f"{why}, so compiled kernels are kept in {folder.parent}"
 
 
-def is_cold() -> bool:
-    """Tell whether a run will have to compile kernels: none with this key has been through yet."""
+def is_cold(what: str = "") -> bool:
+    """Tell whether a run will have to compile kernels: none with this key has been through yet.
+
+    Or, stricter, whether `what`, such as "int8-f16", has not been compiled as a whole: a run leaves
+    out what it does not need, such as the kernels of long prompts.
+    """
     folder = cache_folder()
-    return folder is None or not (folder / WARM).exists()
+    return folder is None or not (folder / f"{WARM}{what}").exists()
 
 
 def first_run_note() -> str | None:
@@ -92,11 +96,11 @@ def first_run_note() -> str | None:
     return "; ".join(filter(None, notes)) or None
 
 
-def mark_warm() -> None:
-    """Remember on disk that a run has compiled all it needs."""
+def mark_warm(what: str = "") -> None:
+    """Remember on disk that a run has compiled all it needs, or that all of `what` is compiled."""
     if folder := cache_folder():
         with suppress(OSError):
-            (folder / WARM).touch()
+            (folder / f"{WARM}{what}").touch()
 
 
 def compiled_files() -> set[Path]:

@@ -327,6 +327,9 @@ def test_cold_until_a_run_has_been_through(tmp_path, monkeypatch):
     assert jit.is_cold()
     jit.mark_warm()
     assert not jit.is_cold()
+    assert jit.is_cold("-int8-f16")  # of which a run may have left out a part
+    jit.mark_warm("-int8-f16")
+    assert not jit.is_cold("-int8-f16") and jit.is_cold("-int8-f32")
     monkeypatch.setattr(jit, "cache_folder", lambda: None)
     jit.mark_warm()
     assert jit.is_cold()
