@@ -67,6 +67,7 @@ HOMES = {
     "psutil": ("machine.py",),
     "click": ("cli/",),
     "huggingface_hub": ("hub/",),
+    "threadpoolctl": ("converter/calibration/workers.py",),
     "prompt_toolkit": ("cli/chat_input.py",),
     **dict.fromkeys(("starlette", "uvicorn", "structlog"), ("serve/",)),
     "msgspec": ("api/", "serve/", "batch/"),

@@ -15,6 +15,7 @@ from cpumix.units import format_seconds, format_size
 
 from . import options
 from .progress import byte_progress
+from .texts import note_first_run
 
 
 @contextmanager
@@ -30,7 +31,26 @@ def _naming(target: Path, resume: bool) -> Iterator[None]:
         raise
 
 
-@click.command(epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G")
+class _Convert(click.Command):
+    """Explains a missing argument that --calibrate, which may have a value, has taken."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        taken = args[args.index("--calibrate") + 1 :][:1] if "--calibrate" in args else []
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if taken and not taken[0].startswith("-"):
+                raise click.UsageError(
+                    f'--calibrate has taken "{taken[0]}" as its text, and {error.param_hint} is '
+                    "missing. Put --calibrate behind TARGET.",
+                    ctx,
+                ) from error
+            raise
+
+
+@click.command(
+    cls=_Convert, epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G"
+)
 @options.source
 @options.target
 @options.source_precision
@@ -40,6 +60,8 @@ def _naming(target: Path, resume: bool) -> Iterator[None]:
 @options.resume
 @options.discard_shards
 @options.ignore_field
+@options.calibrate
+@options.calibration_tokens
 @options.as_json
 def command(
     source: Path,
@@ -51,6 +73,8 @@ def command(
     resume: bool,
     discard_shards: bool,
     ignore_field: tuple[str, ...],
+    calibrate: str | None,
+    calibration_tokens: int,
     as_json: bool,
 ) -> None:
     """Convert a checkpoint to one file.
@@ -60,6 +84,9 @@ def command(
     on the Hugging Face hub, ORG/NAME[@REVISION]. TARGET is the file to write. Nothing bears
     TARGET's name before it is complete.
     """
+    text: str | bool = False if calibrate is None else calibrate or True
+    if text:
+        note_first_run()
     with byte_progress(f"Converting {source.name or source}") as progress, _naming(target, resume):
         report = cpumix.convert(
             source,
@@ -71,6 +98,8 @@ def command(
             resume=resume,
             discard_shards=discard_shards,
             ignore_fields=ignore_field,
+            calibrate=text,
+            calibration_tokens=calibration_tokens,
             progress=progress,
         )
     if report.resumed:

@@ -12,6 +12,7 @@ import click
 
 from cpumix.units import parse_size
 
+SHIPPED_TEXT = ""  # of --calibrate without a file
 AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
 PRECISION_PATTERN = r"auto|bf16|int8|int4|int3|int2|mix-[1-9]?[0-9](\.[0-9]{1,2})?"
 
@@ -100,6 +101,22 @@ discard_shards = click.option(
     "--discard-shards",
     is_flag=True,
     help="Download the shards of a source on the hub one by one; delete each once it is converted.",
+)
+calibrate = click.option(
+    "--calibrate",
+    metavar="[TEXT]",
+    is_flag=False,
+    flag_value=SHIPPED_TEXT,
+    help="Round weights so that outputs on a text change least: of the file TEXT, or one of many "
+    "kinds that cpumix brings. Better at the same size, and many times slower. Goes behind TARGET.",
+)
+calibration_tokens = click.option(
+    "--calibration-tokens",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=16384,
+    show_default=True,
+    help="Tokens of the text to calibrate with.",
 )
 lora = click.option(
     "--lora",

@@ -31,7 +31,9 @@ from .losses import Loss
 from .pipeline import Progress, write_tensors
 from .shard_disposal import ShardDisposal, most_space, order_by_shards
 from .slices import cut, target_bytes
+from .tensor_errors import TensorErrors
 
+CALIBRATION_TOKENS = 16384
 HEADER_BYTES = 64 << 20  # of a model file, with tokenizer and padding of tensors, at most
 
 
@@ -64,6 +66,8 @@ def convert(
     resume: bool = False,
     discard_shards: bool = False,
     ignore_fields: Collection[str] = (),
+    calibrate: str | Path | bool = False,
+    calibration_tokens: int = CALIBRATION_TOKENS,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
@@ -79,7 +83,9 @@ def convert(
     kept, and taken up by the next one of the same source and options. With `discard_shards`, the
     shards of a source on the hub are fetched one by one, and each is deleted from the hub's cache
     as soon as it is converted. Fields of config.json that are named in `ignore_fields` count as
-    absent. `progress` is called with the source bytes done and in all.
+    absent. With `calibrate`, weights are rounded for the inputs that they have on a text: that of a
+    file, or for True one that cpumix brings; `calibration_tokens` of it, spread evenly, are used.
+    That takes hours for a large model. `progress` is called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     check_path("source", source)
@@ -117,10 +123,19 @@ def convert(
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
     entries = with_code_books(build_entries(checkpoint.config, chosen), checkpoint)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
-    metadata = build_metadata(checkpoint.config, chosen, files, name)
+    calibration = None
+    if calibrate is not False:
+        from .calibration import Calibration  # not above: it brings the whole forward pass
+
+        config = checkpoint.config
+        calibration = Calibration(calibrate, calibration_tokens, tokenizer, config, entries)
     ordered, folder = entries, place if place.is_dir() else place.parent
-    if discard_shards:
+    if calibration is not None:
+        ordered = calibration.entries
+    elif discard_shards:
         ordered = order_by_shards(checkpoint, entries)
+    errors = TensorErrors(entries, calibration is not None)
+    metadata = build_metadata(checkpoint.config, chosen, files, name) | errors.metadata
     slices = list(cut(checkpoint, ordered))
     uses = [(s.source.paths, target_bytes(s)) for s in slices] if discard_shards else []
     space = HEADER_BYTES + most_space(uses, folder, shards, Path(target)) if uses else None
@@ -130,15 +145,18 @@ def convert(
         entries,
         force=force,
         resume=resume,
-        source=_fingerprint(checkpoint, lora, shards),
+        source=_fingerprint(checkpoint, lora, shards)
+        + (calibration.fingerprint if calibration else b""),
         free_bytes=space,
-        order=[entry.name for entry in ordered] if discard_shards else None,
+        order=[e.name for e in ordered] if discard_shards or calibration else None,
+        results=errors.results,
     ) as writer:
         resumed = writer.done
         finished = {entry.name for entry in ordered[:resumed]}
         left = uses[sum(s.entry.name in finished for s in slices) :]
         disposal = ShardDisposal(left, folder, shards) if discard_shards else None
-        losses = write_tensors(writer, slices, resumed, disposal, progress)
+        write = write_tensors if calibration is None else calibration.write_tensors
+        losses = write(writer, slices, resumed, disposal, errors, progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began

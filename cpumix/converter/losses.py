@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import sqrt
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,14 @@ class Loss:
         return f"{self.part}: {count} of {self.encoding} as {self.format}, {what}"
 
 
+class Sample(NamedTuple):
+    """Sums of squares over some rows of a tensor."""
+
+    error: float
+    """Of what rounding changed."""
+    energy: float
+
+
 @dataclass
 class _Sum:
     tensors: int = 0
@@ -56,11 +65,11 @@ class Losses:
         rows: NDArray[np.float32] | None,
         data: NDArray[np.uint8],
         *book: NDArray[np.int8],
-    ) -> None:
+    ) -> Sample:
         """Count a slice under (part, encoding, format): `data` is what became of it.
 
         `rows` are the first rows of the slice as they were, None if nothing was rounded;
-        `is_first` says that it is the first slice of its tensor.
+        `is_first` says that it is the first slice of its tensor, which is looked at.
         """
         found = self._sums.setdefault(key, _Sum())
         found.tensors += is_first
@@ -68,8 +77,11 @@ class Losses:
         if is_first and rows is not None:
             sample = rows[:TILE_ROWS].astype(np.float64)
             became = FORMATS[key[2]].dequantize(data[:1], *sample.shape, *book)
-            found.errors += float(((became - sample) ** 2).sum())
-            found.squares += float((sample**2).sum())
+            looked = Sample(float(((became - sample) ** 2).sum()), float((sample**2).sum()))
+            found.errors += looked.error
+            found.squares += looked.energy
+            return looked
+        return Sample(0.0, 0.0)
 
     def all(self) -> tuple[Loss, ...]:
         """Return what happened, the experts first."""

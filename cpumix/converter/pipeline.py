@@ -18,6 +18,7 @@ from cpumix.store import ModelWriter
 from .losses import Loss, Losses
 from .shard_disposal import ShardDisposal
 from .slices import Slice, convert_slice, read, source_bytes
+from .tensor_errors import TensorErrors
 
 Progress = Callable[[int, int], None]
 
@@ -27,6 +28,7 @@ def write_tensors(
     slices: list[Slice],
     resumed: int,
     disposal: ShardDisposal | None,
+    errors: TensorErrors,
     progress: Progress | None,
 ) -> tuple[Loss, ...]:
     """Write all slices but those of the first `resumed` tensors; return what they lost.
@@ -47,12 +49,13 @@ def write_tensors(
         ThreadPoolExecutor(1, "cpumix-write") as output,
     ):
         try:
-            ahead = reader.submit(_read, slices[0], disposal)
+            ahead = reader.submit(fetch_and_read, slices[0], disposal)
             for i, s in enumerate(slices):
                 rows = ahead.result()
                 if i + 1 < len(slices):
-                    ahead = reader.submit(_read, slices[i + 1], disposal)
-                data = convert_slice(s, rows, losses)
+                    ahead = reader.submit(fetch_and_read, slices[i + 1], disposal)
+                data, sample = convert_slice(s, rows, losses)
+                errors.add(s.entry.name, s.source.name, sample)
                 if written is not None:
                     written.result()
                     if disposal is not None:
@@ -71,7 +74,7 @@ def write_tensors(
     return losses.all()
 
 
-def _read(s: Slice, disposal: ShardDisposal | None) -> NDArray[Any] | Coded:
+def fetch_and_read(s: Slice, disposal: ShardDisposal | None) -> NDArray[Any] | Coded:
     """Read a slice, whose shards may have to be fetched first."""
     if disposal is not None:
         disposal.need(s.source.paths)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from cpumix.quant.bf16 import to_float32
 from cpumix.quant.tiles import BLOCK, TILE_ROWS
 from cpumix.store import TensorEntry
 
-from .losses import Losses
+from .losses import Losses, Sample
 
 SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
 # Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
@@ -28,6 +28,10 @@ INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
 # its fitted scale is within 1.3 of what that needs.
 _LARGEST = 65504.0 * 64
 LARGEST_VECTOR = 1e9  # of norms, routers and biases: what they scale is squared in float32
+
+
+Encode = Callable[[NDArray[Any], str], tuple[NDArray[np.uint8], int]]
+"""What `kernels.encode.encode` does: rows, a format -> tiles, the largest magnitude's bits."""
 
 
 class Slice(NamedTuple):
@@ -68,30 +72,40 @@ def read(s: Slice) -> NDArray[Any] | Coded:
     return s.source.read_rows(s.start, s.stop) if codes is None else codes
 
 
-def convert_slice(s: Slice, rows: NDArray[Any] | Coded, losses: Losses) -> NDArray[Any]:
-    """Return a slice's bytes in the model file; ConvertError for weights that are not numbers."""
+def convert_slice(
+    s: Slice, rows: NDArray[Any] | Coded, losses: Losses, encode: Encode = encode
+) -> tuple[NDArray[Any], Sample]:
+    """Return a slice's bytes in the model file, and what the first one of a tensor has lost.
+
+    `encode` rounds what is not kept exactly. Raises ConvertError for weights that are not numbers.
+    """
     part = "the rest" if s.entry.spec.expert is None else "experts"
     key = (part, s.source.encoding, s.format)
     is_first = s.start == 0
     if isinstance(rows, Coded):
-        tiles = exact.to_tiles(s.format, *rows, *_book(s))
+        tiles = exact.to_tiles(s.format, *rows, *book_of(s))
         if tiles is not None:
-            losses.add(key, is_first, None, tiles)
-            return tiles
-        rows = rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
-    data = _round(s, rows)
+            return tiles, losses.add(key, is_first, None, tiles)
+        rows = to_numbers(rows)
+    data = _round(s, rows, encode)
     is_same = s.format == FLOAT32 or (s.format == "bf16" and rows.dtype == np.uint16)
     before = None if is_same else widen(np.atleast_2d(rows)[:TILE_ROWS])
-    losses.add(key, is_first, before, data, *_book(s))
-    return data
+    return data, losses.add(key, is_first, before, data, *book_of(s))
 
 
-def _book(s: Slice) -> tuple[NDArray[np.int8], ...]:
+def to_numbers(rows: NDArray[Any] | Coded) -> NDArray[Any]:
+    """Return what `read` gave as numbers, if it is not that already."""
+    if isinstance(rows, Coded):
+        return rows.codes * rows.scales.astype(np.float32).repeat(BLOCK, axis=1)
+    return rows
+
+
+def book_of(s: Slice) -> tuple[NDArray[np.int8], ...]:
     """Return the code book of a slice's tensor, nothing if it has none of its own."""
     return () if s.entry.book is None else (np.array(s.entry.book, np.int8),)
 
 
-def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
+def _round(s: Slice, rows: NDArray[Any], encode: Encode) -> NDArray[Any]:
     """Return rows in the format of their tensor."""
     rows = np.atleast_2d(rows)
     if rows.dtype == np.float16:
@@ -103,7 +117,7 @@ def _round(s: Slice, rows: NDArray[Any]) -> NDArray[Any]:
     else:
         data, largest = encode(rows, s.format)
         if s.entry.book is not None and largest < INFINITE:
-            data = exact.round_to_book(widen(rows), *_book(s))
+            data = exact.round_to_book(widen(rows), *book_of(s))
     what = f'tensor "{s.source.source_name}"'
     if largest >= (BF16_INFINITE if s.format == "bf16" else INFINITE):
         raise ConvertError(

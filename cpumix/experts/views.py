@@ -36,12 +36,11 @@ class FileRange(NamedTuple):
 
 def as_matrix(data: NDArray[np.uint8], tensor: TensorEntry, n: int, k: int) -> TiledMatrix:
     """View a tensor of the dense part, an (n, k) matrix, as its tiles."""
-    return _as_matrix(data, tensor, tensor.format, n, k)
+    return as_part(data, tensor, tensor.format, n, k)
 
 
-def _as_matrix(
-    data: NDArray[np.uint8], tensor: TensorEntry, kind: str, n: int, k: int
-) -> TiledMatrix:
+def as_part(data: NDArray[np.uint8], tensor: TensorEntry, kind: str, n: int, k: int) -> TiledMatrix:
+    """View a part of a tensor, an (n, k) matrix of this format, as its tiles."""
     book = None if tensor.book is None else np.array(tensor.book, np.int8)
     return TiledMatrix(kind, data.reshape(FORMATS[kind].shape(n, k)), book)
 
@@ -56,13 +55,17 @@ def file_range(file: ModelFile, key: Key) -> FileRange:
 
 def view(file: ModelFile, key: Key) -> Expert:
     """View an expert's weights; touches none of them."""
-    name, config = file.expert_name(*key), file.config
-    tensor, data = file.tensors[name], file.data(name)
-    inner, outer = config.intermediate_size, config.hidden_size
+    name = file.expert_name(*key)
+    return as_expert(file.data(name), file.tensors[name])
+
+
+def as_expert(data: NDArray[np.uint8], tensor: TensorEntry) -> Expert:
+    """View the bytes of an expert as its matrices."""
+    _, inner, outer = tensor.shape
     gate_up, _, down = parts_of(tensor.format)
     part = FORMATS[gate_up].nbytes(inner, outer)
     return Expert(
-        _as_matrix(data[:part], tensor, gate_up, inner, outer),
-        _as_matrix(data[part : 2 * part], tensor, gate_up, inner, outer),
-        _as_matrix(data[2 * part :], tensor, down, outer, inner),
+        as_part(data[:part], tensor, gate_up, inner, outer),
+        as_part(data[part : 2 * part], tensor, gate_up, inner, outer),
+        as_part(data[2 * part :], tensor, down, outer, inner),
     )

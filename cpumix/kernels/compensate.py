@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from cpumix.quant import FORMATS
 from cpumix.quant.compensate import Rounded, RoundPanel
 from cpumix.quant.compensate import round_panel as round_panel_by_definition
-from cpumix.quant.rounder import Floats, Rounder
+from cpumix.quant.rounder import Floats, Rounder, no_row_scales
 from cpumix.quant.tiles import TILE_ROWS
 
 from .compile.isa import active
+from .encode import encode
 
 if TYPE_CHECKING:
     from .codecs.codec import Codec
@@ -46,6 +47,18 @@ def panel_rounder(format_name: str) -> RoundPanel:
         return Rounded(codes, by_row, errors)
 
     return round_panel
+
+
+def find_row_scales(w: Floats, format_name: str) -> Floats:
+    """Return the row scales (n,) of w (n, k), which plain rounding finds as well.
+
+    Only one thread may call it at a time.
+    """
+    target = FORMATS[format_name]
+    if target.scaling is None:
+        return no_row_scales(w)
+    heads, _ = target.scaling.tiles(encode(w, format_name)[0])
+    return heads.ravel()[: len(w)]
 
 
 def _steps(tables: Floats) -> tuple[tuple[int, ...], Floats]:

@@ -94,14 +94,19 @@ def _unrounded(w: Floats, x: Floats, feedback: Floats) -> Floats:
 
 
 def compensate(
-    w: Floats, feedbacks: list[Floats], rounder: Rounder, round_panel: RoundPanel = round_panel
+    w: Floats,
+    feedbacks: list[Floats],
+    rounder: Rounder,
+    round_panel: RoundPanel = round_panel,
+    row_scales: Floats | None = None,
 ) -> tuple[Bytes, Floats]:
     """Return the tiles of w (n, k), and its errors (n, k rounded up to whole blocks).
 
     Each of `feedbacks` (c, c) is of the next c columns, c a multiple of 32; what is wrong in those
-    before them they know nothing of.
+    before them they know nothing of. `row_scales` are the rounder's, if they are known already.
     """
-    row_scales, w = rounder.row_scales(w), whole_blocks(w)
+    row_scales = rounder.row_scales(w) if row_scales is None else row_scales
+    w = whole_blocks(w)
     errors, panels = np.zeros(w.shape, np.float32), []
     start = 0
     for own in feedbacks:

@@ -27,12 +27,30 @@ Metadata beside GGUF's `general.*` and those of the architecture, such as `llama
     cpumix.tensor.code_books  array of int8  only if a tensor has a code book of its own: 16 values
                                              for each tensor, zeros for its format's own book
     cpumix.tensor.crc32     array of uint32  CRC-32 of each tensor's bytes, padding not included
+    cpumix.tensor.errors    array of float32  optional; what rounding did, see below
+    cpumix.tensor.format_errors  array of float32  what other formats would have done
+    cpumix.error.formats    array of string  which formats these are
+    cpumix.error.kind       string           "weights" or "outputs": what the errors are of
 
 Tensors: the dense part (token_embd, each layer's norms, attention and router, output_norm, output),
 then the experts, layer by layer. "blk.L.expert.E" is one expert: the bytes of w1, w3 and w2 one
 after the other, so that an expert is one sequential read. "f32" tensors are GGUF float32 with their
 own shape; the others are opaque to GGUF, one-dimensional int8, and take their shape from
 `cpumix.config`.
+
+Errors are mean squares, estimated from some rows of each matrix. Each tensor has two numbers: of an
+expert, for w1 with w3 and for w2; of others, the first is the tensor's and the second 0. After a
+conversion without calibration they are of "weights": the squared error over the squared weights.
+After one with calibration they are of "outputs", means over the tokens of its text:
+
+    embedding, attention, experts  the energy (sum of squares) that the error adds to the residual
+                                   stream, by the experts' weights, and 0 for tokens elsewhere
+    head                           the squared error of a logit
+    attn_norm, ffn_norm, output_norm  the energy of the residual stream there: what the others are
+                                   to be compared with
+
+"format_errors" has two numbers for each tensor and format, the formats running fastest: what
+rounding the tensor to that format, without calibration, would do. Readers need none of these.
 """
 
 from __future__ import annotations
@@ -63,6 +81,9 @@ CODE_BOOKS_KEY, CODE_BOOKS_SINCE = "cpumix.tensor.code_books", "0.2.0"
 BOOK_VALUES = 16
 ALWAYS = (FLOAT32, "bf16", "q8", "q4")  # formats that every version reads
 OTHERS_SINCE = "0.3.0"
+ERRORS_KEY, FORMAT_ERRORS_KEY = "cpumix.tensor.errors", "cpumix.tensor.format_errors"
+ERROR_KIND_KEY, ERROR_FORMATS_KEY = "cpumix.error.kind", "cpumix.error.formats"
+OF_WEIGHTS, OF_OUTPUTS = "weights", "outputs"
 
 
 def is_model_file(head: bytes) -> bool:

@@ -45,20 +45,39 @@ class Attention:
 
     def __call__(self, layer: LayerWeights, h: Rows, batch: Batch) -> Residual:
         """Store keys and values of T tokens; return what attention adds to the last R [R, D]."""
+        output = self.attend(layer, h, batch)
+        return self.project(layer, output, batch.rows_through(layer.is_last))
+
+    def attend(self, layer: LayerWeights, h: Rows, batch: Batch) -> MatmulGroup:
+        """Store keys and values of T tokens; bring what the last R attend to in `attn_out` [R, Q].
+
+        Return the product with wo, which is then due.
+        """
         b, n, queries = self._buffers, len(batch), batch.rows_through(layer.is_last)
         key = (layer.index, n, queries) if n <= KEPT_ROWS else None
-        qkv, wo = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
+        qkv, output = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
         self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
         self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
         cache = *self._pool.layer(layer.index), *batch.place(layer.is_last), self._pool.window
         view = KVView(*cache, self._scale, self._group)
         self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)
         self._backend.attention(b.q, queries, view, b.attn_out)  # [R, Q]
-        self._backend.multiply(wo)  # [R, D]
+        return output
+
+    def project(self, layer: LayerWeights, output: MatmulGroup, queries: int) -> Residual:
+        """Return wo times `attn_out`, and the bias, as what is added to R rows [R, D]."""
+        b = self._buffers
+        self._backend.multiply(output)  # [R, D]
         if layer.output_bias is not None:
             add_bias(b.attn_proj.values[:queries], layer.output_bias)
         all_rows = self._residual
         return Residual(all_rows.rows, all_rows.indices[:queries], all_rows.weights[:queries])
+
+    def output(self, layer: LayerWeights, queries: int) -> MatmulGroup:
+        """Return the product of wo with `attn_out`, R rows."""
+        b = self._buffers
+        product = Matmul(layer.wo, b.attn_out, 0, queries, b.attn_proj.values)
+        return MatmulGroup([product], quantize_inputs=True)
 
     def _finish(self, layer: LayerWeights, q: Floats, k: Floats, v: Floats) -> None:
         """Add the biases of q, k and v, and norm q and k, in a model that has them."""
@@ -76,5 +95,4 @@ class Attention:
         b = self._buffers
         q = Matmul(layer.wq, h, n - queries, queries, b.q.values)
         k, v = Matmul(layer.wk, h, 0, n, b.k.values), Matmul(layer.wv, h, 0, n, b.v.values)
-        o = Matmul(layer.wo, b.attn_out, 0, queries, b.attn_proj.values)
-        return MatmulGroup([q, k, v]), MatmulGroup([o], quantize_inputs=True)
+        return MatmulGroup([q, k, v]), self.output(layer, queries)

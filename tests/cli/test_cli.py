@@ -363,7 +363,15 @@ def test_convert_reports_on_stderr(invoke, convert):
         "discard_shards": False,
         "lora": [],
         "ignore_fields": (),
+        "calibrate": False,
+        "calibration_tokens": 16384,
     }
+
+
+@pytest.mark.parametrize(("given", "passed"), [([], True), (["some.txt"], "some.txt")])
+def test_convert_calibrates_with_a_text_or_its_own(invoke, convert, given, passed):
+    invoke("convert", "s", "t.bin", "--calibrate", *given)
+    assert convert["calibrate"] == passed
 
 
 def test_convert_prints_json(invoke, convert):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from naive import WITHOUT_JIT, hard
 
-from cpumix.kernels.compensate import panel_rounder
+from cpumix.kernels.compensate import find_row_scales, panel_rounder
 from cpumix.quant import FORMATS
 from cpumix.quant.compensate import compensate, round_panel
 
@@ -50,3 +50,10 @@ def test_views_of_larger_arrays(name):
     views = panel_rounder(name)(rounder, scales, w[:, here], w[:, here], owed[here, here])
     copies = round_panel(rounder, scales, w[:, here].copy(), w[:, here].copy(), owed[here, here])
     assert all((one == other).all() for one, other in zip(views, copies, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 40])
+@pytest.mark.parametrize("name", ROUNDERS)
+def test_row_scales_are_the_definitions(name, n):
+    w = hard("random", n, 96, seed=n)
+    assert (find_row_scales(w, name) == FORMATS[name].rounder.row_scales(w)).all()

@@ -1,6 +1,7 @@
 """Writing a model file: the bytes, the refusals, and what is left after every kind of end."""
 
 import errno
+import itertools
 import os
 import pickle
 import signal
@@ -334,10 +335,11 @@ def test_large_pages_are_written_whole(tmp_path: Path, monkeypatch: pytest.Monke
 ORDER = ["matrix", "blk.0.expert.0", "norm"]
 
 
-def test_tensors_in_another_order_make_the_same_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", list(itertools.permutations(DATA)))
+def test_tensors_in_another_order_make_the_same_file(tmp_path: Path, order: list[str]) -> None:
     expected = write(tmp_path / TARGET).read_bytes()
-    with ModelWriter(tmp_path / "other", METADATA, ENTRIES, order=ORDER) as writer:
-        for i, name in enumerate(ORDER):
+    with ModelWriter(tmp_path / "other", METADATA, ENTRIES, order=order) as writer:
+        for i, name in enumerate(order):
             assert writer.done == i
             half = len(DATA[name]) // 2
             writer.write(name, DATA[name][:half])

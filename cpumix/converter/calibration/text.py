@@ -1,0 +1,58 @@
+"""The text that a model is calibrated with: read, cut into windows, and spread over them."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.errors import ConfigError
+from cpumix.input_file import read_text_input
+from cpumix.tokenizer import Tokenizer
+
+SHIPPED = Path(__file__).parent / "calibration.txt.gz"
+WINDOW = 512  # tokens that know of each other
+LEAST = 8  # windows: of fewer tokens, moments say more of chance than of language
+
+
+def read_text(path: Path | None) -> str:
+    """Return the text of a file, or the one that cpumix ships. Raises ConfigError."""
+    if path is None:
+        return gzip.decompress(SHIPPED.read_bytes()).decode("utf-8")
+    try:
+        data = read_text_input(path)
+    except OSError as error:
+        raise ConfigError(
+            f'calibration text: cannot be read ({error.strerror}): "{path}".'
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f'calibration text "{path}": expected UTF-8, found byte 0x{data[error.start]:02x} '
+            f"at position {error.start}. Name a text file, or leave the name out to take the one "
+            "that cpumix brings."
+        ) from error
+
+
+def cut_windows(tokenizer: Tokenizer, text: str, tokens: int, longest: int) -> NDArray[np.int64]:
+    """Return windows of a text (windows, length), of so many tokens in all at most.
+
+    Each begins with BOS if the model has one. Of a longer text they are spread over all of it.
+    `longest` is the most that a window may have. Raises ConfigError for a text that is too short.
+    """
+    start, ids = tokenizer.encode(""), np.array(tokenizer.encode(text), np.int64)
+    length = min(WINDOW, longest)
+    if len(ids) < (least := LEAST * length):
+        raise ConfigError(
+            f"calibration text: expected at least {least} tokens, found {len(ids)}. Name a longer "
+            "one, or leave the name out to take the one that cpumix brings."
+        )
+    there = len(ids) // length
+    count = min(max(tokens // length, LEAST), there)
+    chosen = np.arange(count) * there // count
+    windows = ids[: there * length].reshape(there, length)[chosen]
+    windows[:, : len(start)] = start
+    return windows

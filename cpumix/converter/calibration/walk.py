@@ -1,0 +1,243 @@
+"""A calibrated conversion: layer by layer, each matrix rounded for the inputs that it will have.
+
+Tokens of a text go through the model with the weights as they are written. Before a matrix is
+rounded the moments of its inputs are known; when its layer is written, the tokens go on. An expert
+sees the tokens that the router sends it, by the squares of their weights, and a little of all
+others, so that one that few tokens find is not rounded for these alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cpumix.config import ModelConfig, Role
+from cpumix.errors import ConvertError
+from cpumix.experts import as_matrix
+from cpumix.experts.views import as_expert, as_part
+from cpumix.quant import FLOAT32
+from cpumix.store import ModelWriter, TensorEntry
+from cpumix.transformer.weights import LayerWeights, Weights
+
+from ..slices import Slice
+from ..tensor_errors import TensorErrors
+from .matrix import Bytes, Floats, MatrixRounder, OutputErrors
+from .moments import Moments
+from .stream import TokenStream
+
+SHARED_WIDTH = 4096  # columns whose moments are kept together: of inputs that matrices share
+HIDDEN_WIDTH = 2048  # of w2's inputs, which are each expert's own
+MEAN_TOKENS = 256  # of all of a layer's, that each expert is rounded for besides its own
+SAMPLE_TOKENS = 512  # from which their moments are estimated
+ATTENTION = (
+    *(Role.ATTN_NORM, Role.WQ, Role.WK, Role.WV, Role.BQ, Role.BK, Role.BV),
+    *(Role.Q_NORM, Role.K_NORM, Role.WO, Role.BO, Role.FFN_NORM, Role.ROUTER),
+)
+
+
+def walk_order(config: ModelConfig, entries: Sequence[TensorEntry]) -> list[TensorEntry]:
+    """Return the entries in the order in which they are written."""
+
+    def place(entry: TensorEntry) -> tuple[int, int, int]:
+        spec = entry.spec
+        if spec.layer is None:
+            return (-1, 0, 0) if spec.role is Role.EMBEDDING else (config.num_hidden_layers, 0, 0)
+        if spec.expert is None:
+            return spec.layer, -1, ATTENTION.index(spec.role)
+        return spec.layer, spec.expert, 0
+
+    return sorted(entries, key=place)
+
+
+class LayerTensors:
+    """The tensors of one layer's dense part, as far as they are rounded: a `TensorSource`."""
+
+    def __init__(self, config: ModelConfig, entries: Sequence[TensorEntry]) -> None:
+        self.config = config
+        self.tensors: Mapping[str, TensorEntry] = {entry.name: entry for entry in entries}
+        self.bytes: dict[str, Bytes] = {}
+
+    def data(self, name: str) -> Bytes:
+        """Return a tensor's bytes, zeros for one that is not there yet."""
+        found = self.bytes.get(name)
+        return np.zeros(self.tensors[name].nbytes, np.uint8) if found is None else found
+
+
+class Walk:
+    """One conversion, with tokens on their way; `run` does it all."""
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        writer: ModelWriter,
+        entries: Sequence[TensorEntry],
+        slices: Sequence[Slice],
+        rounder: MatrixRounder,
+        errors: TensorErrors,
+        config: ModelConfig,
+    ) -> None:
+        self._stream, self._writer, self._config = stream, writer, config
+        self._rounder, self._errors, self._entries = rounder, errors, entries
+        self._finished = {entry.name for entry in entries[: writer.done]}
+        self._slices = {name: list(of) for name, of in groupby(slices, lambda s: s.source.name)}
+
+    def run(self) -> None:
+        """Write every tensor that is not finished."""
+        outside = [entry for entry in self._entries if entry.spec.layer is None]
+        self._embed(outside[0])
+        for layer in range(self._config.num_hidden_layers):
+            entries = [entry for entry in self._entries if entry.spec.layer == layer]
+            self._attention(layer, [entry for entry in entries if entry.spec.expert is None])
+            self._experts(layer, [entry for entry in entries if entry.spec.expert is not None])
+        self._end(outside[1:])
+
+    def _embed(self, entry: TensorEntry) -> None:
+        data, found = self._make(entry, None)
+        self._stream.embed(as_matrix(data, entry, *entry.shape))
+        self._write(entry, data, found, self._stream.energy)
+
+    def _attention(self, layer: int, entries: Sequence[TensorEntry]) -> None:
+        stream, places = self._stream, {entry.spec.role: entry for entry in entries}
+        tensors = LayerTensors(self._config, entries)
+        found: dict[Role, OutputErrors | None] = dict.fromkeys(places)
+        before = stream.energy
+        for role, entry in places.items():
+            if len(entry.shape) == 1 or role is Role.ROUTER:
+                tensors.bytes[entry.name], _ = self._make(entry, None)
+
+        def make(roles: Sequence[Role], moments: Moments | None) -> None:
+            feedbacks = None
+            for role in roles:
+                if moments is not None and feedbacks is None:
+                    feedbacks = moments.feedbacks()
+                name = places[role].name
+                tensors.bytes[name], found[role] = self._make(places[role], moments, feedbacks)
+
+        def weights() -> LayerWeights:
+            return replace(Weights(tensors).layer(layer), index=0, is_last=False)
+
+        inputs = self._moments(places[Role.WQ], places[Role.WK], places[Role.WV])
+        if inputs is not None:
+            stream.see_normed(weights().attn_norm, inputs.add)
+            self._check(inputs, f"layer {layer}, attention")
+        make((Role.WQ, Role.WK, Role.WV), inputs)
+        inputs = self._moments(places[Role.WO])
+        stream.attend(weights(), inputs.add if inputs is not None else lambda rows: None)
+        if inputs is not None:
+            self._check(inputs, f"layer {layer}, attention")
+        make((Role.WO,), inputs)
+        added = stream.project(weights())
+        energies = {Role.ATTN_NORM: before, Role.FFN_NORM: stream.energy}
+        for role, entry in places.items():
+            self._write(entry, tensors.bytes[entry.name], found[role], energies.get(role, added))
+
+    def _experts(self, layer: int, entries: Sequence[TensorEntry]) -> None:
+        stream, mean = self._stream, None
+        share = MEAN_TOKENS * stream.weight_energy if self._config.is_moe else 0.0
+        if self._config.is_moe and not all(entry.name in self._finished for entry in entries):
+            mean = Moments(self._config.hidden_size, SHARED_WIDTH, self._rounder.workers)
+            for _, x in stream.chunks(np.arange(stream.tokens)):
+                mean.add(x)
+            self._check(mean, f"layer {layer}, experts")
+        for expert, entry in enumerate(entries):
+            tokens, weights = stream.of_expert(expert)
+            if entry.name in self._finished:
+                data = self._writer.read(entry.name)
+                stream.add_expert(as_expert(data, entry), tokens, weights)
+                continue
+            self._expert(entry, tokens, weights, mean, share)
+
+    def _expert(
+        self,
+        entry: TensorEntry,
+        tokens: NDArray[np.int64],
+        weights: Floats,
+        mean: Moments | None,
+        share: float,
+    ) -> None:
+        stream, workers = self._stream, self._rounder.workers
+        importance = np.square(weights)
+        inputs = Moments(self._config.hidden_size, SHARED_WIDTH, workers)
+        for here, x in stream.chunks(tokens):
+            inputs.add(x, importance[here])
+        if mean is not None:
+            inputs.blend(mean, share)
+        what = f"layer {entry.spec.layer}, expert {entry.spec.expert}"
+        self._check(inputs, what)
+        (w1_name, kind), (w3_name, _), (w2_name, _) = entry.parts
+        feedbacks = inputs.feedbacks()
+        w1, of_w1 = self._rounder.round(self._slices[w1_name], inputs, feedbacks)
+        w3, of_w3 = self._rounder.round(self._slices[w3_name], inputs, feedbacks)
+        del feedbacks, inputs
+        _, inner, outer = entry.shape
+        gate, up = (as_part(part, entry, kind, inner, outer) for part in (w1, w3))
+        hidden = Moments(self._config.intermediate_size, HIDDEN_WIDTH, workers)
+        for here, x in stream.chunks(tokens):
+            hidden.add(stream.see_hidden(gate, up, x), importance[here])
+        if mean is not None:
+            others = stream.some_tokens(SAMPLE_TOKENS)
+            for _, x in stream.chunks(others):
+                each = np.full(len(x), share / len(others), np.float32)
+                hidden.add(stream.see_hidden(gate, up, x), each)
+        self._check(hidden, what)
+        w2, of_w2 = self._rounder.round(self._slices[w2_name], hidden)
+        data = np.concatenate([w1, w3, w2])
+        added = stream.add_expert(as_expert(data, entry), tokens, weights)
+        added += of_w2.energy * share / stream.tokens
+        self._errors.note(entry.name, 0, of_w1.scaled(added) + of_w3.scaled(added))
+        self._errors.note(entry.name, 1, of_w2.scaled(added))
+        self._writer.write(entry.name, data)
+
+    def _end(self, entries: Sequence[TensorEntry]) -> None:
+        norm, *rest = entries
+        tensors = LayerTensors(self._config, entries)
+        tensors.bytes[norm.name], _ = self._make(norm, None)
+        self._write(norm, tensors.bytes[norm.name], None, self._stream.energy)
+        for head in rest:  # none if it is tied to the embedding; that of a classifier is float32
+            inputs = None if head.format == FLOAT32 else self._moments(head)
+            if inputs is not None:
+                self._stream.see_normed(Weights(tensors).output_norm, inputs.add)
+                self._check(inputs, "the head")
+            data, found = self._make(head, inputs)
+            energy = 0.0 if found is None else found.energy / self._config.vocab_size
+            self._write(head, data, found, energy)
+
+    def _moments(self, *entries: TensorEntry) -> Moments | None:
+        """Return moments for these matrices' inputs, None if they are finished."""
+        if all(entry.name in self._finished for entry in entries):
+            return None
+        return Moments(entries[0].shape[1], SHARED_WIDTH, self._rounder.workers)
+
+    def _check(self, moments: Moments, where: str) -> None:
+        if not moments.are_finite:
+            raise ConvertError(
+                f"calibration: {where}: expected finite activations, found NaN or infinity. The "
+                "checkpoint is damaged: download it again."
+            )
+
+    def _make(
+        self, entry: TensorEntry, moments: Moments | None, feedbacks: list[Floats] | None = None
+    ) -> tuple[Bytes, OutputErrors | None]:
+        """Return a dense tensor's bytes, and its errors unless it is finished, or a vector."""
+        if entry.name in self._finished:
+            return self._writer.read(entry.name), None
+        slices = self._slices[entry.name]
+        if entry.format == FLOAT32:
+            return self._rounder.keep(slices), None
+        return self._rounder.round(slices, moments, feedbacks)
+
+    def _write(
+        self, entry: TensorEntry, data: Bytes, found: OutputErrors | None, energy: float
+    ) -> None:
+        """Write a dense tensor, unless it is finished, with what it does to this energy."""
+        if entry.name in self._finished:
+            return
+        if found is not None:
+            self._errors.note(entry.name, 0, found.scaled(energy))
+        elif entry.spec.role in (Role.ATTN_NORM, Role.FFN_NORM, Role.OUTPUT_NORM):
+            self._errors.note(entry.name, 0, np.array([energy]))
+        self._writer.write(entry.name, data)
