@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -249,18 +250,27 @@ def connect(address: str) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
+        _knock(address)
         ray.init(
             address=address or None,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=None if address else False,
         )
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"--ray: expected a cluster at {escaped(address or 'this machine')}, found none "
-            f"({escaped(error, 200)}). Start one with `ray start --head`."
+            f"({escaped(error, 200)}). Start one with `ray start --head`; if it asks for a token, "
+            "set RAY_AUTH_MODE=token."
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody listens at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _tokens(counts: Counts) -> tuple[int, int, int]:

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -56,6 +57,7 @@ def cluster() -> None:
     """A small cluster on this machine, which the tests of a process share."""
     if not ray.is_initialized():
         ray.init(
+            "local",
             num_cpus=4,
             object_store_memory=80 << 20,
             include_dashboard=False,
@@ -174,8 +176,17 @@ def test_no_cluster(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
-    with pytest.raises(ConfigError, match=r"expected a cluster at 10.0.0.1:6379, found none \(nob"):
-        ray_crew.connect("10.0.0.1:6379")
+    with pytest.raises(ConfigError, match=r"expected a cluster at auto, found none \(nobody there"):
+        ray_crew.connect("auto")
+
+
+def test_nobody_listens_at_an_address(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", None)
+    with pytest.raises(ConfigError, match=f"expected a cluster at 127.0.0.1:{port}, found none"):
+        ray_crew.connect(f"127.0.0.1:{port}")
 
 
 @pytest.fixture
