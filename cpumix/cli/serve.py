@@ -144,8 +144,8 @@ def command(
         access = guard.Access(keys, {host, *hosts} - {"0.0.0.0", "::"}, origins)
         place = f"[{host}]" if ":" in host else host
         click.echo(
-            f"http://{place}:{listening.getsockname()[1]} serves {serving.name}: "
-            f"{parallel} texts at once, each of up to {loaded.context} tokens"
+            f"http://{place}:{listening.getsockname()[1]} serves {serving.name}, and a page "
+            f"to chat with it: {parallel} texts at once, each of up to {loaded.context} tokens"
         )
         engine = loaded.engine.loop
         web = app.create_app(serving, access, write, tracing)

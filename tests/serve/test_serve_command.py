@@ -31,6 +31,9 @@ def started(*arguments: str) -> Iterator[tuple[subprocess.Popen, str]]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         said = process.stdout.readline()
+        assert re.search(
+            r"a page to chat with it: \d+ texts at once, each of up to \d+ tokens$", said
+        )
         yield process, re.match(r"(http://127\.0\.0\.1:\d+) serves ", said)[1]
     finally:
         process.kill()
