@@ -84,16 +84,22 @@ def code_values(matrix: Matrix) -> tuple[int, ...] | None:
     return matrix.code_values() if isinstance(matrix, BookMatrix) else None
 
 
+def are_halves(scales: NDArray[np.float32]) -> bool:
+    """Whether all scales are finite numbers of float16; who asks first need not make codes."""
+    with np.errstate(over="ignore"):
+        narrow = scales.astype(np.float16)
+    return np.array_equal(narrow.astype(np.float32), scales) and bool(np.isfinite(narrow).all())
+
+
 def coded(codes: NDArray[Any], scales: NDArray[Any]) -> Coded | None:
     """Return whole numbers (rows, columns) and scales (rows, groups) as codes, if that is exact."""
     columns = codes.shape[1]
     groups = scales.shape[1]
     if columns % BLOCK or columns % groups or (columns // groups) % BLOCK:
         return None
-    with np.errstate(over="ignore"):
-        narrow = scales.astype(np.float16)
-    if not np.array_equal(narrow.astype(np.float32), scales) or not np.isfinite(narrow).all():
+    if not are_halves(scales):
         return None
+    narrow = scales.astype(np.float16)
     if codes.min(initial=0) < -127 or codes.max(initial=0) > 127:
         return None
     return Coded(codes.astype(np.int8, copy=False), narrow.repeat(columns // groups // BLOCK, 1))

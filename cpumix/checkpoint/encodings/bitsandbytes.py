@@ -48,7 +48,7 @@ class BlockMatrix(Quantized):
 
     def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return rows start..stop."""
-        values, absmax = self._held.get(last=stop == self.shape[0])
+        pairs, absmax = self._held.get(last=stop == self.shape[0])
         first, last = start * self.shape[1], stop * self.shape[1]
         weight, size = self.parts["weight"], NUMPY_DTYPES[self.parts["weight"].dtype].itemsize
         # Whole blocks, which are whole bytes, and whole numbers of any type that holds them.
@@ -58,10 +58,7 @@ class BlockMatrix(Quantized):
         packed = weight.read_flat(
             begin * self.block // 2 // size, min(end * self.block // 2 // size, numbers)
         ).view(np.uint8)
-        rows = np.empty((len(packed), 2), np.float32)
-        rows[:, 0] = values[packed >> 4]
-        rows[:, 1] = values[packed & 15]
-        flat = rows.reshape(-1)
+        flat = pairs.take(packed).view(np.float32)
         whole = len(flat) // self.block
         flat[: whole * self.block].reshape(whole, -1)[:] *= absmax[begin : begin + whole, None]
         flat[whole * self.block :] *= absmax[end - 1]
@@ -69,9 +66,14 @@ class BlockMatrix(Quantized):
         return flat[at : at + last - first].reshape(stop - start, self.shape[1])
 
     @cached_property
-    def _held(self) -> Held[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """The values of the codes, and every block's scale."""
-        return Held(lambda: (read_floats(self.parts["weight.quant_map"]), self._read_absmax()))
+    def _held(self) -> Held[tuple[NDArray[np.uint64], NDArray[np.float32]]]:
+        """The two values of each byte, as one number of 64 bits, and every block's scale."""
+        return Held(lambda: (self._read_pairs(), self._read_absmax()))
+
+    def _read_pairs(self) -> NDArray[np.uint64]:
+        values = read_floats(self.parts["weight.quant_map"])
+        high, low = np.divmod(np.arange(256), 16)
+        return np.stack([values[high], values[low]], axis=1).view(np.uint64).reshape(256)
 
     def _read_absmax(self) -> NDArray[np.float32]:
         absmax = self.parts["weight.absmax"]

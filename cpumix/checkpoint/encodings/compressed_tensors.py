@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from cpumix.quant.tiles import BLOCK
 
-from ..matrix import Coded, Held, Matrix, coded
+from ..matrix import Coded, Held, Matrix, are_halves, coded
 from ..stored import StoredTensor
 from .mlx import FP4
 from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
@@ -95,18 +95,22 @@ class ScaledMatrix(Quantized):
             return None
         of_row = scales.of_rows(start, stop)
         factors = scales.scale[of_row]
-        if self.shape[1] != factors.shape[1] * self.block[1]:
+        if self.shape[1] != factors.shape[1] * self.block[1] or not are_halves(factors):
             return None
-        codes = self._codes(start, stop).astype(np.int16)
+        codes = self._whole_codes(start, stop)
         if scales.zero is not None:
             zeros = scales.zero[of_row].astype(np.int16)
-            codes -= zeros.repeat(self.shape[1] // zeros.shape[1], axis=1)
+            codes = codes - zeros.repeat(self.shape[1] // zeros.shape[1], axis=1)
         return coded(codes, factors)
 
     @property
     def has_whole_codes(self) -> bool:
         """Whether codes are whole numbers."""
         return self.parts["weight"].dtype == "I8"
+
+    def _whole_codes(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Return codes that are whole numbers."""
+        return self.parts["weight"].read_rows(start, stop)
 
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return codes as float32: int8 or float8 ones."""
@@ -153,10 +157,12 @@ class PackedMatrix(ScaledMatrix):
         return tuple(range(-half, half)) if self.bits <= 4 and not others and is_run else None
 
     def _codes(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self._whole_codes(start, stop).astype(np.float32)
+
+    def _whole_codes(self, start: int, stop: int) -> NDArray[np.int8]:
         words = self.parts["weight_packed"].read_rows(start, stop)
-        codes = unpack(words, self.bits)[:, : self.shape[1]].astype(np.float32)
-        codes -= 1 << self.bits - 1
-        return codes
+        codes = unpack(words, self.bits)[:, : self.shape[1]]
+        return (codes - np.uint8(1 << self.bits - 1)).view(np.int8)  # modulo 256
 
     def _zeros(self, part: StoredTensor) -> NDArray[np.float32]:
         if part.dtype == "I8":

@@ -37,10 +37,10 @@ class _Loaded(NamedTuple):
 
     words: NDArray[np.int32]
     """(columns * bits / 32, rows)."""
-    zeros: NDArray[np.float32]
-    """(groups, rows)."""
+    zeros: NDArray[Any]
+    """(rows, groups): of a type that codes less zeros fit into."""
     scales: NDArray[np.float32]
-    """(groups, rows)."""
+    """(rows, groups)."""
     groups: NDArray[np.int64]
     """(columns,): the group of each column."""
 
@@ -61,22 +61,22 @@ class GptqMatrix(Quantized):
         for first in range(0, columns, BAND):  # few enough that a band stays in the cache
             band = slice(first, min(first + BAND, columns))
             words = loaded.words[first * self.bits // 32 : band.stop * self.bits // 32, start:stop]
-            weights = unpack(words.T, self.bits).T.astype(np.float32, order="C")
-            weights -= loaded.zeros[loaded.groups[band], start:stop]
-            weights *= loaded.scales[loaded.groups[band], start:stop]
-            rows[:, band] = weights.T
+            codes: NDArray[Any] = unpack(words.T, self.bits).astype(loaded.zeros.dtype, copy=False)
+            codes -= loaded.zeros[start:stop].take(loaded.groups[band], axis=1)
+            rows[:, band] = codes
+            rows[:, band] *= loaded.scales[start:stop].take(loaded.groups[band], axis=1)
         return rows
 
     def read_codes(self, start: int, stop: int) -> Coded | None:
         """Return rows start..stop as codes less zeros, if groups are runs of columns."""
         loaded, columns = self._held.get(last=stop == self.shape[0]), self.shape[1]
-        groups = len(loaded.scales)
+        groups = loaded.scales.shape[1]
         if columns % groups or (loaded.groups != np.arange(columns) // (columns // groups)).any():
             return None
-        rows = unpack(loaded.words[:, start:stop].T, self.bits).astype(np.int16)
-        zeros = loaded.zeros[:, start:stop].T.astype(np.int16)
-        rows -= zeros.repeat(columns // groups, axis=1)
-        return coded(rows, loaded.scales[:, start:stop].T)
+        words = loaded.words[:, start:stop].T
+        rows: NDArray[Any] = unpack(words, self.bits).astype(loaded.zeros.dtype)
+        rows -= loaded.zeros[start:stop].repeat(columns // groups, axis=1)
+        return coded(rows, loaded.scales[start:stop])
 
     def code_values(self) -> tuple[int, ...] | None:
         """Return all codes less the zero, if there is one zero only and groups are runs."""
@@ -118,8 +118,8 @@ class GptqMatrix(Quantized):
     def _load(self) -> _Loaded:
         return _Loaded(
             self.parts["qweight"].read(),
-            self._read_zeros().astype(np.float32),
-            read_floats(self.parts["scales"]),
+            np.ascontiguousarray(self._read_zeros().T, np.int8 if self.bits < 8 else np.int16),
+            np.ascontiguousarray(read_floats(self.parts["scales"]).T),
             self._read_groups(),
         )
 
