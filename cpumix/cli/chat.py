@@ -16,6 +16,7 @@ from cpumix.errors import ConfigError
 
 from . import options, sampling
 from .chat_commands import SLASH_COMMANDS, obey
+from .chat_history import NO_HISTORY
 from .chat_input import ChatInput, open_input
 from .chat_session import ON_FULL, ChatSession, ChatSettings
 from .conversions import model_file
@@ -37,6 +38,12 @@ from .texts import chat_template, note_first_run
     show_default=True,
     help="When the context is full: stop, or leave out the oldest turns (slide).",
 )
+@click.option(
+    "--no-history",
+    is_flag=True,
+    envvar=NO_HISTORY,
+    help="Keep no file of what you type for the next chat.",
+)
 @sampling.options
 @options.context
 @options.kv
@@ -49,6 +56,7 @@ def command(
     template: str | None,
     max_tokens: int | None,
     on_full: str,
+    no_history: bool,
     context: int | None,
     kv: str,
     threads: int | None,
@@ -78,7 +86,7 @@ def command(
         settings = ChatSettings(drawn, max_tokens, on_full)
         continues = not named and not loaded.tokenizer.has_chat_template
         conversation = Conversation(system)
-        source = open_input(SLASH_COMMANDS)
+        source = open_input(SLASH_COMMANDS, keeps_history=not no_history)
         session = ChatSession(
             loaded, settings, conversation, screen, named, continues, source.interactive
         )

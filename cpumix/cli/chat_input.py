@@ -9,12 +9,16 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
+from .chat_history import history_file
 from .texts import read_line
 
 QUOTES = '"""'
 PROMPT, MORE = "> ", ". "
+MOST_LINES = 1000  # that input() keeps for the next chat
 
 
 def is_unfinished(text: str) -> bool:
@@ -53,10 +57,17 @@ class PlainInput:
 
     edits = False
 
-    def __init__(self, interactive: bool) -> None:
+    def __init__(self, interactive: bool, keeps_history: bool = False) -> None:
         self.interactive = interactive
+        self._readline: Any = None
+        self._file: Path | None = None
         if interactive and importlib.util.find_spec("readline"):
-            importlib.import_module("readline")  # gives input() a history
+            self._readline = importlib.import_module("readline")  # gives input() a history
+            self._file = history_file("chat-lines") if keeps_history else None
+        if self._file is not None:
+            with suppress(OSError):
+                self._readline.read_history_file(self._file)
+            self._readline.set_history_length(MOST_LINES)
 
     def read(self, default: str = "") -> str | None:  # noqa: D102
         text = self._line(PROMPT)
@@ -71,9 +82,13 @@ class PlainInput:
         if not self.interactive:
             return read_line()
         try:
-            return input(prompt)
+            line = input(prompt)
         except EOFError:
             return None
+        if self._file is not None:
+            with suppress(OSError):
+                self._readline.write_history_file(self._file)
+        return line
 
 
 class TerminalInput:
@@ -81,10 +96,18 @@ class TerminalInput:
 
     interactive = edits = True
 
-    def __init__(self, commands: Iterable[str]) -> None:
+    def __init__(self, commands: Iterable[str], keeps_history: bool) -> None:
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
+        from prompt_toolkit.history import FileHistory, InMemoryHistory
         from prompt_toolkit.key_binding import KeyBindings
+
+        class KeptHistory(FileHistory):
+            def store_string(self, string: str) -> None:
+                with suppress(OSError):  # of a full disk, say: a chat goes on without
+                    super().store_string(string)
+
+        file = history_file("chat-history") if keeps_history else None
 
         keys = KeyBindings()
 
@@ -101,6 +124,7 @@ class TerminalInput:
             event.current_buffer.insert_text("\n")
 
         self._session: PromptSession[str] = PromptSession(
+            history=InMemoryHistory() if file is None else KeptHistory(str(file)),
             key_bindings=keys,
             multiline=True,
             prompt_continuation=MORE,
@@ -115,9 +139,9 @@ class TerminalInput:
             return None
 
 
-def open_input(commands: Iterable[str]) -> ChatInput:
-    """Return the best input that there is here."""
+def open_input(commands: Iterable[str], keeps_history: bool) -> ChatInput:
+    """Return the best input that there is here; what is typed may be kept for the next chat."""
     interactive = bool(sys.stdin and sys.stdin.isatty() and sys.stdout.isatty())
     if interactive and importlib.util.find_spec("prompt_toolkit"):
-        return TerminalInput(commands)
-    return PlainInput(interactive)
+        return TerminalInput(commands, keeps_history)
+    return PlainInput(interactive, keeps_history)

@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -29,10 +30,14 @@ WITHOUT += "from cpumix.cli.main import main; main()"
 class Terminal:
     """A chat in a pseudo-terminal, and all that it has shown."""
 
-    def __init__(self, path: Path, *options: str, code: str | None = None) -> None:
+    def __init__(
+        self, path: Path, *options: str, code: str | None = None, state: Path | None = None
+    ) -> None:
         self._ours, theirs = pty.openpty()
         program = ["-m", "cpumix"] if code is None else ["-c", code]
         environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "40"}
+        kept = {"CPUMIX_NO_HISTORY": "1"} if state is None else {"XDG_STATE_HOME": str(state)}
+        environment |= kept
         environment.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [sys.executable, *program, "chat", str(path), *options],
@@ -149,6 +154,24 @@ def test_lines_can_be_edited_and_come_back(path):
     terminal.wait(">")
     terminal.type("\x04")
     assert terminal.end() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="where others keep it is told otherwise")
+@pytest.mark.parametrize("code", [None, WITHOUT], ids=["prompt_toolkit", "plain"])
+def test_what_was_typed_is_there_in_the_next_chat(path, tmp_path, code):
+    enter = "\r" if code is None else "\n"
+    for keys, options in (("/system kept", ()), ("\x1b[A", ()), ("/system not", ("--no-history",))):
+        terminal = Terminal(path, *options, code=code, state=tmp_path)
+        terminal.wait("Ctrl-D leaves")
+        terminal.wait(">")
+        terminal.type(keys + enter)
+        terminal.wait("system: not" if options else "system: kept")
+        terminal.wait(">")
+        terminal.type("\x04")
+        assert terminal.end() == 0
+    (file,) = (tmp_path / "cpumix").iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "kept" in file.read_text() and "not" not in file.read_text()
 
 
 def test_a_signal_that_asks_it_to_end_ends_it(path):
