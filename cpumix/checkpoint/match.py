@@ -30,13 +30,13 @@ def match(contents: Contents) -> Checkpoint:
         if spec.role not in naming:
             raise ConvertError(
                 f'tensor "{spec.name}": expected weights under the names of transformers for a '
-                f'{config.architecture}, found others in "{contents.path}". Get that form of it.'
+                f'{config.described}, found others in "{contents.path}". Get that form of it.'
             )
     sources = dict.fromkeys(naming[spec.role].source(spec) for spec in specs)
     for source, matrix in matrices.items():
         if source not in sources and not _is_idle(source, matrix, naming, config.is_moe):
             raise ConvertError(
-                f"tensor {quoted(source)}: a name unknown to a {config.architecture} of "
+                f"tensor {quoted(source)}: a name unknown to a {config.described} of "
                 f"{config.num_hidden_layers} layers and {config.num_local_experts} experts. "
                 f'Compare config.json with the shard "{matrix.path}".'
             )

@@ -75,7 +75,7 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Raises ConfigError for an architecture or field that cpumix does not run.
     """
-    family, is_classifier = _family(config, where)
+    family, named = _family(config, where)
     config = {name: value for name, value in config.items() if name not in family.idle}
     for alias, name in family.aliases.items():
         if config.get(alias) is not None:
@@ -103,8 +103,11 @@ def read_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     made["eos_token_ids"] = made.pop("eos_token_id")
     if flag(made.pop("attention_bias", False), "attention_bias", where):
         made |= {"qkv_bias": True, "output_bias": True}
-    if is_classifier:
-        made |= {"tie_word_embeddings": False, **_classifier_fields(config, made, where)}
+    if named != family.architecture:
+        made["tie_word_embeddings"] = False  # there is nothing to tie
+    if named == family.classifier:
+        made |= _classifier_fields(config, made, where)
+    made["headless"] = named == family.base
     return {"architecture": family.architecture, **made}
 
 
@@ -152,8 +155,8 @@ def _classifier_fields(
     }
 
 
-def _family(config: Mapping[str, Any], where: str) -> tuple[Family, bool]:
-    """Return the family of a model, and whether the model is a classifier."""
+def _family(config: Mapping[str, Any], where: str) -> tuple[Family, str]:
+    """Return the family of a model, and the architecture: that of its language models, or not."""
     kind = config.get("model_type")
     named = config.get("architectures")
     if named is None and isinstance(kind, str):  # saved apart from a model
@@ -163,12 +166,12 @@ def _family(config: Mapping[str, Any], where: str) -> tuple[Family, bool]:
             f"{where}: architectures: expected a list of one name, found {shown(named)}. "
             "Take the config.json of the checkpoint itself."
         )
-    classifiers = {f.classifier: f for f in FAMILIES.values() if f.classifier is not None}
-    known = FAMILIES | classifiers
+    others = ((name, f) for f in FAMILIES.values() for name in (f.base, f.classifier))
+    known = FAMILIES | {name: family for name, family in others if name is not None}
     if named[0] not in known:
         raise ConfigError(
-            f"{where}: architectures: cpumix runs {', '.join(FAMILIES)}, and the "
-            f"ForSequenceClassification of most, found {quoted(named[0])}. "
+            f"{where}: architectures: cpumix runs {', '.join(FAMILIES)}, and their Model and "
+            f"ForSequenceClassification, found {quoted(named[0])}. "
             "Convert a checkpoint of one of these."
         )
     if kind is not None and kind != known[named[0]].model_type:
@@ -176,7 +179,7 @@ def _family(config: Mapping[str, Any], where: str) -> tuple[Family, bool]:
             f"{where}: model_type: expected the one of {named[0]}, found {shown(kind)}. "
             "Take the config.json of the checkpoint itself."
         )
-    return known[named[0]], named[0] in classifiers
+    return known[named[0]], named[0]
 
 
 def _check_other(name: str, value: Any, config: Mapping[str, Any], where: str) -> None:

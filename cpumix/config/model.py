@@ -64,6 +64,14 @@ class ModelConfig:
     pad_token_id: int | None = field(default=None, metadata=_SINCE_0_2)
     """What a classifier passes over at the end of a text."""
 
+    headless: bool = field(default=False, metadata=_SINCE_0_2)
+    """Whether there is no head: the model only makes embeddings."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is a language head."""
+        return not (self.headless or self.is_classifier)
+
     @property
     def is_classifier(self) -> bool:
         """Whether the model has a score head, and none that writes."""
@@ -72,7 +80,9 @@ class ModelConfig:
     @property
     def described(self) -> str:
         """What config.json calls the architecture."""
-        return (self.is_classifier and self.family.classifier) or self.architecture
+        family = self.family
+        named = family.classifier if self.is_classifier else self.headless and family.base
+        return named or self.architecture
 
     @property
     def is_moe(self) -> bool:
@@ -142,7 +152,7 @@ class ModelConfig:
         yield TensorSpec.of(Role.OUTPUT_NORM, (hidden,))
         if self.is_classifier:
             yield TensorSpec.of(Role.SCORE, (len(self.labels), hidden))
-        elif not self.tie_word_embeddings:
+        elif not (self.headless or self.tie_word_embeddings):
             yield TensorSpec.of(Role.OUTPUT, (self.vocab_size, hidden))
 
     def expert_tensors(self, layer: int, expert: int) -> Iterator[TensorSpec]:

@@ -116,20 +116,23 @@ class Requests:
 
     def check_writes(self) -> None:
         """Raise ConfigError for a model without a language head."""
-        if self._config.is_classifier:
-            raise ConfigError(
-                "model: expected a language head, which writes texts, found a classifier with a "
-                f"score head of {len(self._config.labels)} labels.",
-                "Use cpumix classify.",
-            )
+        if self._config.writes:
+            return
+        found = f"{self._config.described}, which makes embeddings only"
+        if labels := len(self._config.labels):
+            found = f"a classifier with a score head of {labels} labels"
+        raise ConfigError(
+            f"model: expected a language head, which writes texts, found {found}.",
+            "Use cpumix classify." if labels else "Use cpumix serve, or embed from Python.",
+        )
 
     def check_classifies(self) -> None:
         """Raise ConfigError for a model without a score head."""
         if not self._config.is_classifier:
             raise ConfigError(
                 f"model: expected a classifier, with a score head, found {self._config.described} "
-                "with a language head.",
-                "Use cpumix run.",
+                f"with {'a language head' if self._config.writes else 'none'}.",
+                "Use cpumix run." if self._config.writes else "Use cpumix serve.",
             )
 
     def check(self, ids: Sequence[int], max_tokens: int = 0) -> None:

@@ -83,10 +83,10 @@ def export(
         )
     with ModelFile(model) as file:
         config = file.config
-        if config.is_classifier:
+        if not config.writes:
             raise ConvertError(
-                f"export: expected a language head, found a classifier of {len(config.labels)} "
-                "labels, which llama.cpp does not run. Use cpumix classify."
+                f"export: expected a model with a language head, found {config.described}. "
+                "Use the model file with cpumix."
             )
         tensors = list(_list_tensors(file))
         largest = max(tensors, key=lambda t: (len(t.pieces), t.nbytes))

@@ -37,6 +37,8 @@ def commands(source: Source, plan: MemoryPlan, kv: str) -> list[str]:
         lines = [shlex.join(words)]
     verb = "classify" if source.config.is_classifier else "run"
     words = ["cpumix", verb, target, "-p", "Why is the sky blue?"]
+    if source.config.headless:
+        words = ["cpumix", "serve", target]
     if plan.context > DEFAULT_CONTEXT:
         words += ["--context", str(plan.context)]
     if kv != "auto":

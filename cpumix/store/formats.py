@@ -39,7 +39,7 @@ def read_precision(
         return kind
 
     embedding = head = format_of(Role.EMBEDDING)
-    if not config.labels and not config.tie_word_embeddings:
+    if config.writes and not config.tie_word_embeddings:
         head = format_of(Role.OUTPUT)
     layers = []
     for layer in range(config.num_hidden_layers):

@@ -111,6 +111,6 @@ def test_fit_names_the_command(invoke, classifier_file):
 
 
 def test_export_is_refused(classifier_file, tmp_path):
-    with pytest.raises(ConvertError, match="export: expected a language head, found a classifier"):
+    with pytest.raises(ConvertError, match="export: expected a model with a language"):
         cpumix.export(classifier_file, tmp_path / "moods.gguf")
     assert not [*tmp_path.iterdir()]

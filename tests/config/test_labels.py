@@ -59,11 +59,19 @@ def test_model_that_writes_has_none_whatever_its_config_says():
     assert not read(tie_word_embeddings=True).tie_word_embeddings  # there is nothing to tie
 
 
-def test_each_familys_classifier_is_under_its_own_name():
+def test_each_familys_other_models_are_under_their_own_names():
     for family in FAMILIES.values():
-        if family.classifier is not None:
-            stem = family.architecture.removesuffix("ForCausalLM")
-            assert family.classifier == f"{stem}ForSequenceClassification"
+        stem = family.architecture.removesuffix("ForCausalLM")
+        assert family.base == f"{stem}Model"
+        assert family.classifier in (None, f"{stem}ForSequenceClassification")
+
+
+def test_model_without_a_head():
+    config = read(architectures=["MixtralModel"], tie_word_embeddings=True)
+    assert (config.headless, config.writes, config.labels) == (True, False, ())
+    assert config.described == "MixtralModel"
+    assert [*config.dense_tensors()][-1].role is Role.OUTPUT_NORM
+    assert ModelConfig.from_json(config.to_json()) == config
 
 
 @pytest.mark.parametrize(

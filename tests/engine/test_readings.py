@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from checkpoints import write_shard
 from classifier_cases import CASES, MOODS, Golden, relative_rms
 from oracle_cases import LOGITS_TOLERANCE, weights_crc
 from paged_models import Room, expert_bytes, write_paged
+from tiny_checkpoint import huggingface_names
 from tiny_models import CONFIGS, write_model, write_source
 
 import cpumix
@@ -49,6 +51,29 @@ def test_as_transformers_reads(case, tmp_path):
             expected = expected / np.linalg.norm(expected, axis=1, keepdims=True)
             found = model.embed(golden.texts, pooling=pooling)
             assert relative_rms(found, expected) <= LOGITS_TOLERANCE
+
+
+@pytest.mark.parametrize("prefix", ["model.", ""])
+def test_models_without_a_head_make_embeddings(tmp_path, prefix):
+    case = CASES[0]
+    folder = case.write(tmp_path / "checkpoint")
+    config = {k: v for k, v in case.config.items() if "label" not in k and k != "pad_token_id"}
+    stem = case.config["architectures"][0].removesuffix("ForSequenceClassification")
+    config["architectures"] = [f"{stem}Model"]
+    (folder / "config.json").write_text(json.dumps(config))
+    names = huggingface_names(case.weights(), fused=False)
+    names = {n.replace("model.", prefix): w for n, w in names.items() if n != "score.weight"}
+    write_shard(folder / "model.safetensors", names)
+    cpumix.convert(folder, target := tmp_path / "model.bin", "bf16")
+    golden = Golden.load(case.name)
+    with cpumix.load(target, threads=1, context=256) as model:
+        found = model.embed(golden.texts, pooling="last")
+        expected = golden.last / np.linalg.norm(golden.last, axis=1, keepdims=True)
+        assert relative_rms(found, expected) <= LOGITS_TOLERANCE
+        with pytest.raises(ConfigError, match="found MixtralModel, which makes embeddings only"):
+            model.generate("a")
+        with pytest.raises(ConfigError, match=r"expected a classifier, .* MixtralModel with none"):
+            model.classify(["a"])
 
 
 def test_labels_and_probabilities(classifier):

@@ -5,14 +5,27 @@ Each family has its own; here they become places.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from cpumix.config import EXPERT_PARTS, Family, Role, TensorNames
 
 from .places import Naming, Place, Stacked
 
+_PREFIX = "model."
+
 
 def namings(family: Family) -> tuple[Naming, ...]:
-    """Return the namings that occur in a family, the likeliest first."""
-    return tuple(map(_naming, family.names))
+    """Return the namings that occur in a family, the likeliest first.
+
+    Those of models without a head lack the name that they have as a part of other models.
+    """
+    bare = tuple(replace(names, by_role=_without_prefix(names.by_role)) for names in family.names)
+    return tuple(map(_naming, (*family.names, *bare)))
+
+
+def _without_prefix(names: Mapping[Role, str]) -> dict[Role, str]:
+    return {role: name.removeprefix(_PREFIX) for role, name in names.items()}
 
 
 def _naming(names: TensorNames) -> Naming:

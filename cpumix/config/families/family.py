@@ -45,6 +45,8 @@ class Family:
     """Fields that its config.json may have and that change nothing there."""
     traits: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     """Fields of `ModelConfig` that are the same in every model of the family."""
+    base: str | None = None
+    """What `architectures` has for models without a head, which only make embeddings."""
     classifier: str | None = None
     """What `architectures` has for models with a score head instead of a language head."""
     gguf: str = "llama"

@@ -80,5 +80,6 @@ LLAMA = Family(
     FIELDS | {"attention_bias": False},
     (DENSE_NAMES,),
     MODELS,
+    base="LlamaModel",
     classifier="LlamaForSequenceClassification",
 )

@@ -42,5 +42,6 @@ MISTRAL = Family(
     FIELDS,
     (llama.DENSE_NAMES,),
     MODELS,
+    base="MistralModel",
     classifier="MistralForSequenceClassification",
 )

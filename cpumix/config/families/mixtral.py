@@ -80,5 +80,6 @@ MIXTRAL = Family(
     (PER_EXPERT, FUSED, DEFUSED, SWITCH),
     MODELS,
     aliases={"num_experts": "num_local_experts"},
+    base="MixtralModel",
     classifier="MixtralForSequenceClassification",
 )

@@ -32,5 +32,6 @@ OLMOE = Family(
     MODELS,
     aliases={"num_experts": "num_local_experts"},
     traits={"qk_norm": "row"},
+    base="OlmoeModel",
     gguf="olmoe",
 )

@@ -36,6 +36,7 @@ QWEN2 = Family(
     MODELS,
     idle=frozenset({"sliding_window"}),  # it is one only with use_sliding_window
     traits={"qkv_bias": True},
+    base="Qwen2Model",
     classifier="Qwen2ForSequenceClassification",
     gguf="qwen2",
 )

@@ -45,6 +45,7 @@ QWEN3 = Family(
     MODELS,
     idle=frozenset({"sliding_window"}),
     traits={"qk_norm": "head"},
+    base="Qwen3Model",
     classifier="Qwen3ForSequenceClassification",
     gguf="qwen3",
 )
@@ -58,6 +59,7 @@ QWEN3_MOE = Family(
     # intermediate_size is that of layers without experts, which cpumix does not run.
     idle=frozenset({"sliding_window", "intermediate_size"}),
     traits={"qk_norm": "head"},
+    base="Qwen3MoeModel",
     classifier="Qwen3MoeForSequenceClassification",
     gguf="qwen3moe",
 )
