@@ -100,8 +100,6 @@ function show(id) {
   const value = changed[id] ?? defaults[id];
   at(id).value = value;
   at(id).setAttribute("aria-valuetext", String(value));
-  const share = (at(id).value - at(id).min) / (at(id).max - at(id).min);
-  at(id).style.setProperty("--share", `${100 * share}%`);
   at(`${id}-box`).value = value;
   at(`${id}-box`).max = SLIDERS.find((other) => other.id === id).most ?? at(id).max;
 }

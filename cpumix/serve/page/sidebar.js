@@ -8,7 +8,7 @@ const DAY = 24 * 3600 * 1000;
 const narrow = window.matchMedia("(max-width: 50rem)");
 
 export class Sidebar {
-  // `chat`: what the list is of (conversations, current, open, has, fail).
+  // `chat`: what the list is of (conversations, current, isWriting, open, remove, replace, show, fail).
   constructor(chat) {
     this.chat = chat;
     this.renaming = null;
@@ -127,7 +127,7 @@ export class Sidebar {
       if (event.key === "Escape") event.stopPropagation();
       if (event.key === "Enter" || event.key === "Escape") {
         end(event.key === "Enter");
-        at("list").querySelector("[aria-current] ")?.focus();
+        at("list").querySelector("[aria-current]")?.focus();
       }
     };
     input.onblur = () => end(true);
