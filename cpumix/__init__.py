@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cpumix.converter import convert as convert
     from cpumix.exporter import export as export
     from cpumix.fit.planning import plan as plan
-    from cpumix.model import load as load
+    from cpumix.loading import load as load
     from cpumix.sampling.params import SamplingParams as SamplingParams
 
 __version__ = "0.3.0"
@@ -23,7 +23,7 @@ _HOMES = {
     "SamplingParams": "cpumix.sampling.params",
     "convert": "cpumix.converter",
     "export": "cpumix.exporter",
-    "load": "cpumix.model",
+    "load": "cpumix.loading",
     "plan": "cpumix.fit.planning",
 }
 

@@ -23,10 +23,12 @@ from .store.layout import is_model_file
 from .tokenizer.settings import TokenizerSettings
 
 MODEL_FILE = "model file"
+_COPIES = "low copies"
 _GROUPS = {
     Role.EMBEDDING: "embedding",
     Role.OUTPUT: "output",
     Role.SCORE: "score head",
+    Role.LOW_COPY: _COPIES,
     Role.ROUTER: "routers",
     **dict.fromkeys(NORMS, "norms"),
 }
@@ -67,7 +69,8 @@ class Facts:
     @property
     def weights(self) -> int:
         """How many there are."""
-        return sum(a.weights for group in self.groups.values() for a in group.values())
+        groups = (group for name, group in self.groups.items() if name != _COPIES)
+        return sum(a.weights for group in groups for a in group.values())
 
     @property
     def active_weights(self) -> int:
@@ -182,7 +185,8 @@ def _group(
     names = (inner, "attention", "embedding", "output", "score head", "routers", "norms")
     groups: Mapping[str, dict[str, Amount]] = {name: {} for name in names}
     for spec, kind, nbytes in tensors:
-        group = inner if spec.expert is not None else _GROUPS.get(spec.role, "attention")
+        is_inner = spec.expert is not None and spec.role not in _GROUPS
+        group = inner if is_inner else _GROUPS.get(spec.role, "attention")
         amount = groups[group].setdefault(kind, Amount())
         amount.tensors += 1
         amount.weights += prod(spec.shape)

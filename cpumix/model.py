@@ -23,7 +23,7 @@ from cpumix.engine.generations import Generations
 from cpumix.engine.reader import Reader
 from cpumix.engine.requests import Requests
 from cpumix.errors import ConfigError
-from cpumix.experts import Budget, ExpertPager
+from cpumix.experts import ExpertPager, find_low_copies
 from cpumix.kernels import backend
 from cpumix.kernels.compile import jit
 from cpumix.kv.formats import find_format
@@ -54,7 +54,8 @@ class Model(Reader):
         context: int | None = None,
         kv: str = "auto",
         parallel: int = 1,
-        make_pager: Callable[[ModelFile, Budget | None], ExpertPager] = ExpertPager,
+        low_copy: str = "auto",
+        make_pager: Callable[..., ExpertPager] = ExpertPager,
     ) -> None:
         check_load(path, threads=threads, context=context, parallel=parallel)
         self.file = ModelFile(DEMO_MODEL if path is None else path)
@@ -63,12 +64,14 @@ class Model(Reader):
             self.config: ModelConfig = self.file.config
             self.context = default_context(self.config) if context is None else context
             self.kv, machine = find_format(kv, self.file.formats), machine_info()
-            needs = self.config, self.file.formats, self.context, self.kv, ram, machine, parallel
+            formats = find_low_copies(self.file, low_copy)
+            needs = self.config, formats, self.context, self.kv, ram, machine, parallel
             self.tokenizer, (budget, self._note, room) = read_within_budget(
                 Tokenizer.from_files, self.file.files, self.config, partial(make_budget, *needs)
             )
-            compile_apart(room, self.file.formats, self.kv)
-            pager = make_pager(self.file, budget)
+            compile_apart(room, formats, self.kv)
+            copies = {"low_copies": True} if formats.low else {}
+            pager = make_pager(self.file, budget, **copies)
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
             self.parallel, self.engine = parallel, self._engine  # servers ask the engine itself
@@ -298,23 +301,3 @@ def _dropped(engine: Engine, path: Path) -> None:
         stacklevel=2,
     )
     engine.close()
-
-
-def load(
-    path: str | Path | None = None,
-    *,
-    ram: str | int | None = None,
-    threads: int | None = None,
-    context: int | None = None,
-    kv: str = "auto",
-    parallel: int = 1,
-) -> Model:
-    """Open a model file; without a path, the demo model that comes with cpumix.
-
-    `ram`: the memory that it may take, "16G" or bytes; else 75 % of this machine's. `threads`: else
-    physical cores. `context`: tokens of prompt and answer together; else 4096, or the model's
-    maximum. `kv`: how keys and values are kept, "f16", "int8" (half of that), "f32", or "auto":
-    float32 for bfloat16 weights, else float16. `parallel`: texts that are written at once, each
-    with a context of its own. Raises FormatError, ConfigError, BudgetError, UnsupportedCpu.
-    """
-    return Model(path, ram=ram, threads=threads, context=context, kv=kv, parallel=parallel)

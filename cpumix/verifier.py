@@ -12,6 +12,7 @@ import numpy as np
 
 from .checkpoint import Checkpoint, SourceTensor
 from .checkpoint.matrix import widen
+from .config import Role
 from .errors import ConvertError, FormatError
 from .machine import machine_info
 from .store import MappedTensor, ModelFile
@@ -69,7 +70,8 @@ def compare(
     `progress` gets the weights done and those in all. Raises ConvertError if the checkpoint is of
     another model, or cannot be read.
     """
-    matrices = [m for t in file.tensors.values() for m in matrices_of(file, t)]
+    own = [t for t in file.tensors.values() if t.spec.role is not Role.LOW_COPY]
+    matrices = [m for t in own for m in matrices_of(file, t)]
     sources = checkpoint.tensors
     for matrix in matrices:
         name, shape = matrix.spec.name, matrix.spec.shape

@@ -46,6 +46,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "sampling",
     "engine",
     "model",
+    "loading",
     "converter",
     "exporter",
     "inspector",

@@ -71,9 +71,9 @@ def command(
     layer at int4, twice that at int8), and the start of a fresh process is timed too.
     """
     note_first_run()
+    from cpumix.loading import load
     from cpumix.measure import bench
     from cpumix.measure.parallel import TEXT_TOKENS, WRITTEN_TOKENS
-    from cpumix.model import load
 
     most, texts = max(parallel, default=1), TEXT_TOKENS + WRITTEN_TOKENS
 

@@ -47,6 +47,7 @@ from .texts import chat_template, note_first_run
 @sampling.options
 @options.context
 @options.kv
+@options.low_copy
 @options.threads
 @options.ram
 def command(
@@ -59,6 +60,7 @@ def command(
     no_history: bool,
     context: int | None,
     kv: str,
+    low_copy: str,
     threads: int | None,
     ram: int | None,
     **params: Any,
@@ -75,7 +77,9 @@ def command(
     note_first_run()
     from cpumix.measure.warmup import helped
 
-    with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
+    with cpumix.load(
+        model, ram=ram, threads=threads, context=context, kv=kv, low_copy=low_copy
+    ) as loaded:
         loaded.check_writes()
         if template is not None:
             loaded.tokenizer.check_template(named["chat_template"])

@@ -59,6 +59,7 @@ class _Convert(click.Command):
 @options.force
 @options.resume
 @options.discard_shards
+@options.low_copies
 @options.ignore_field
 @options.calibrate
 @options.calibration_tokens
@@ -72,6 +73,7 @@ def command(
     force: bool,
     resume: bool,
     discard_shards: bool,
+    low_copy: bool,
     ignore_field: tuple[str, ...],
     calibrate: str | None,
     calibration_tokens: int,
@@ -97,6 +99,7 @@ def command(
             force=force,
             resume=resume,
             discard_shards=discard_shards,
+            low_copy=low_copy,
             ignore_fields=ignore_field,
             calibrate=text,
             calibration_tokens=calibration_tokens,

@@ -207,6 +207,18 @@ kv = click.option(
     show_default=True,
     help="How keys and values are kept; int8 halves their memory. auto is f32 for bf16, else f16.",
 )
+low_copy = click.option(
+    "--low-copy",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Tokens that hardly need their second expert read its 2-bit copy. auto: if there is one.",
+)
+low_copies = click.option(
+    "--low-copy",
+    is_flag=True,
+    help="Keep a 2-bit copy of each expert too, for tokens that hardly need it.",
+)
 threads = click.option(
     "-t", "--threads", type=click.IntRange(min=1), help="Default: one for each physical core."
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @options.window
 @options.windows
 @options.kv
+@options.low_copy
 @options.threads
 @options.as_json
 def command(
@@ -36,14 +37,15 @@ def command(
     context: int,
     windows: int | None,
     kv: str,
+    low_copy: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Score how well a model predicts a text.
 
     The file TEXT is cut into windows, and the second half of each is scored; lower is better. With
-    --against, say also how far MODEL's predictions are from that other model's. --kv is for MODEL
-    only, so that a file can be compared with itself.
+    --against, say also how far MODEL's predictions are from that other model's. --kv and --low-copy
+    are for MODEL only, so that a file can be compared with itself.
     """
     content = read_file(text)
     note_first_run()
@@ -51,8 +53,10 @@ def command(
 
     with ExitStack() as stack:
         loaded, *others = (
-            stack.enter_context(cpumix.load(path, context=context, threads=threads, kv=cache))
-            for path, cache in ((model, kv), (against, "auto"))
+            stack.enter_context(
+                cpumix.load(path, context=context, threads=threads, kv=cache, low_copy=copies)
+            )
+            for path, cache, copies in ((model, kv, low_copy), (against, "auto", "off"))
             if path is not None
         )
         for one in (loaded, *others):

@@ -32,6 +32,7 @@ from .texts import note_first_run
 @sampling.options
 @options.context
 @options.kv
+@options.low_copy
 @options.threads
 @options.ram
 @options.raw
@@ -54,6 +55,7 @@ def command(
     max_tokens: int,
     context: int | None,
     kv: str,
+    low_copy: str,
     threads: int | None,
     ram: int | None,
     raw: bool,
@@ -81,7 +83,9 @@ def command(
     note_first_run()
     from cpumix.measure.warmup import helped
 
-    with cpumix.load(model, ram=ram, threads=threads, context=context, kv=kv) as loaded:
+    with cpumix.load(
+        model, ram=ram, threads=threads, context=context, kv=kv, low_copy=low_copy
+    ) as loaded:
         said = _say(loaded.notes)
         spelled = None if special else loaded.tokenizer.find_control(question.text)
         if spelled:

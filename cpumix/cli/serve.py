@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @options.context
 @options.kv
+@options.low_copy
 @options.ram
 @options.threads
 @click.option(
@@ -96,6 +97,7 @@ def command(
     parallel: int,
     context: int | None,
     kv: str,
+    low_copy: str,
     ram: int | None,
     threads: int | None,
     api_key_file: Path | None,
@@ -135,7 +137,13 @@ def command(
         listening,
         traces(otlp_endpoint, write) as tracing,
         cpumix.load(
-            model, ram=ram, threads=threads, context=context, kv=kv, parallel=parallel
+            model,
+            ram=ram,
+            threads=threads,
+            context=context,
+            kv=kv,
+            parallel=parallel,
+            low_copy=low_copy,
         ) as loaded,
     ):
         for note in loaded.notes:

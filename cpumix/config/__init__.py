@@ -15,13 +15,14 @@ from .rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
-from .tensors import BIASES, EXPERT_PARTS, NORMS, Role, TensorSpec, tensor_name
+from .tensors import BIASES, EXPERT_PARTS, NORMS, WHOLE_EXPERTS, Role, TensorSpec, tensor_name
 
 __all__ = [
     "BIASES",
     "EXPERT_PARTS",
     "FAMILIES",
     "NORMS",
+    "WHOLE_EXPERTS",
     "DynamicScaling",
     "Family",
     "LinearScaling",

@@ -36,8 +36,11 @@ class Role(Enum):
     W2 = "w2"
     EXPERT = "expert"
     """All three of an expert's matrices, as the model file stores them."""
+    LOW_COPY = "low"
+    """The same in few bits, beside it: what tokens go through that need this expert little."""
 
 
+WHOLE_EXPERTS = (Role.EXPERT, Role.LOW_COPY)
 EXPERT_PARTS = (Role.W1, Role.W3, Role.W2)  # in the order of the model file
 NORMS = (Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM, Role.OUTPUT_NORM)
 BIASES = (Role.BQ, Role.BK, Role.BV, Role.BO)
@@ -49,6 +52,8 @@ def tensor_name(role: Role, layer: int | None = None, expert: int | None = None)
         return role.value
     if expert is None:
         return f"blk.{layer}.{role.value}"
+    if role is Role.LOW_COPY:
+        return f"blk.{layer}.low.{expert}"
     whole = f"blk.{layer}.expert.{expert}"
     return whole if role is Role.EXPERT else f"{whole}.{role.value}"
 

@@ -6,12 +6,13 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpumix.arguments import check_path
 from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
 from cpumix.checkpoint.as_is import choose_precision_as_is, is_quantized
+from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubShards, download, open_shards, parse_name
 from cpumix.input_file import regular
@@ -20,7 +21,7 @@ from cpumix.memory.mixing import find_precision
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.memory.side_bytes import count_side_bytes
 from cpumix.quant import FORMATS
-from cpumix.quant.precision import Precision
+from cpumix.quant.precision import LOW_COPIES, Precision
 from cpumix.store import ModelWriter, build_entries, build_metadata
 from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
@@ -65,6 +66,7 @@ def convert(
     force: bool = False,
     resume: bool = False,
     discard_shards: bool = False,
+    low_copy: bool = False,
     ignore_fields: Collection[str] = (),
     calibrate: str | Path | bool = False,
     calibration_tokens: int = CALIBRATION_TOKENS,
@@ -82,7 +84,8 @@ def convert(
     target is replaced only with `force`. With `resume`, what an interrupted conversion has done is
     kept, and taken up by the next one of the same source and options. With `discard_shards`, the
     shards of a source on the hub are fetched one by one, and each is deleted from the hub's cache
-    as soon as it is converted. Fields of config.json that are named in `ignore_fields` count as
+    as soon as it is converted. With `low_copy` the file holds a 2-bit copy of each expert too, for
+    tokens that need it little. Fields of config.json that are named in `ignore_fields` count as
     absent. With `calibrate`, weights are rounded for the inputs that they have on a text: that of a
     file, or for True one that cpumix brings; `calibration_tokens` of it, spread evenly, are used.
     That takes hours for a large model. `progress` is called with the source bytes done and in all.
@@ -120,6 +123,8 @@ def convert(
         chosen = as_is  # of two forms of int4 the one that keeps numbers of 4 bits
     else:
         chosen = find_precision(precision, checkpoint.config)
+    if low_copy:
+        chosen = with_low_copies(chosen, checkpoint.config)
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
     entries = with_code_books(build_entries(checkpoint.config, chosen), checkpoint)
     name = Path(source).resolve().name if hub_name is None else hub_name.repo.partition("/")[2]
@@ -171,6 +176,16 @@ def convert(
         losses,
         resumed,
     )
+
+
+def with_low_copies(precision: Precision, config: ModelConfig) -> Precision:
+    """Return a precision with low copies; ConfigError where they would serve nobody."""
+    if config.num_experts_per_tok < 2:
+        raise ConfigError(
+            "low copy: expected a model whose tokens go through two experts or more, found "
+            f"{config.num_experts_per_tok}. Leave --low-copy out."
+        )
+    return replace(precision, low=LOW_COPIES)
 
 
 def _fingerprint(

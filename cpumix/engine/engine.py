@@ -50,7 +50,9 @@ class Engine:
         self.loop = EngineLoop(self.transformer, self.scheduler, backend)
         self.session = Session(self.transformer, self.pool, each)
         stretched = isinstance(file.config.rope_scaling, DynamicScaling)
-        self._origin = saved.Origin(file.fingerprint, kv, context if stretched else 0)
+        self._origin = saved.Origin(
+            file.fingerprint, kv, context if stretched else 0, pager.low_copies
+        )
 
     def write(self, request: Request, on_event: OnEvent) -> Text:
         """Begin a text; `on_event` is called on the compute thread for all that comes of it."""

@@ -44,10 +44,16 @@ class ExpertPager:
         budget: Budget | None = None,
         *,
         predict: bool = True,
+        low_copies: bool = False,
         platform: madvise.Platform | None = None,
     ) -> None:
-        """Without a budget, every expert stays once it is read."""
+        """Without a budget, every expert stays once it is read.
+
+        With `low_copies`, those of the file are experts of their own, which follow the others.
+        """
         layers, experts = file.config.num_hidden_layers, file.config.num_local_experts
+        self.low_copies = low_copies
+        experts *= 1 + low_copies
         self._file, self._budget, self._predict = file, budget, predict
         self._ranges = {
             (n, e): file_range(file, (n, e)) for n in range(layers) for e in range(experts)

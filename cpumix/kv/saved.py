@@ -25,7 +25,7 @@ from .pool import BlockPool
 from .prefix import PrefixCache
 from .table import BlockTable
 
-MAGIC, VERSION = b"cpumixkv", 1
+MAGIC, VERSION = b"cpumixkv", 2
 HEADER_LIMIT = 64 << 20  # bytes; a token takes up to 12
 
 
@@ -37,6 +37,8 @@ class Origin(NamedTuple):
     kv: str
     context: int
     """Where positions are stretched to the context; else 0."""
+    low_copies: bool
+    """Whether low copies serve experts that count little."""
 
 
 def save(path: Path, pool: BlockPool, prefix: PrefixCache, ids: list[int], origin: Origin) -> int:

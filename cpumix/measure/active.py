@@ -28,7 +28,9 @@ def active_weights(file: ModelFile) -> ActiveWeights:
     body = tail = size = 0
     for t in file.tensors.values():
         role, layer, expert = t.spec.role, t.spec.layer, t.spec.expert
-        spare = expert is not None and expert >= config.num_experts_per_tok
+        spare = role is Role.LOW_COPY or (
+            expert is not None and expert >= config.num_experts_per_tok
+        )
         if spare or (role is Role.EMBEDDING and role is not head):
             continue
         last = layer == config.num_hidden_layers - 1 and role not in (Role.WK, Role.WV)

@@ -92,7 +92,7 @@ def _run(arguments: list[str]) -> dict[str, Any]:
 def measure(path: str, context: int, kv: str, ram: str | None) -> dict[str, Any]:
     """Run a model in this process; return what it took."""
     from cpumix.kernels.compile.jit import compiled_files
-    from cpumix.model import load
+    from cpumix.loading import load
 
     before = compiled_files()
     with load(path, context=context, kv=kv, ram=ram) as model:

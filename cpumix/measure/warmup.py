@@ -28,7 +28,8 @@ from cpumix.kernels.rows import Rows
 from cpumix.kv.formats import count_blocks, find_format
 from cpumix.kv.pool import BlockPool
 from cpumix.kv.table import BlockTable
-from cpumix.model import DEMO_MODEL, load
+from cpumix.loading import load
+from cpumix.model import DEMO_MODEL
 from cpumix.quant import FORMATS
 from cpumix.quant.kv import KV_FORMATS
 from cpumix.quant.precision import PRECISIONS, Precision

@@ -30,12 +30,13 @@ class WeightSizes:
     dense: int
     embedding: int  # of the dense part; 0 where it serves as output too
     expert: tuple[int, ...]  # one of each layer
+    low: int  # a low copy of one, 0 without them
     experts: int  # of a layer
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.dense + sum(self.expert) * self.experts
+        return self.dense + (sum(self.expert) + len(self.expert) * self.low) * self.experts
 
 
 @lru_cache(maxsize=64)
@@ -49,7 +50,8 @@ def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
             embedding = size
     formats = (precision.layer(layer).expert for layer in range(config.num_hidden_layers))
     expert = tuple(expert_bytes(config, name) for name in formats)
-    return WeightSizes(dense, embedding, expert, config.num_local_experts)
+    low = expert_bytes(config, precision.low) if precision.low else 0
+    return WeightSizes(dense, embedding, expert, low, config.num_local_experts)
 
 
 @lru_cache(maxsize=16)

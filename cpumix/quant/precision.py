@@ -25,6 +25,7 @@ from cpumix.errors import ConfigError
 from . import FLOAT32
 
 UNQUANTIZED = (*NORMS, *BIASES, Role.ROUTER, Role.SCORE)
+LOW_COPIES = "q2s"  # the format of low copies
 BOTH = "+"  # between the formats of an expert's parts, where they differ
 
 
@@ -58,6 +59,8 @@ class Precision:
     head: str
     layers: tuple[LayerFormats, ...]
     """Of each layer; one for all if they are alike."""
+    low: str | None = None
+    """Of the low copies of all experts; None without them."""
 
     @classmethod
     def uniform(cls, name: str, *, experts: str, dense: str) -> Precision:
@@ -74,6 +77,8 @@ class Precision:
             return FLOAT32
         if spec.layer is None:
             return self.embedding if spec.role is Role.EMBEDDING else self.head
+        if spec.role is Role.LOW_COPY:
+            return self.low or LOW_COPIES
         formats = self.layer(spec.layer)
         if spec.role is Role.EXPERT:
             return formats.expert
@@ -84,7 +89,9 @@ class Precision:
     @property
     def formats(self) -> set[str]:
         """Every format that a matrix takes."""
-        return {self.embedding, self.head, *(name for layer in self.layers for name in layer)}
+        low = {self.low} if self.low else set()
+        layers = {name for layer in self.layers for name in layer}
+        return {self.embedding, self.head, *layers, *low}
 
     def describe(self) -> str:
         """Say which share of the layers' experts takes which format, and what the rest takes."""
@@ -95,7 +102,8 @@ class Precision:
         )
         if len(set(experts)) == 1:
             told = experts[0]
-        return f"experts {told}; the rest {', '.join(_once(rest))}"
+        copies = f", low copies {self.low}" if self.low else ""
+        return f"experts {told}{copies}; the rest {', '.join(_once(rest))}"
 
 
 def _once(names: Iterable[str]) -> list[str]:

@@ -41,9 +41,11 @@ def read_precision(
     embedding = head = format_of(Role.EMBEDDING)
     if config.writes and not config.tie_word_embeddings:
         head = format_of(Role.OUTPUT)
+    first = tensor_name(Role.LOW_COPY, 0, 0)
+    low = format_of(Role.LOW_COPY, 0, 0) if first in formats else None
     layers = []
     for layer in range(config.num_hidden_layers):
         gate_up, _, down = parts_of(format_of(Role.EXPERT, layer, 0))
         layers.append(LayerFormats(format_of(Role.WQ, layer), gate_up, down))
     alike = len(set(layers)) == 1
-    return Precision(name, embedding, head, tuple(layers[:1] if alike else layers))
+    return Precision(name, embedding, head, tuple(layers[:1] if alike else layers), low)

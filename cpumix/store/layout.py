@@ -34,7 +34,8 @@ Metadata beside GGUF's `general.*` and those of the architecture, such as `llama
 
 Tensors: the dense part (token_embd, each layer's norms, attention and router, output_norm, output),
 then the experts, layer by layer. "blk.L.expert.E" is one expert: the bytes of w1, w3 and w2 one
-after the other, so that an expert is one sequential read. "f32" tensors are GGUF float32 with their
+after the other, so that an expert is one sequential read. "blk.L.low.E", if the file has low
+copies, is the same expert in fewer bits, and follows it. "f32" tensors are GGUF float32 with their
 own shape; the others are opaque to GGUF, one-dimensional int8, and take their shape from
 `cpumix.config`.
 
@@ -64,7 +65,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import EXPERT_PARTS, ModelConfig, Role, TensorSpec, tensor_name
+from cpumix.config import (
+    EXPERT_PARTS,
+    WHOLE_EXPERTS,
+    ModelConfig,
+    Role,
+    TensorSpec,
+    tensor_name,
+)
 from cpumix.config.model import with_requirement
 from cpumix.quant import FLOAT32
 from cpumix.quant import nbytes as tensor_bytes
@@ -122,7 +130,7 @@ class TensorEntry:
     @property
     def parts(self) -> list[tuple[str, str]]:
         """Names and formats of the checkpoint's tensors that it holds, one after the other."""
-        if self.spec.role is not Role.EXPERT:
+        if self.spec.role not in WHOLE_EXPERTS:
             return [(self.name, self.format)]
         place = self.spec.layer, self.spec.expert
         names = [tensor_name(role, *place) for role in EXPERT_PARTS]
@@ -134,10 +142,13 @@ def build_entries(config: ModelConfig, precision: str | Precision) -> list[Tenso
     chosen = _resolve(precision)
     entries = [dense_entry(spec, chosen) for spec in config.dense_tensors()]
     for layer in range(config.num_hidden_layers):
-        first = expert_entry(config, chosen, layer)
+        own = [expert_entry(config, chosen, layer)]
+        if chosen.low is not None:  # right after each expert: both are made of what was just read
+            own.append(expert_entry(config, chosen, layer, Role.LOW_COPY))
         for expert in range(config.num_local_experts):
-            spec = TensorSpec.of(Role.EXPERT, first.shape, layer, expert)
-            entries.append(TensorEntry(spec, first.format, first.nbytes))
+            for entry in own:
+                spec = TensorSpec.of(entry.spec.role, entry.shape, layer, expert)
+                entries.append(TensorEntry(spec, entry.format, entry.nbytes))
     return entries
 
 
@@ -147,10 +158,15 @@ def dense_entry(spec: TensorSpec, precision: Precision) -> TensorEntry:
     return TensorEntry(spec, kind, tensor_bytes(kind, spec.shape))
 
 
-def expert_entry(config: ModelConfig, precision: Precision, layer: int) -> TensorEntry:
-    """Return how the file stores the first expert of a layer; its others are like it."""
+def expert_entry(
+    config: ModelConfig, precision: Precision, layer: int, role: Role = Role.EXPERT
+) -> TensorEntry:
+    """Return how the file stores the first expert of a layer, or its low copy.
+
+    The layer's others are like it.
+    """
     shape = (len(EXPERT_PARTS), config.intermediate_size, config.hidden_size)
-    spec = TensorSpec.of(Role.EXPERT, shape, layer, 0)
+    spec = TensorSpec.of(role, shape, layer, 0)
     kind = precision.format(spec)
     parts = zip(parts_of(kind), config.expert_tensors(layer, 0), strict=True)
     nbytes = sum(tensor_bytes(name, part.shape) for name, part in parts)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import Role, TensorSpec
+from cpumix.config import WHOLE_EXPERTS, TensorSpec
 from cpumix.quant import FLOAT32, FORMATS, nbytes
 from cpumix.quant.precision import parts_of
 from cpumix.quant.tiles import TILE_ROWS
@@ -73,7 +73,7 @@ class FileMatrix:
 def matrices_of(file: ModelFile, tensor: MappedTensor) -> Iterator[FileMatrix]:
     """Yield what a tensor of the file holds: itself, or the three matrices of an expert."""
     data, spec = file.data(tensor.name), tensor.spec
-    if spec.role is not Role.EXPERT:
+    if spec.role not in WHOLE_EXPERTS:
         yield FileMatrix(spec, tensor.name, tensor.format, data, tensor.book)
         return
     assert spec.layer is not None and spec.expert is not None

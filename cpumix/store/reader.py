@@ -235,8 +235,13 @@ class ModelFile:
             )
 
     def expert_name(self, layer: int, expert: int) -> str:
-        """Name of the tensor that holds one expert: w1, w3 and w2 one after the other."""
-        return tensor_name(Role.EXPERT, layer, expert)
+        """Name of the tensor that holds one expert: w1, w3 and w2 one after the other.
+
+        Numbers from `num_local_experts` on are those of the low copies.
+        """
+        if expert < self.config.num_local_experts:
+            return tensor_name(Role.EXPERT, layer, expert)
+        return tensor_name(Role.LOW_COPY, layer, expert - self.config.num_local_experts)
 
     def resident_bytes(self) -> int | None:
         """Bytes of the file in memory now, whoever read them; None where the system keeps quiet."""

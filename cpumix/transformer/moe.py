@@ -10,7 +10,7 @@ from functools import partial
 from itertools import pairwise
 
 from cpumix.config import ModelConfig
-from cpumix.experts import Expert, ExpertPager
+from cpumix.experts import Expert, ExpertPager, take_low_copies
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.operands import Matmul, MatmulGroup, Residual
 from cpumix.kernels.rows import Rows
@@ -42,6 +42,8 @@ class MoE:
         if layer.router is not None:
             experts, norm_topk = self._config.num_local_experts, self._config.norm_topk_prob
             self._backend.route(h, layer.router, experts, n, b.topk_ids, b.topk_weights, norm_topk)
+            if self._pager.low_copies:
+                take_low_copies(b.topk_ids[:n], b.topk_weights[:n], experts)
         self._backend.sort_by_expert(
             b.topk_ids, n, b.expert_offsets, b.sorted_tokens, b.inverse_order
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from cpumix.config import ModelConfig
-from cpumix.experts import ExpertPager
+from cpumix.experts import ExpertPager, take_low_copies
 from cpumix.kernels.backend import Backend
 from cpumix.kernels.operands import Residual
 from cpumix.kernels.rows import Rows
@@ -34,7 +34,8 @@ class Prefetch:
         if not self._pager.wants_prefetch:
             return
         if layer.router is None or n >= TOKENS_PER_EXPERT * self._experts:
-            self._pager.prefetch(layer.index, range(self._experts), sure=True)
+            served = self._experts * (1 + self._pager.low_copies)
+            self._pager.prefetch(layer.index, range(served), sure=True)
         elif n <= PREDICTED_ROWS:
             ids = self._topk_ids[:n]
             nothing = Residual(x, *self._nothing)
@@ -42,4 +43,6 @@ class Prefetch:
             self._backend.route(
                 self._h, layer.router, self._experts, n, self._topk_ids, self._topk_weights
             )
+            if self._pager.low_copies:
+                take_low_copies(ids, self._topk_weights[:n], self._experts)
             self._pager.prefetch(layer.index, np.unique(ids).tolist())

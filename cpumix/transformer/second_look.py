@@ -87,7 +87,7 @@ class SecondLook:
         return self._weights(f"layer {layer}, experts", self._experts(layer, used.tolist()))
 
     def _experts(self, layer: int, experts: Iterable[int]) -> list[str]:
-        names = [tensor_name(Role.EXPERT, layer, e) for e in experts]
+        names = [self._file.expert_name(layer, e) for e in experts]
         return [tensor_name(Role.ROUTER, layer), *names]
 
     def explain_logits(self) -> CpumixError:
@@ -123,7 +123,8 @@ class SecondLook:
         """Return the error that what only some tokens use before a layer is damaged, if it is."""
         if layer == 0:
             return self._damaged("the embeddings", [tensor_name(Role.EMBEDDING)])
-        experts = range(self._file.config.num_local_experts)
+        copies = 1 if self._file.formats.low is None else 2
+        experts = range(copies * self._file.config.num_local_experts)
         return self._damaged(f"layer {layer - 1}, experts", self._experts(layer - 1, experts))
 
     def _weights(self, place: str, names: Iterable[str]) -> CpumixError:
