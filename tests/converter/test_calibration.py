@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +261,20 @@ def test_text_that_comes_with_the_package(source):
         assert words in text
     assert convert(source, calibrate=True)
     assert SHIPPED.stat().st_size < 200_000
+
+
+def test_low_copies_are_rounded_for_the_same_inputs(source, tmp_path):
+    for name, options in {
+        "plain": {"calibrate": HELDOUT},
+        "low": {"calibrate": HELDOUT, "low_copy": True},
+        "free": {"low_copy": True},
+    }.items():
+        cpumix.convert(source, tmp_path / name, "int4", calibration_tokens=TOKENS, **options)
+    files = (ModelFile(tmp_path / name) for name in ("plain", "low", "free"))
+    with contextlib.ExitStack() as stack:
+        plain, low, free = (stack.enter_context(file) for file in files)
+        for name in plain.tensors:
+            assert low.data(name).tobytes() == plain.data(name).tobytes(), name
+        copies = low.tensors.keys() - plain.tensors.keys()
+        assert len(copies) == low.config.num_hidden_layers * low.config.num_local_experts
+        assert all(low.data(name).tobytes() != free.data(name).tobytes() for name in copies)

@@ -48,7 +48,7 @@ def walk_order(config: ModelConfig, entries: Sequence[TensorEntry]) -> list[Tens
             return (-1, 0, 0) if spec.role is Role.EMBEDDING else (config.num_hidden_layers, 0, 0)
         if spec.expert is None:
             return spec.layer, -1, ATTENTION.index(spec.role)
-        return spec.layer, spec.expert, 0
+        return spec.layer, spec.expert, int(spec.role is Role.LOW_COPY)
 
     return sorted(entries, key=place)
 
@@ -83,7 +83,10 @@ class Walk:
         self._stream, self._writer, self._config = stream, writer, config
         self._rounder, self._errors, self._entries = rounder, errors, entries
         self._finished = {entry.name for entry in entries[: writer.done]}
-        self._slices = {name: list(of) for name, of in groupby(slices, lambda s: s.source.name)}
+        self._slices = {
+            places: list(of)
+            for places, of in groupby(slices, lambda s: (s.entry.name, s.source.name))
+        }
 
     def run(self) -> None:
         """Write every tensor that is not finished."""
@@ -143,13 +146,15 @@ class Walk:
             for _, x in stream.chunks(np.arange(stream.tokens)):
                 mean.add(x)
             self._check(mean, f"layer {layer}, experts")
-        for expert, entry in enumerate(entries):
-            tokens, weights = stream.of_expert(expert)
-            if entry.name in self._finished:
+        for entry in entries:
+            assert entry.spec.expert is not None
+            tokens, weights = stream.of_expert(entry.spec.expert)
+            is_copy = entry.spec.role is Role.LOW_COPY  # it serves few: tokens go by the other
+            if entry.name not in self._finished:
+                self._expert(entry, tokens, weights, mean, share)
+            elif not is_copy:
                 data = self._writer.read(entry.name)
                 stream.add_expert(as_expert(data, entry), tokens, weights)
-                continue
-            self._expert(entry, tokens, weights, mean, share)
 
     def _expert(
         self,
@@ -170,8 +175,8 @@ class Walk:
         self._check(inputs, what)
         (w1_name, kind), (w3_name, _), (w2_name, _) = entry.parts
         feedbacks = inputs.feedbacks()
-        w1, of_w1 = self._rounder.round(self._slices[w1_name], inputs, feedbacks)
-        w3, of_w3 = self._rounder.round(self._slices[w3_name], inputs, feedbacks)
+        w1, of_w1 = self._rounder.round(self._slices[entry.name, w1_name], inputs, feedbacks)
+        w3, of_w3 = self._rounder.round(self._slices[entry.name, w3_name], inputs, feedbacks)
         del feedbacks, inputs
         _, inner, outer = entry.shape
         gate, up = (as_part(part, entry, kind, inner, outer) for part in (w1, w3))
@@ -184,8 +189,11 @@ class Walk:
                 each = np.full(len(x), share / len(others), np.float32)
                 hidden.add(stream.see_hidden(gate, up, x), each)
         self._check(hidden, what)
-        w2, of_w2 = self._rounder.round(self._slices[w2_name], hidden)
+        w2, of_w2 = self._rounder.round(self._slices[entry.name, w2_name], hidden)
         data = np.concatenate([w1, w3, w2])
+        if entry.spec.role is Role.LOW_COPY:
+            self._writer.write(entry.name, data)
+            return
         added = stream.add_expert(as_expert(data, entry), tokens, weights)
         added += of_w2.energy * share / stream.tokens
         self._errors.note(entry.name, 0, of_w1.scaled(added) + of_w3.scaled(added))
@@ -225,7 +233,7 @@ class Walk:
         """Return a dense tensor's bytes, and its errors unless it is finished, or a vector."""
         if entry.name in self._finished:
             return self._writer.read(entry.name), None
-        slices = self._slices[entry.name]
+        slices = self._slices[entry.name, entry.name]
         if entry.format == FLOAT32:
             return self._rounder.keep(slices), None
         return self._rounder.round(slices, moments, feedbacks)
