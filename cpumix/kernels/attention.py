@@ -79,7 +79,7 @@ class Scratch(NamedTuple):
     outputs: Address
     """`width` float32 a row."""
     wide: Address
-    """A part of a block's keys or values as float32."""
+    """A pair of key tiles, or 32 dimensions of a block's values, as float32."""
 
 
 @kernel
@@ -132,7 +132,7 @@ def store_outputs(kv: KVView, item: Item, scratch: Scratch, out: NDArray[np.floa
 def attention_item(
     q: NDArray[np.float32], kv: KVView, item: Item, out: NDArray[np.float32], scratch: Scratch
 ) -> None:
-    """All queries and query heads of one item."""
+    """Compute softmax(q k^T) v of one item, block by block: its queries, in all its query heads."""
     keys, values, scales, scores = kv.keys, kv.values, kv.scales, scratch.scores
     head_dim, width = keys.shape[2], values.shape[2]
     rows = -(-item.queries * kv.group // QUERY_ROWS) * QUERY_ROWS
@@ -190,7 +190,7 @@ def attention(
     counter: NDArray[np.int64],
     scratch: NDArray[np.uint8],
 ) -> None:
-    """Attention of each query of `kv.items` to its sequence's positions up to its own.
+    """Compute attention of each query of `kv.items` to its sequence's positions up to its own.
 
     Shapes: q (m, >= heads * head_dim) f32, after RoPE | out (>= m, >= heads * head_dim) f32
             | counter (1,) i64, 0 | scratch (threads, ..) u8.

@@ -1,7 +1,9 @@
 """A block of 64 positions for some rows of queries: their scores, weights and weighted values.
 
-A row's scores of a block are 256 bytes. Those of QUERY_ROWS rows lie together, a pair of key tiles
-(32 positions) after the other; so do their outputs, 32 head dimensions at a time.
+Rows of queries go together in groups of QUERY_ROWS. In the scratch memory, float32:
+
+- scores: [group][pair of key tiles: 2][row of the group][32 positions], 256 bytes for each row;
+- outputs: [group][head_dim / 32][row of the group][32 head dimensions].
 """
 
 from __future__ import annotations
@@ -54,9 +56,9 @@ class Strided(NamedTuple):
 def score_pair(
     q: Address, keys: NDArray[Any], pair: Address, head_dim: int, scores: Address, ahead: Address
 ) -> None:
-    """Scores of QUERY_ROWS rows (head_dim f32 apart) for 32 positions, a pair of key tiles.
+    """Compute q k^T of QUERY_ROWS rows (head_dim f32 apart) and 32 positions, a pair of key tiles.
 
-    Meanwhile half of the block's values are fetched, from `ahead`.
+    Meanwhile half of the block's values are prefetched, from `ahead`.
     """
     size = 16 * head_dim * keys.itemsize
     total = no_sums()
@@ -74,7 +76,7 @@ def score_rows(
     q: Address, rows: int, keys: NDArray[Any], pair: Address, head_dim: int, scores: Address,
     ahead: Address,
 ) -> None:  # fmt: skip
-    """Scores of all rows for a pair of key tiles, 256 bytes of a block's scores for each row."""
+    """Compute `score_pair` for all groups of rows."""
     for row in range(0, rows, QUERY_ROWS):
         score_pair(q + 4 * head_dim * row, keys, pair, head_dim, scores + 256 * row, ahead)
 
@@ -100,10 +102,11 @@ def softmax_row(
     lowest: int,
     highest: int,
 ) -> Lanes:
-    """Turn one row's 64 scores into weights in place and update its state.
+    """Turn one row's 64 scores into softmax weights in place, and update its maximum and sum.
 
-    Only lowest <= position <= highest is seen. The scales of 8-bit keys go into the scores, those
-    of values into the weights. Returns the correction of what came before.
+    The block begins at position `block`; positions outside lowest..highest get the weight 0. The
+    scales of 8-bit keys are multiplied into the scores, those of values into the weights. Returns
+    exp(old maximum - new maximum): what the row has summed so far must be multiplied by it.
     """
     best = splat(np.float32(UNSEEN))
     for i in range(4):
@@ -142,9 +145,11 @@ def weigh_rows(
     outputs: Address,
     ahead: Address,
 ) -> None:
-    """Rescale all rows' outputs in 32 head dimensions, and add 64 positions' weighted values.
+    """Multiply all rows' outputs by their corrections, and add sum_j weight_j * v_j of the block.
 
-    Meanwhile a part of the next block's keys is fetched, from `ahead`.
+    This is for 32 head dimensions; `factors` is the address of the first row's correction, and
+    STATE bytes on is the next one's. Meanwhile a part of the next block's keys is prefetched, from
+    `ahead`.
     """
     for row in range(0, rows, QUERY_ROWS):
         place = outputs + 4 * width * row

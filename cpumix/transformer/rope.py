@@ -1,7 +1,9 @@
 """Rotary position embedding (RoPE): the angles by which queries and keys are rotated.
 
 In float32 throughout, as the checkpoints' own code has it: at position 3000 a rounding there is
-visible in the logits. Source of every kind: transformers 5.23, modeling_rope_utils.py.
+visible in the logits. Source of every kind of scaling:
+https://github.com/huggingface/transformers/blob/0044e3b3facff1a1ad60b235c69d5b45beae75a4/src/transformers/modeling_rope_utils.py
+(`truncate` of YaRN came later).
 """
 
 from __future__ import annotations

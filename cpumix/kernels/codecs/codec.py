@@ -53,7 +53,7 @@ class Codec(ABC):
     lines: int
     """Cache lines of each tile's block that a group of rows prefetches in `gemm_small`."""
     steps: int
-    """Of a block."""
+    """How many equal parts, one after the other, a block of 32 columns is added in."""
     encode: Any
     """Kernel (x, out) that encodes a transposed block, (32 columns, 16 rows) f32, as one tile."""
     choose: Any = None

@@ -39,7 +39,9 @@ from .vectors import (
     pointer,
 )
 
-AHEAD = 3  # blocks that the units work ahead of the scaling: what they store is slow to come back
+# Blocks whose products are under way while an earlier one is scaled: sums go from matrix to vector
+# registers through memory, and must not be waited for.
+AHEAD = 3
 SUMS_BYTES = AHEAD * 16 * 64
 INPUT_ROWS = 16  # that a matrix register holds
 
@@ -57,7 +59,10 @@ def _shapes() -> bytes:
 
 
 def request_permission() -> bool:
-    """Ask Linux for the tile registers: arch_prctl ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA."""
+    """Ask Linux for the tile registers: arch_prctl ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA.
+
+    Returns whether they may be used. Source: https://docs.kernel.org/arch/x86/xstate.html.
+    """
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None, use_errno=True).syscall(158, 0x1023, 18) == 0)

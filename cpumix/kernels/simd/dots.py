@@ -21,9 +21,10 @@ START_FACTOR = 128  # the header's start is minus this times the sum of a block'
 
 
 class Dots:
-    """Emitters for `tokens` rows: slot t of a stack is row t times the first tile, then the second.
+    """Emitters for `tokens` rows of activations and two tiles of weights: 2 x tokens sums.
 
-    Rows of activations are `x_stride` bytes apart, their headers half as far: `header_stride`.
+    Slot t of the stack is row t times the first tile, slot tokens + t times the second. Rows of
+    activations are `x_stride` bytes apart, their headers half as far: `header_stride`.
     """
 
     def __init__(self, tokens: int) -> None:

@@ -27,37 +27,37 @@ from .vectors import (
 
 @instruction(f32x16, f32x16, f32x16)
 def add(b: Builder, x: Value, y: Value) -> Value:
-    """X + y."""
+    """Return x + y."""
     return b.fadd(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def sub(b: Builder, x: Value, y: Value) -> Value:
-    """X - y."""
+    """Return x - y."""
     return b.fsub(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def mul(b: Builder, x: Value, y: Value) -> Value:
-    """X * y."""
+    """Return x * y."""
     return b.fmul(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16)
 def div(b: Builder, x: Value, y: Value) -> Value:
-    """X / y."""
+    """Return x / y."""
     return b.fdiv(x, y)
 
 
 @instruction(f32x16, f32x16, f32x16, f32x16)
 def fma(b: Builder, x: Value, y: Value, z: Value) -> Value:
-    """X * y + z, rounded once."""
+    """Return x * y + z, rounded once."""
     return multiply_add(b, x, y, z)
 
 
 @instruction(f32x16, f32x16)
 def absolute(b: Builder, x: Value) -> Value:
-    """|x|."""
+    """Return |x|."""
     return b.bitcast(b.and_(b.bitcast(x, VI), constant(0x7FFFFFFF)), VF)
 
 
@@ -69,13 +69,13 @@ def rint(b: Builder, x: Value) -> Value:
 
 @instruction(f32x16, f32x16, f32x16, f32x16, f32x16)
 def where_greater(b: Builder, x: Value, y: Value, yes: Value, no: Value) -> Value:
-    """Per lane: yes if x > y else no. A NaN is never greater."""
+    """Return `yes` in the lanes where x > y, else `no`; a NaN is never greater."""
     return b.select(b.fcmp_ordered(">", x, y), yes, no)
 
 
 @instruction(i32x16, f32x16, f32x16, i32x16, i32x16)
 def where_greater_i32(b: Builder, x: Value, y: Value, yes: Value, no: Value) -> Value:
-    """Per lane: yes if x > y else no, for int32 results."""
+    """Return `yes` in the lanes where x > y, else `no`, of int32."""
     return b.select(b.fcmp_ordered(">", x, y), yes, no)
 
 
@@ -93,13 +93,13 @@ def to_i32(b: Builder, v: Value) -> Value:
 
 @instruction(i32x16, i32x16, i32x16)
 def add_i32(b: Builder, x: Value, y: Value) -> Value:
-    """X + y."""
+    """Return x + y."""
     return b.add(x, y)
 
 
 @instruction(i32x16, i32x16, i32x16)
 def either(b: Builder, x: Value, y: Value) -> Value:
-    """X | y."""
+    """Return x | y, bit by bit."""
     return b.or_(x, y)
 
 
@@ -117,13 +117,13 @@ def reduce_max_i32(b: Builder, v: Value) -> Value:
 
 @instruction(i32x16, i32x16, i32x16)
 def shift_left(b: Builder, x: Value, bits: Value) -> Value:
-    """X << bits, lane by lane."""
+    """Return x << bits, lane by lane."""
     return b.shl(x, bits)
 
 
 @instruction(i32x16, i32x16, i32x16)
 def shift_right(b: Builder, x: Value, bits: Value) -> Value:
-    """X >> bits, lane by lane, zeros coming in."""
+    """Return x >> bits, lane by lane; zeros come in from above."""
     return b.lshr(x, bits)
 
 

@@ -26,7 +26,7 @@ class Instructions(NamedTuple):
     tokens: int
     """Rows in one pass of prefill: the sums of two tiles must stay in registers."""
     registers: int
-    """That a vector instruction can name."""
+    """How many vector registers there are."""
     multiples: bool = False
     """Whether prefill scales by `multiples`."""
 

@@ -13,7 +13,7 @@ LOWEST, HIGHEST = -87.0, 88.0  # beyond these 2^n leaves the normal float32 rang
 
 @kernel
 def exp(x: Lanes) -> Lanes:
-    """e^x to within 2 units in the last place; 0 below -87, clamped above 88.
+    """Return e^x to within 2 units in the last place: 0 below -87, e^88 above 88.
 
     Source: expf.c of Cephes, https://www.netlib.org/cephes/single.tgz: the reduction x = n ln 2 + r
     and the polynomial in r, of degree 5 beyond 1 + r.
@@ -34,5 +34,5 @@ def exp(x: Lanes) -> Lanes:
 
 @kernel
 def silu(x: Lanes) -> Lanes:
-    """X / (1 + e^-x)."""
+    """Return x / (1 + e^-x)."""
     return div(x, add(splat(1.0), exp(sub(splat(0.0), x))))

@@ -1,11 +1,13 @@
 """Scaling a block's sums without multiplying them: for processors whose multipliers are the limit.
 
-`vpdpbusd` and float multiplication share their execution units, so every multiplication less is a
-product of weights more. A block's integer sum n is to be scaled by its weights' scale, one for each
-lane, and by its activations', which is (1 + i / 8) x 2^k. The second costs no multiplication:
+`vpdpbusd` and float multiplication share their execution units: each multiplication that is saved
+makes room for one more `vpdpbusd`. A block's integer sum n is to be multiplied by its weights'
+scale, one for each lane, and by its activations' scale, (1 + i / 8) x 2^k with i = 0..7 (see
+`quant.activations`). The second costs no multiplication:
 
-- 2^k: the sum starts at the bits of the float32 1.5 x 2^(23 + k). Then its own bits, read as a
-  float32, are that number + n x 2^k, exactly, as |n| < 2^22; and subtracting is not multiplying.
+- 2^k: the int32 sum starts at the bits of the float32 1.5 x 2^(23 + k), whose last bit is worth
+  2^k. In the end its bits, read as a float32, are that number + n x 2^k, exactly, as |n| < 2^22;
+  a subtraction, which other units do, leaves n x 2^k.
 - 1 + i / 8: a panel holds all eight multiples of the weights' scales, which are exact, too.
 
 Nothing is rounded that the plain way, in `dots`, would not round: results are the same bits.

@@ -29,14 +29,23 @@ from .vectors import (
 
 
 class Sums(NamedTuple):
-    """The type of such sums, first all rows' of one vector, then the other's; and instructions."""
+    """Instructions on the sums of a number of rows: 2 x rows vectors of 16 float32.
+
+    Slot t of the stack is row t times the first vector, slot rows + t times the second.
+    """
 
     stack: Stack
+    """The type."""
     zero: Any
+    """() -> sums that are 0."""
     load: Any
+    """(address) -> sums, as `store` has stored them: row by row, 2 x 64 bytes each."""
     store: Any
+    """(address, sums)."""
     fma: Any
+    """(sums, w0, w1, x, stride) -> sums + x[t] * (w0, w1), x[t] the float32 at x + t * stride."""
     rescale: Any
+    """(sums, factor, stride) -> sums * factor[t], the float32 at factor + t * stride."""
 
 
 def row(b: Builder, p: Value, stride: Value, index: int) -> Value:
