@@ -82,16 +82,6 @@ def narrow(x, half):
 
 
 @kernel
-def split(pairs, low, high, small, large):
-    for i in range(0, 4 * pairs.size, 64):
-        v = load_i32(address(pairs) + i)
-        store_f32(address(low) + i, lanes.low_bf16(v))
-        store_f32(address(high) + i, lanes.high_bf16(v))
-        store_i32(address(small) + i, lanes.low_nibbles(v))
-        store_i32(address(large) + i, lanes.high_nibbles(v))
-
-
-@kernel
 def reduce(x, out):
     v = load_f32(address(x))
     out[0], out[1] = lanes.reduce_add(v), lanes.reduce_max(v)
@@ -200,18 +190,6 @@ def test_float16_is_rounded_to_nearest_even():
     narrow(x, found)
     with np.errstate(over="ignore"):
         assert (found == x.astype(np.float16).view(np.uint16)).all()
-
-
-def test_halves_and_nibbles():
-    random = np.random.default_rng(0)
-    pairs = random.integers(0, 1 << 32, 1 << 16).astype(np.uint32)
-    low, high = floats(1 << 16), floats(1 << 16)
-    small, large = np.zeros((2, 1 << 16), np.uint32)
-    split(pairs, low, high, small, large)
-    assert (low.view(np.uint32) == pairs << 16).all()
-    assert (high.view(np.uint32) == pairs & 0xFFFF0000).all()
-    assert (small == pairs & 0x0F0F0F0F).all()
-    assert (large == (pairs >> 4) & 0x0F0F0F0F).all()
 
 
 def test_lanes_are_summed_in_order():

@@ -1,4 +1,4 @@
-"""Arithmetic on the 16 lanes of a vector, bits within them, and reductions over them."""
+"""Arithmetic on the 16 lanes of a vector, and reductions over them."""
 
 from __future__ import annotations
 
@@ -79,12 +79,6 @@ def where_greater_i32(b: Builder, x: Value, y: Value, yes: Value, no: Value) -> 
     return b.select(b.fcmp_ordered(">", x, y), yes, no)
 
 
-@instruction(f32x16, i32x16)
-def to_f32(b: Builder, v: Value) -> Value:
-    """Convert int32 to float32."""
-    return b.sitofp(v, VF)
-
-
 @instruction(i32x16, f32x16)
 def to_i32(b: Builder, v: Value) -> Value:
     """Convert float32 that are integers to int32."""
@@ -153,33 +147,6 @@ def as_f32(b: Builder, v: Value) -> Value:
 def as_i32(b: Builder, v: Value) -> Value:
     """Read the bits of float32 lanes as int32."""
     return b.bitcast(v, VI)
-
-
-# --- Bytes and halves within lanes ---
-
-
-@instruction(i32x16, i32x16)
-def low_nibbles(b: Builder, v: Value) -> Value:
-    """Return the lower half of every byte."""
-    return b.and_(v, constant(0x0F0F0F0F))
-
-
-@instruction(i32x16, i32x16)
-def high_nibbles(b: Builder, v: Value) -> Value:
-    """Return the upper half of every byte."""
-    return b.and_(b.lshr(v, constant(4)), constant(0x0F0F0F0F))
-
-
-@instruction(f32x16, i32x16)
-def low_bf16(b: Builder, v: Value) -> Value:
-    """Return the lower bfloat16 of every lane, widened."""
-    return b.bitcast(b.shl(v, constant(16)), VF)
-
-
-@instruction(f32x16, i32x16)
-def high_bf16(b: Builder, v: Value) -> Value:
-    """Return the upper bfloat16 of every lane, widened."""
-    return b.bitcast(b.and_(v, constant(0xFFFF0000)), VF)
 
 
 # --- Reductions, lane 0 first, so that the result is the same on every machine ---
