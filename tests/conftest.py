@@ -44,6 +44,18 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
+@pytest.fixture(scope="session", autouse=True)
+def first_run_is_over(request: pytest.FixtureRequest, shared_folder: Path) -> None:
+    """Compile the kernels before many tests begin: the run that does it says so on stderr."""
+    if len(request.session.items) > 100 and "CPUMIX_ISA" not in os.environ:
+        from levels import run_once
+
+        from cpumix.kernels.compile.jit import is_cold  # not above, for the same reason
+
+        if is_cold():
+            run_once(shared_folder, ["-m", "cpumix", "run", "--prompt", "And", "-n", "1"], {})
+
+
 @pytest.fixture(scope="session")
 def demo_model() -> Path:
     """The model file that ships in the package."""
