@@ -16,6 +16,7 @@ from cpumix.memory.planner import (
 from cpumix.quant.precision import PRECISIONS, REFERENCE, Precision
 
 from .advice import advice, commands
+from .low_copies import offer_low_copies
 from .sources import Source
 from .speed import Bandwidths, tokens_per_second
 
@@ -142,6 +143,9 @@ def answer(
         rows,
         next(r for r in rows if r.plan is best),
         bandwidths,
-        tuple(advice(source, best, kv, forced=precision != "auto")),
+        (
+            *advice(source, best, kv, forced=precision != "auto"),
+            *offer_low_copies(source, best, kv, bandwidths),
+        ),
         tuple(commands(source, best, kv)),
     )

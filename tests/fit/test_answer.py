@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -211,3 +212,17 @@ def test_the_largest_model_is_planned_from_one_expert(monkeypatch):
     assert found.choice.plan.weights == 1000 * layer + 2 * 32000 * 4096 + 4096
     assert len(found.rows) == 6
     assert len(asked) < 60
+
+
+@pytest.mark.parametrize(("gib", "offered"), [(96, True), (64, False), (24, False), (2, False)])
+def test_low_copies_are_offered_where_they_win(gib, offered):
+    found = ask(gib)
+    sentences = [s for s in found.advice if "--low-copy" in s]
+    assert bool(sentences) == offered
+    if offered:
+        config, precision = found.source.config, find_level("int8")
+        low = make_plan(config, replace(precision, low="q2s"), 4096, gib * GIB)
+        assert low.verdict == found.choice.plan.verdict == "fits"
+        faster, _ = tokens_per_second(low, 32, ASSUMED)
+        assert faster > 1.05 * found.choice.tok_s[0]
+        assert f"{faster:.2g}-" in sentences[0]
