@@ -18,7 +18,8 @@ from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
 
-Doubles = NDArray[np.float64]
+from .comparison import Comparison, Doubles, compare, exp_mean
+
 Progress = Callable[[int, int], None]
 SMALLEST_CONTEXT = 8
 MOST_LOSS = 700.0  # the exponential of more is no float64
@@ -26,7 +27,11 @@ ROWS = 64  # logits that are widened to float64 together: 64 MiB of the largest 
 
 
 class LanguageModel(Protocol):
-    """What is asked of a model; `cpumix.load` returns one."""
+    """What is asked of a model; `cpumix.load` returns one.
+
+    Of models that also have `experts`, as `routing.RoutedModel` has, the choices of experts are
+    compared too.
+    """
 
     @property
     def config(self) -> ModelConfig:
@@ -38,20 +43,6 @@ class LanguageModel(Protocol):
 
     def logits(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Return the logits (len(ids), vocab_size) of a full causal pass."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """How far a model's predictions are from a reference's; an `_error` is one standard error."""
-
-    perplexity: float  # the reference's
-    perplexity_error: float
-    ratio: float  # of the model's perplexity to the reference's
-    ratio_error: float
-    kl_divergence: float  # mean over tokens of KL(reference || model), in nats
-    kl_divergence_error: float
-    same_top: float  # share of tokens before which both find the same one likeliest
-    probability_rms: float  # of the difference in what both thought the text's tokens' chances were
 
 
 @dataclass(frozen=True)
@@ -92,20 +83,20 @@ def evaluate(
         scores.append(_score(ids, model, against))
     if progress is not None:
         progress(len(pieces), len(pieces))
-    loss, *comparison = np.concatenate(scores, axis=1)  # each [tokens]
+    loss, *others = np.concatenate(scores, axis=1)  # each [tokens]
     if not loss.mean() < MOST_LOSS:
         raise ConfigError(
             f"perplexity: expected a finite number, found a mean loss of {loss.mean():.3g}. "
             "The model's weights are damaged: convert the checkpoint again."
         )
-    perplexity, error = _exp_mean(loss)
+    perplexity, error = exp_mean(loss)
     return Evaluation(
         perplexity=perplexity,
         perplexity_error=error,
         tokens=len(loss),
         windows=len(pieces),
         context=context,
-        against=_compare(loss, *comparison) if comparison else None,
+        against=_compare(loss, others) if others else None,
     )
 
 
@@ -146,12 +137,13 @@ def _check_same_tokens(model: LanguageModel, against: LanguageModel, text: str) 
 def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | None) -> Doubles:
     """Score the second half of a window: its T tokens' losses [1, T].
 
-    With a reference: losses, the reference's, KL divergences, and 1 where the likeliest token is
-    the same one, [4, T].
+    With a reference: losses, the reference's, KL divergences, 1 where the likeliest token is the
+    same one, and for each layer 1 where the experts are not, [4 + layers, T].
     """
     first = len(ids) // 2
     models = [model] if against is None else [model, against]
     logits = [m.logits(ids)[first:-1] for m in models]  # what the next token is: each [T, V]
+    experts = [getattr(m, "experts", None) for m in models]  # each [layers, len(ids), A]
     targets = np.array(ids[first + 1 :])
     scores = []
     for row in range(0, len(targets), ROWS):
@@ -163,22 +155,16 @@ def _score(ids: Sequence[int], model: LanguageModel, against: LanguageModel | No
             same = (p.argmax(-1) == q.argmax(-1)).astype(np.float64)
             scored += [-_pick(q, some), divergence, same]
         scores.append(np.stack(scored))
-    return np.concatenate(scores, axis=1)
+    found = np.concatenate(scores, axis=1)
+    chosen = [np.sort(e[:, first:-1], axis=-1) for e in experts if e is not None]
+    if len(chosen) < 2:
+        return found
+    return np.concatenate([found, (chosen[0] != chosen[1]).any(axis=-1)])
 
 
-def _compare(loss: Doubles, reference: Doubles, divergence: Doubles, same: Doubles) -> Comparison:
-    perplexity, perplexity_error = _exp_mean(reference)
-    ratio, ratio_error = _exp_mean(loss - reference)
-    return Comparison(
-        perplexity=perplexity,
-        perplexity_error=perplexity_error,
-        ratio=ratio,
-        ratio_error=ratio_error,
-        kl_divergence=float(divergence.mean()),
-        kl_divergence_error=_standard_error(divergence),
-        same_top=float(same.mean()),
-        probability_rms=float(np.sqrt(np.mean((np.exp(-loss) - np.exp(-reference)) ** 2))),
-    )
+def _compare(loss: Doubles, others: Sequence[Doubles]) -> Comparison:
+    reference, divergence, same, *experts = others
+    return compare(loss, reference, divergence, same, np.array(experts))
 
 
 def _log_softmax(logits: NDArray[np.float32]) -> Doubles:
@@ -192,13 +178,3 @@ def _log_softmax(logits: NDArray[np.float32]) -> Doubles:
 def _pick(log_p: Doubles, targets: NDArray[np.int64]) -> Doubles:
     """Return what log_p [T, V] says of the targets [T]."""
     return log_p[np.arange(len(targets)), targets]
-
-
-def _exp_mean(x: Doubles) -> tuple[float, float]:
-    """Return exp of the mean, and its standard error."""
-    value = float(np.exp(x.mean()))
-    return value, value * _standard_error(x)
-
-
-def _standard_error(x: Doubles) -> float:
-    return float(x.std(ddof=1) / np.sqrt(len(x)))

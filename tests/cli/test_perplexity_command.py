@@ -37,8 +37,15 @@ def test_score_and_comparison(models):
     score, *comparison = result.stdout.splitlines()
     assert score.startswith("perplexity  ")
     assert score.endswith(", 62 tokens in 2 windows of 64")
+    *comparison, others, by_layer = comparison
     names = [f"against {bf16}", "ratio", "KL divergence", "same top token", "probabilities"]
     assert [line.split("  ")[0] for line in comparison] == names
+    number = r"[0-9.e-]+"
+    spread = f"median {number}, 99 % below {number}, maximum {number}"
+    assert re.search(f"{number} \\+- {number}; {spread}$", comparison[2])
+    assert re.search(r" [0-9.]+ % \+- [0-9.]+ %$", comparison[3])
+    assert re.match(r"other experts +[0-9.]+ % \+- [0-9.]+ %$", others)
+    assert re.match(r"  by layer +[0-9.]+  [0-9.]+$", by_layer)
 
 
 def test_score_alone(models):
@@ -56,6 +63,7 @@ def test_json_of_a_model_against_itself(models):
     assert result["against"]["ratio"] == 1
     assert result["against"]["kl_divergence"] == 0
     assert result["against"]["same_top"] == 1
+    assert result["against"]["other_experts_by_layer"] == [0, 0]
 
 
 def test_cache_of_a_model_against_its_own(models):

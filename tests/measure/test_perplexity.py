@@ -11,6 +11,8 @@ from tiny_models import CONFIGS, write_model
 import cpumix
 from cpumix.errors import ConfigError
 from cpumix.measure.perplexity import SMALLEST_CONTEXT, cut, evaluate
+from cpumix.measure.recorded import Recorded
+from cpumix.measure.routing import RoutedModel
 
 TEXT = "In the beginning God created the heaven and the earth. " * 12
 CONTEXT = 96
@@ -35,6 +37,7 @@ class Fake:
         self.tokenizer = Letters()
         self.table = np.random.default_rng(seed).normal(0, 3, (vocab, vocab)) + shift
         self.asked: list[list[int]] = []
+        self.experts = None
 
     def logits(self, ids):
         self.asked.append(list(ids))
@@ -75,9 +78,65 @@ def test_scores_equal_the_plain_computation():
     assert found.ratio_error == pytest.approx(ratio_error)
     assert found.kl_divergence == pytest.approx(divergence.mean())
     assert found.kl_divergence_error == pytest.approx(divergence.std(ddof=1) / np.sqrt(n))
-    assert found.same_top == np.mean(p.argmax(axis=1) == q.argmax(axis=1))
+    ordered = np.sort(divergence)  # between neighbours on a straight line, as llama.cpp does it
+    assert found.kl_divergence_median == pytest.approx(
+        (ordered[(n - 1) // 2] + ordered[n // 2]) / 2
+    )
+    place, rest = divmod(0.99 * (n - 1), 1)
+    below, above = ordered[int(place)], ordered[int(place) + 1]
+    assert found.kl_divergence_99 == pytest.approx(below + rest * (above - below))
+    assert found.kl_divergence_maximum == pytest.approx(ordered[-1])
+    share = np.mean(p.argmax(axis=1) == q.argmax(axis=1))
+    assert found.same_top == share
+    assert found.same_top_error == pytest.approx(np.sqrt(share * (1 - share) / (n - 1)))
     change = p[rows, targets] - q[rows, targets]
-    assert found.probability_rms == pytest.approx(np.sqrt(np.mean(change**2)))
+    rms = np.sqrt(np.mean(change**2))
+    assert found.probability_rms == pytest.approx(rms)
+    rms_error = (change**2).std(ddof=1) / np.sqrt(n) / (2 * rms)
+    assert found.probability_rms_error == pytest.approx(rms_error)
+    assert found.other_experts is found.other_experts_error is found.other_experts_by_layer is None
+
+
+class Routed(Fake):
+    """One that tells of 3 layers which 2 of 4 experts each token takes, in any order."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.choices = np.random.default_rng(seed)
+        self.first_pair = [0, 1] if seed % 2 else [1, 0]
+
+    def logits(self, ids):
+        self.experts = np.argsort(self.choices.random((3, len(ids), 4)), axis=-1)[..., :2]
+        self.experts[0] = self.first_pair
+        return super().logits(ids)
+
+
+def test_other_experts_are_counted_where_tokens_are_scored():
+    model, reference = Routed(seed=1), Routed(seed=2)
+    assert model.first_pair != reference.first_pair  # one pair in two orders in layer 0
+    result = evaluate(model, TEXT, against=reference, context=CONTEXT)
+    model, reference, differ = Routed(seed=1), Routed(seed=2), []
+    for window in cut(model.tokenizer, TEXT, CONTEXT):
+        model.logits(window), reference.logits(window)
+        for place in range(CONTEXT // 2, CONTEXT - 1):
+            pairs = zip(model.experts[:, place], reference.experts[:, place], strict=True)
+            differ.append([set(ours) != set(theirs) for ours, theirs in pairs])
+    found, counted = result.against, np.array(differ)
+    assert len(counted) == result.tokens
+    assert found.other_experts_by_layer == pytest.approx(counted.mean(axis=0))
+    assert found.other_experts_by_layer[0] == 0
+    assert found.other_experts == pytest.approx(counted.mean())
+    by_token = counted.mean(axis=1)
+    error = by_token.std(ddof=1) / np.sqrt(len(by_token))
+    assert found.other_experts_error == pytest.approx(error)
+
+
+def test_what_is_recorded_is_computed_once():
+    model = Routed(seed=2)
+    with Recorded(model) as recorded:
+        found = [evaluate(Routed(1), TEXT, against=recorded, context=CONTEXT) for _ in range(2)]
+    assert found[0] == found[1] == evaluate(Routed(1), TEXT, against=Routed(2), context=CONTEXT)
+    assert len(model.asked) == found[0].windows
 
 
 def test_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity():
@@ -176,7 +235,42 @@ def test_real_model_equals_the_plain_computation(model):
 def test_real_model_does_not_differ_from_itself(model):
     found = evaluate(model, TEXT, against=model, context=CONTEXT).against
     assert (found.ratio, found.kl_divergence, found.same_top) == (1, 0, 1)
-    assert found.probability_rms == 0
+    assert found.probability_rms == found.probability_rms_error == 0
+    assert found.kl_divergence_maximum == found.same_top_error == 0
+
+
+def test_experts_of_a_real_model_are_those_that_its_router_picks(tmp_path):
+    """The first layer's router sees embeddings and attention only: twice the same text, one set."""
+    path = write_model(tmp_path, CONFIGS["moe"])
+    with RoutedModel(path, context=CONTEXT) as model:
+        ids = model.tokenizer.encode(TEXT)[:CONTEXT]
+        assert (model.logits(ids) == model.model.logits(ids)).all()
+        model.logits(ids[:10])
+        start = model.experts
+        model.logits(ids)
+        config, found = model.config, model.experts
+        assert found.shape == (config.num_hidden_layers, CONTEXT, config.num_experts_per_tok)
+        assert (found[:, :10] == start).all()
+        assert len(np.unique(found)) > config.num_experts_per_tok
+        assert (np.diff(np.sort(found, axis=-1), axis=-1) > 0).all()
+        result = evaluate(model, TEXT, against=model, context=CONTEXT).against
+        assert result.other_experts == 0
+
+
+def test_low_copy_counts_as_its_expert(checkpoint_folder, tmp_path):
+    cpumix.convert(checkpoint_folder, tmp_path / "m.bin", "int8", low_copy=True)
+    found = []
+    for low_copy in ("on", "off"):
+        with RoutedModel(tmp_path / "m.bin", context=CONTEXT, low_copy=low_copy) as model:
+            model.logits(range(2, 40))
+            found.append(model.experts)
+    assert (found[0][0] == found[1][0]).all()
+
+
+def test_model_without_router_has_no_experts_to_compare(tmp_path):
+    with RoutedModel(write_model(tmp_path, CONFIGS["dense"]), context=CONTEXT) as model:
+        result = evaluate(model, TEXT, against=model, context=CONTEXT)
+    assert result.against.other_experts_by_layer is None
 
 
 def test_window_larger_than_the_models_context(model):
