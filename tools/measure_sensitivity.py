@@ -5,12 +5,16 @@
 The groups are those that a mix decides on (`cpumix/memory/mixing.py`): each layer's w1 and w3, its
 w2, its attention; the head; the embedding. Each in turn takes each format that it may have, while
 all other matrices stay bfloat16, and the KL divergence of the predictions from the bfloat16 model's
-is what the group loses, in nats. Windows are the first of TEXT, of 512 tokens each, and their
-second halves count. The last rows hold the levels against the sums of their groups, which is how
-far losses add up.
+is what the group loses alone, in nats. Windows are the first of TEXT, of 512 tokens each, and their
+second halves count.
 
-cpumix/quant/sensitivity.py holds what the demo model's checkpoint lost, tools/sensitivity.json the
-run that the numbers come from.
+Tokens for which the router finds two experts nearly equal go to another one at any change of the
+weights. Each group alone tips them, and so the losses of groups add up to more than all groups lose
+together. Therefore all groups are also measured together, at each format of experts, and what a
+group loses is its part of that: the losses alone, times one number for each format.
+
+cpumix/quant/sensitivity.py holds what the demo model's checkpoint lost, to 3 digits;
+tools/sensitivity.json the run that these numbers come from.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +38,10 @@ from cpumix.quant.precision import PRECISIONS, LayerFormats, Precision
 from cpumix.store import ModelFile, ModelWriter, build_entries, build_metadata
 
 CONTEXT = 512
-LEVELS = ("int8", "int4", "int3", "int2")
-UNIFORM = (*(PRECISIONS[name] for name in ("bf16", *LEVELS)),
-           Precision.uniform("int6", experts="q6", dense="q6"))  # fmt: skip
+INT6 = Precision.uniform("int6", experts="q6", dense="q6")  # no level, but a format of experts
+UNIFORM = (PRECISIONS["int8"], INT6, *(PRECISIONS[name] for name in ("int4", "int3", "int2")))
+Alone = dict[tuple[str, str], float]
+"""Nats by group and format."""
 
 
 def groups(layers: int) -> Iterator[tuple[str, str, int | None, tuple[str, ...]]]:
@@ -66,7 +71,7 @@ class Bench:
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cpumix-")))
         self._text, self._windows = text, windows
         self._sources = {}
-        for precision in UNIFORM:
+        for precision in (PRECISIONS["bf16"], *UNIFORM):
             path = self._folder / f"{precision.name}.bin"
             cpumix.convert(checkpoint, path, precision)
             file = stack.enter_context(ModelFile(path))
@@ -118,26 +123,33 @@ class Bench:
 
 
 def measure_all(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Yield a row for each group and format, then one for each level and the sum of its groups."""
-    layers, lost = bench.config.num_hidden_layers, {}
+    """Yield a row for each group and format, then one for all groups at each format of experts."""
+    layers = bench.config.num_hidden_layers
+    for precision in UNIFORM:
+        yield {"group": "all", "format": precision.name, **divergence(bench.measure(precision))}
     for name, field, layer, formats in groups(layers):
         for kind in formats:
             found = bench.measure(with_group(layers, field, layer, kind))
-            lost[field, layer, kind] = found.kl_divergence
             yield {"group": name, "format": kind, **divergence(found)}
-    for level in LEVELS:
-        found = bench.measure(PRECISIONS[level])
-        total = sum(
-            lost[field, layer, format_of(PRECISIONS[level], field, layer)]
-            for _, field, layer, _ in groups(layers)
-        )
-        yield {"group": "all", "format": level, **divergence(found), "sum_of_groups": total}
 
 
-def format_of(precision: Precision, field: str, layer: int | None) -> str:
-    """Return the format that a precision gives to a group."""
-    found: str = getattr(precision if layer is None else precision.layer(layer), field)
-    return found
+def losses(rows: Sequence[dict[str, Any]], layers: int) -> Alone:
+    """Return what each group loses at each format as a part of what all lose together."""
+    alone = {(row["group"], row["format"]): row["kl_divergence"] for row in rows}
+    lost: Alone = {}
+    for precision in UNIFORM:  # from many bits to few: what the dense part loses is known then
+        taken = {
+            (name, getattr(precision if layer is None else precision.layer(layer), field))
+            for name, field, layer, _ in groups(layers)
+        }
+        known = sum(lost[key] for key in taken & lost.keys())
+        new = taken - lost.keys()
+        scale = (alone["all", precision.name] - known) / sum(alone[key] for key in new)
+        lost |= {key: scale * alone[key] for key in new}
+    for name, _, _, formats in groups(layers):  # more bits never lose more: that is noise
+        for fewer, more in zip(formats[-2::-1], formats[:0:-1], strict=True):
+            lost[name, fewer] = max(lost[name, fewer], lost[name, more])
+    return lost
 
 
 def divergence(found: Comparison) -> dict[str, float]:
@@ -160,8 +172,14 @@ def main(arguments: list[str] | None = None) -> int:
     with ExitStack() as stack:
         for row in measure_all(Bench(options.checkpoint, text, options.windows, stack)):
             rows.append(row)
-            told = "".join(f"{name} {row[name]:.6f}  " for name in list(row)[2:])
+            error = row["kl_divergence_error"]
+            told = f"{row['kl_divergence']:.6f} +- {error:.6f} nats"
             print(f"{row['group']:<18} {row['format']:<5} {told}", flush=True)
+    layers = sum(row["group"].endswith("gate_up") for row in rows) // len(EXPERT_FORMATS)
+    lost = losses(rows, layers)
+    print("\nAs parts of what all lose together, in nats:")
+    for name, _, _, formats in groups(layers):
+        print(f"{name:<18} " + "  ".join(f"{kind} {lost[name, kind]:.3g}" for kind in formats))
     if options.json:
         result = {
             "checkpoint": options.checkpoint.resolve().name,
@@ -170,7 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
             "context": CONTEXT,
             "the rest": "bf16",
             "rounding": "data-free",
-            "losses": rows,
+            "alone": rows,
+            "losses": {
+                name: {kind: lost[name, kind] for kind in formats}
+                for name, _, _, formats in groups(layers)
+            },
         }
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0

@@ -8,7 +8,7 @@ embedding. Each takes the format of least
 where the price of memory is the lowest at which all of them fit, and that of time is fixed: a mix
 gives up `NATS_FOR_TIME` nats for each per cent that a token reads less. Bytes that are left are
 then spent where they gain most. It is a knapsack, solved by its Lagrange multiplier: exact but for
-what is less than one group. Losses add up within 20 %, measured (docs/accuracy.md).
+what is less than one group. How far losses add up: docs/accuracy.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What each group of matrices loses at each format: what mixes are composed by.
 
-The default was measured once on a real model with its own routing (tools/measure_sensitivity.py):
-the KL divergence, in nats, that one group alone adds when it takes a format. A model that was never
+The default was measured once on a real model with its own routing: the part, in nats, that each
+group at each format has in the KL divergence of the whole model (tools/measure_sensitivity.py, with
+tools/sensitivity.json as its result; roundings without calibration). A model that was never
 measured is taken to be as sensitive at each relative depth as that one; sizes of losses differ
 between models, but only their order and proportions matter here. That the first layers suffer most
 is what others found in Mixtral 8x7B too (QuantMoE-Bench, arXiv 2406.08155). A model file that was
@@ -71,21 +72,47 @@ def _nats(**losses: float) -> Nats:
     return MappingProxyType(losses)
 
 
+def _dense(q6: float, q8: float) -> Nats:
+    return _nats(q6=q6, q8=q8)
+
+
 def _experts(q2s: float, q3s: float, q4s: float, q6: float, q8: float) -> Nats:
     return _nats(q2s=q2s, q3s=q3s, q4s=q4s, q6=q6, q8=q8)
 
 
-# fmt: off
 MEASURED = Sensitivity(
-    layers=tuple(
+    layers=(
         LayerLosses(
-            attention=_nats(q6=0.0001, q8=0.000017),
-            gate_up=_experts(0.523 * a, 0.0954 * a, 0.0256 * a, 0.0044 * a, 0.0011 * a),
-            down=_experts(0.477 * a, 0.0870 * a, 0.0234 * a, 0.0040 * a, 0.0010 * a),
-        )
-        for a in (0.0550, 0.0033, 0.0083, 0.0103, 0.0110, 0.0081)
+            attention=_dense(0.000194, 9.91e-05),
+            gate_up=_experts(0.0318, 0.00412, 0.00117, 0.000152, 8.9e-05),
+            down=_experts(0.0242, 0.00514, 0.00149, 0.000263, 0.000104),
+        ),
+        LayerLosses(
+            attention=_dense(9.08e-05, 8.66e-05),
+            gate_up=_experts(0.00258, 0.000481, 0.000253, 2.98e-05, 2.15e-05),
+            down=_experts(0.00163, 0.000422, 0.000203, 1.23e-05, 8.02e-06),
+        ),
+        LayerLosses(
+            attention=_dense(0.000188, 9.58e-05),
+            gate_up=_experts(0.00718, 0.00131, 0.000636, 5.89e-05, 2.29e-05),
+            down=_experts(0.00423, 0.00131, 0.000484, 9.74e-05, 5.09e-05),
+        ),
+        LayerLosses(
+            attention=_dense(9.55e-05, 5.69e-05),
+            gate_up=_experts(0.00788, 0.00167, 0.000337, 7.05e-05, 3.4e-05),
+            down=_experts(0.00502, 0.00112, 0.000228, 3.12e-05, 2.14e-05),
+        ),
+        LayerLosses(
+            attention=_dense(7.88e-05, 1.76e-05),
+            gate_up=_experts(0.00789, 0.00134, 0.000362, 5.56e-05, 8.26e-06),
+            down=_experts(0.00424, 0.000844, 0.000264, 4.45e-05, 5.29e-06),
+        ),
+        LayerLosses(
+            attention=_dense(3.31e-05, 2.12e-06),
+            gate_up=_experts(0.00588, 0.000941, 0.000155, 1.02e-05, 2.2e-06),
+            down=_experts(0.00273, 0.000465, 9.46e-05, 7.91e-06, 2.86e-06),
+        ),
     ),
-    head=_nats(q6=0.0003, q8=0.00006),
-    embedding=_nats(q6=0.0008, q8=0.00011),
+    head=_dense(0.000142, 2.14e-05),
+    embedding=_dense(0.00043, 8.33e-05),
 )
-# fmt: on

@@ -56,7 +56,7 @@ def ask(gib: float, context: int | None = None, **options) -> Answer:
         (96, 32768, "auto", "int8", "fits", 0),
         (64, None, "auto", "int8", "tight", 0),
         (64, 8192, "auto", "int8", "tight", 0),
-        (64, 32768, "f16", "mix-6.76", "fits", 0),
+        (64, 32768, "f16", "mix-6.69", "fits", 0),
         (64, 16384, "int8", "int8", "tight", 0),
         (48, None, "auto", "mix-6.02", "fits", 0),
         (32, None, "auto", "mix-3.96", "fits", 0),
@@ -81,7 +81,7 @@ def test_choice_for_mixtral(gib, context, kv, precision, verdict, status):
 def test_choice_at_64_gib_with_the_whole_context_says_what_else_would_do():
     found = ask(64, 32768)
     explained, sentence = found.advice
-    assert explained.startswith("mix-6.76: experts q8 ")
+    assert explained.startswith("mix-6.69: experts q8 ")
     assert sentence.startswith("int8 fits into memory with a context of up to ")
     most = int(sentence.split("up to ")[1].split()[0])
     assert 8192 < most < 32768

@@ -29,6 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 HELDOUT = Path(__file__).parents[1] / "data" / "heldout.txt"
 SEEDLING = os.environ.get("CPUMIX_SEEDLING")
 CONTEXT = 512
+DIGITS = 2e-4  # half of the fourth; llama.cpp rounds what it multiplies bfloat16 weights with
 
 
 def losses(path: Path, text: str, windows: int | None) -> Iterator[float]:
@@ -58,7 +59,7 @@ def compare(checkpoint: Path, text: Path, windows: int | None, folder: Path) -> 
     theirs = float(np.exp(np.mean(found)))
     print(f"perplexity {ours.perplexity:.5f}, llama.cpp {theirs:.5f}, {len(found)} tokens")
     assert len(found) == ours.tokens
-    assert ours.perplexity == pytest.approx(theirs, rel=5e-5)
+    assert ours.perplexity == pytest.approx(theirs, rel=DIGITS)
     return theirs
 
 

@@ -49,7 +49,7 @@ def test_experts_of_mixtral_are_exact(mixtral):
         (192, 4096, "bf16", "fits"),
         (96, 4096, "int8", "fits"),
         (64, 4096, "int8", "tight"),
-        (64, 32768, "mix-6.76", "fits"),
+        (64, 32768, "mix-6.69", "fits"),
         (48, 4096, "mix-6.02", "fits"),
         (32, 4096, "mix-3.96", "fits"),
         (24, 4096, "mix-2.93", "fits"),
