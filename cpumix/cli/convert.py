@@ -62,6 +62,7 @@ class _Convert(click.Command):
 @options.low_copies
 @options.ignore_field
 @options.calibrate
+@options.losses_of
 @options.calibration_tokens
 @options.as_json
 def command(
@@ -76,6 +77,7 @@ def command(
     low_copy: bool,
     ignore_field: tuple[str, ...],
     calibrate: str | None,
+    losses_of: Path | None,
     calibration_tokens: int,
     as_json: bool,
 ) -> None:
@@ -102,6 +104,7 @@ def command(
             low_copy=low_copy,
             ignore_fields=ignore_field,
             calibrate=text,
+            losses_of=losses_of,
             calibration_tokens=calibration_tokens,
             progress=progress,
         )

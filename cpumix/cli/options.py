@@ -102,6 +102,12 @@ discard_shards = click.option(
     is_flag=True,
     help="Download the shards of a source on the hub one by one; delete each once it is converted.",
 )
+losses_of = click.option(
+    "--losses-of",
+    metavar="FILE",
+    type=_FOLDER_OR_FILE,
+    help="Compose a mix by the losses that FILE, a calibrated file of this model, has recorded.",
+)
 calibrate = click.option(
     "--calibrate",
     metavar="[TEXT]",

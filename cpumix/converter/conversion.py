@@ -18,10 +18,12 @@ from cpumix.hub import HubShards, download, open_shards, parse_name
 from cpumix.input_file import regular
 from cpumix.machine import machine_info
 from cpumix.memory.mixing import find_precision
+from cpumix.memory.own_losses import read_losses
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.memory.side_bytes import count_side_bytes
 from cpumix.quant import FORMATS
 from cpumix.quant.precision import LOW_COPIES, Precision
+from cpumix.quant.sensitivity import MEASURED
 from cpumix.store import ModelWriter, build_entries, build_metadata
 from cpumix.store.layout import is_model_file
 from cpumix.tokenizer import Tokenizer, prepare_files
@@ -70,6 +72,7 @@ def convert(
     ignore_fields: Collection[str] = (),
     calibrate: str | Path | bool = False,
     calibration_tokens: int = CALIBRATION_TOKENS,
+    losses_of: str | Path | None = None,
     progress: Progress | None = None,
 ) -> ConvertReport:
     """Write the checkpoint at `source`, of any form that `checkpoint` reads, to the file `target`.
@@ -88,7 +91,9 @@ def convert(
     tokens that need it little. Fields of config.json that are named in `ignore_fields` count as
     absent. With `calibrate`, weights are rounded for the inputs that they have on a text: that of a
     file, or for True one that cpumix brings; `calibration_tokens` of it, spread evenly, are used.
-    That takes hours for a large model. `progress` is called with the source bytes done and in all.
+    That takes hours for a large model. Mixes are composed by the losses that `losses_of`, a
+    calibrated file of the same model, has recorded; else by those of a small model. `progress` is
+    called with the source bytes done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     check_path("source", source)
@@ -122,7 +127,8 @@ def convert(
     elif precision in ("as-is", as_is.name):
         chosen = as_is  # of two forms of int4 the one that keeps numbers of 4 bits
     else:
-        chosen = find_precision(precision, checkpoint.config)
+        own = None if losses_of is None else read_losses(Path(losses_of), checkpoint.config)
+        chosen = find_precision(precision, checkpoint.config, own or MEASURED)
     if low_copy:
         chosen = with_low_copies(chosen, checkpoint.config)
     _refuse_own_source(checkpoint, [place, *(Path(folder) for folder, _ in lora)], Path(target))
