@@ -28,7 +28,10 @@ from click.testing import CliRunner
 
 import cpumix
 from cpumix.cli.main import COMMANDS, main
+from cpumix.errors import ConfigError
 from cpumix.fit.known_models import known_model
+from cpumix.memory.mixing import most_bits
+from cpumix.quant.precision import PRECISIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -256,12 +259,31 @@ def test_command_in_a_sentence_exists(command):
 def test_links_and_paths_lead_somewhere(page):
     folder = (ROOT / page).parent
     links = re.findall(r"\]\(([^)#]+)", TEXTS[page])
-    paths = re.findall(r"\b(?:cpumix|tools|tests|docs)/[\w./-]*[\w/]", TEXTS[page])
+    paths = re.findall(r"(?<!/)\b(?:cpumix|tools|tests|docs)/[\w./-]*[\w/]", TEXTS[page])
     missing = [link for link in links if "://" not in link and not (folder / link).exists()]
     assert missing + [path for path in set(paths) if not (ROOT / path).exists()] == []
 
 
-SIZES = r"^\| `(bf16|int8|int4)` \|.*\| ([\d.]+) \| ([\d.]+) GiB \| (\d+) GiB \|$"
+def test_mixes_of_the_readme_are_the_smallest_and_the_largest():
+    (row,) = re.findall(r"^\| `mix-B` .*", TEXTS["README.md"], re.MULTILINE)
+    config = known_model("mixtral-8x7b")
+    least, most = (float(bits) for bits in re.findall(r"([\d.]+) to ([\d.]+) \|", row)[0])
+    assert most == most_bits(config)
+    for index, bits in enumerate((least, most)):
+        plan = cpumix.plan(config, ram="64G", precision=f"mix-{bits:g}")
+        found = [plan.file_bytes / 2**30, plan.total_bytes / 0.75 / 2**30]
+        shown = [float(pair[index]) for pair in re.findall(r"([\d.]+) to ([\d.]+) GiB", row)]
+        assert shown == pytest.approx(found, abs=0.05)
+    with pytest.raises(ConfigError, match="precision: expected one of"):
+        cpumix.plan(config, ram="64G", precision=f"mix-{least - 0.01:g}")
+
+
+SIZES = r"^\| `(bf16|int8|int4|int3|int2)` \|.*\| ([\d.]+) \| ([\d.]+) GiB \| ([\d.]+) GiB \|$"
+
+
+def test_all_levels_are_in_the_readme():
+    rows = re.findall(SIZES, TEXTS["README.md"], re.MULTILINE)
+    assert [name for name, *_ in rows] == list(PRECISIONS)
 
 
 @pytest.mark.parametrize("row", re.findall(SIZES, TEXTS["README.md"], re.MULTILINE))
