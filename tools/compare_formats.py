@@ -1,11 +1,14 @@
-"""Compare levels: bytes of the file, and how far its predictions are from the original's.
+"""Compare precisions: bytes of the weights, and how far predictions are from the original's.
 
-    python tools/compare_formats.py CHECKPOINT TEXT [--levels int8,int4,int3,int2] [--json FILE]
+    python tools/compare_formats.py CHECKPOINT TEXT [--levels int8,int4,int3,int2,mix-4.48]
+        [--calibrations none,same,shipped] [--json FILE]
 
-Each level is converted three times: without calibration, calibrated with text of the same kind, and
+Each precision is converted without calibration, calibrated with text of the same kind, and
 calibrated with the text that cpumix brings. TEXT is cut into pieces of 16 KiB: every second one is
 scored, and the others are the text of the same kind, so that nothing is scored that was calibrated
-with. Windows of 512 tokens, second halves, against the bfloat16 weights; see docs/accuracy.md.
+with. Where that kind is not asked for, all of TEXT is scored. Windows of 512 tokens, second halves,
+against the bfloat16 weights; see docs/accuracy.md. MB are 10^6 bytes of all tensors, without what
+the model file adds. tools/plot_quality.py draws the result.
 """
 
 from __future__ import annotations
@@ -14,30 +17,22 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 import cpumix
-from cpumix.measure.perplexity import cut, evaluate
+from cpumix.measure.perplexity import evaluate
+from cpumix.measure.recorded import Recorded
+from cpumix.measure.routing import RoutedModel
+from cpumix.memory.sizes import weight_count
+from cpumix.store import ModelFile
 
 CONTEXT = 512
 PIECE = 16 << 10  # letters, up to the end of a line
-KINDS = ("none", "same kind", "shipped")
-
-
-class Recorded:
-    """The original's logits for some windows, kept: it runs once."""
-
-    def __init__(self, model: cpumix.Model, windows: Sequence[Sequence[int]]) -> None:
-        self.config, self.tokenizer = model.config, model.tokenizer
-        self._kept = {tuple(ids): model.logits(ids) for ids in windows}
-
-    def logits(self, ids: Sequence[int]) -> np.ndarray:
-        """Return what the model said of this window."""
-        return self._kept[tuple(ids)]
+KINDS = ("none", "same", "shipped")
 
 
 def alternate(text: str) -> tuple[str, str]:
@@ -51,65 +46,92 @@ def alternate(text: str) -> tuple[str, str]:
 
 
 def rows(
-    checkpoint: Path, text: str, levels: Sequence[str], windows: int | None, tokens: int
+    checkpoint: Path,
+    text: str,
+    levels: Sequence[str],
+    kinds: Sequence[str],
+    windows: int | None,
+    tokens: int,
 ) -> Iterator[dict[str, Any]]:
     """Yield what each level costs, with each kind of calibration."""
-    scored, same_kind = alternate(text)
+    scored, same_kind = alternate(text) if "same" in kinds else (text, "")
     with tempfile.TemporaryDirectory(prefix="cpumix-formats-") as folder:
-        path, own = Path(folder) / "model.bin", Path(folder) / "text.txt"
+        path, original, own = (Path(folder) / name for name in ("m.bin", "bf16.bin", "text.txt"))
         own.write_text(same_kind, encoding="utf-8")
-        cpumix.convert(checkpoint, path, "bf16")
-        with cpumix.load(path, context=CONTEXT) as original:
-            pieces = cut(original.tokenizer, scored, CONTEXT)[:windows]
-            reference = Recorded(original, pieces)
-        for level in levels:
-            for kind, calibrate in zip(KINDS, (False, own, True), strict=True):
-                report = cpumix.convert(
-                    checkpoint,
-                    path,
-                    level,
-                    calibrate=calibrate,
-                    calibration_tokens=tokens,
-                    force=True,
-                )
-                with cpumix.load(path, context=CONTEXT) as model:
-                    result = evaluate(
-                        model, scored, against=reference, context=CONTEXT, windows=windows
+        calibrations = {"none": False, "same": own, "shipped": True}
+        cpumix.convert(checkpoint, original, "bf16")
+        with (
+            RoutedModel(original, context=CONTEXT) as bf16,
+            Recorded(bf16) as reference,
+        ):
+            for level in levels:
+                for kind in kinds:
+                    report = cpumix.convert(
+                        checkpoint,
+                        path,
+                        level,
+                        calibrate=calibrations[kind],
+                        calibration_tokens=tokens,
+                        force=True,
                     )
-                found = result.against
-                assert found is not None
-                yield {
-                    "level": level,
-                    "calibration": kind,
-                    "file_bytes": report.file_bytes,
-                    "seconds": round(report.seconds, 1),
-                    "kl_divergence": found.kl_divergence,
-                    "kl_divergence_error": found.kl_divergence_error,
-                    "perplexity_ratio": found.ratio,
-                    "same_top": found.same_top,
-                }
+                    with RoutedModel(path, context=CONTEXT) as model:
+                        result = evaluate(
+                            model, scored, against=reference, context=CONTEXT, windows=windows
+                        )
+                    assert result.against is not None
+                    yield {
+                        "level": level,
+                        "calibration": kind,
+                        **sizes(path),
+                        "seconds": round(report.seconds, 1),
+                        "tokens": result.tokens,
+                        **asdict(result.against),
+                    }
+
+
+def sizes(path: Path) -> dict[str, float]:
+    """Return the bytes of a model file and of its weights, and the bits of a weight."""
+    with ModelFile(path) as file:
+        nbytes = sum(entry.nbytes for entry in file.tensors.values())
+        bits = 8 * nbytes / weight_count(file.config)
+    return {"file_bytes": path.stat().st_size, "weight_bytes": nbytes, "bits_per_weight": bits}
+
+
+def chosen_kinds(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
+    """Return the kinds of calibration that are named in an option."""
+    kinds = value.split(",")
+    if wrong := set(kinds) - set(KINDS):
+        raise click.BadParameter(f"expected some of {', '.join(KINDS)}, found {min(wrong)}.")
+    return kinds
 
 
 @click.command(help=__doc__.partition("\n")[0])
 @click.argument("checkpoint", type=click.Path(path_type=Path, exists=True))
 @click.argument("text", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--levels", default="int8,int4,int3,int2", show_default=True)
+@click.option("--calibrations", default=",".join(KINDS), show_default=True, callback=chosen_kinds)
 @click.option("--windows", type=click.IntRange(min=1), help="Score so many. Default: all.")
 @click.option("--tokens", type=click.IntRange(min=1), default=16384, show_default=True)
 @click.option("--json", "target", type=click.Path(path_type=Path), help="File for the result.")
 def main(
-    checkpoint: Path, text: Path, levels: str, windows: int | None, tokens: int, target: Path | None
+    checkpoint: Path,
+    text: Path,
+    levels: str,
+    calibrations: list[str],
+    windows: int | None,
+    tokens: int,
+    target: Path | None,
 ) -> None:
     """Print a table, row by row as they are measured."""
-    found = []
-    click.echo("level  calibration         MB       KL      +-   ppl ratio   same top")
-    content = text.read_text(encoding="utf-8")
-    for row in rows(checkpoint, content, levels.split(","), windows, tokens):
+    found, content = [], text.read_text(encoding="utf-8")
+    click.echo("level    calibration    MB   bits       KL      +-   ppl ratio   same top")
+    for row in rows(checkpoint, content, levels.split(","), calibrations, windows, tokens):
         found.append(row)
         click.echo(
-            f"{row['level']:<6} {row['calibration']:<12} {row['file_bytes'] / 1e6:>9.2f} "
-            f"{row['kl_divergence']:>8.5f} {row['kl_divergence_error']:>7.5f} "
-            f"{row['perplexity_ratio']:>11.5f} {100 * row['same_top']:>8.2f} %"
+            f"{row['level']:<8} {row['calibration']:<10} {row['weight_bytes'] / 1e6:>6.2f} "
+            f"{row['bits_per_weight']:>6.2f} {row['kl_divergence']:>8.5f} "
+            f"{row['kl_divergence_error']:>7.5f} {row['ratio']:>11.5f} "
+            f"{100 * row['same_top']:>8.2f} %"
         )
         sys.stdout.flush()
     if target is not None:
