@@ -21,7 +21,7 @@ MODULES = sorted(
     if path.name != "__main__.py"
 )
 NEEDS_NUMBA = re.compile(
-    r"cpumix\.(kernels|experts|transformer|engine|model|converter|measure|api|batch|ray|serve)\b"
+    r"cpumix\.(kernels|experts|transformer|engine|model|converter|measure|api|batch|loading|ray|serve)\b"
 )
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, Protocol
 import msgspec
 
 from cpumix.errors import ConfigError, quoted
+from cpumix.input_file import regular
 from cpumix.store.naming import rename_new
 from cpumix.store.partial import sync_folder
 
@@ -147,7 +148,7 @@ class BatchJob:
         partial = parts.folder / ".joined.partial"
         try:
             self.source.write(partial, self._answers(parts, report))
-            with open(partial, "rb+") as file:
+            with open(partial, "rb+", opener=regular) as file:
                 os.fsync(file.fileno())
             if force or self._is_ours(partial):
                 os.replace(partial, self.target)
@@ -167,7 +168,8 @@ class BatchJob:
         """Whether the output is there and the same: only the parts were not deleted."""
         if not self.target.is_file() or self.target.stat().st_size != partial.stat().st_size:
             return False
-        with open(self.target, "rb") as old, open(partial, "rb") as new:
+        old, new = (open(x, "rb", opener=regular) for x in (self.target, partial))
+        with old, new:
             return all(a == b for a, b in zip(_pieces(old), _pieces(new), strict=True))
 
     def _answers(self, parts: PartsFolder, report: BatchReport) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cpumix.errors import ConfigError, FormatError, quoted
+from cpumix.input_file import read_input, regular
 from cpumix.store.partial import sync_folder
 
 if sys.platform == "win32":
@@ -86,8 +87,8 @@ class PartsFolder:
                 raise self._foreign()
             return None
         try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
+            return json.loads(read_input(path))
+        except (OSError, ValueError) as error:
             raise self._foreign() from error
 
     def _foreign(self) -> ConfigError:
@@ -150,7 +151,9 @@ class PartsFolder:
     def read(self, number: int, lines: int) -> list[bytes]:
         """Return the answers of a part. Raises FormatError if they are not as they were written."""
         path = self._path(number)
-        found = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        found = []
+        with contextlib.suppress(FileNotFoundError), open(path, "rb", opener=regular) as file:
+            found = file.readlines()
         if len(found) != lines or not found[-1].endswith(b"\n"):
             raise FormatError(
                 f"{quoted(path)}: expected {lines} answers, found {len(found)}. Delete this file, "

@@ -14,6 +14,7 @@ import ray
 
 from cpumix.cache_dir import models_folder
 from cpumix.errors import ConfigError, CpumixError, quoted
+from cpumix.input_file import regular
 from cpumix.machine import machine_info
 from cpumix.store.reader import ModelFile
 from cpumix.units import format_size
@@ -36,7 +37,7 @@ class ModelSource:
 
     def read(self, offset: int, count: int) -> bytes:
         """Return some bytes of the file; fewer at its end."""
-        with open(self._path, "rb") as file:
+        with open(self._path, "rb", opener=regular) as file:
             file.seek(offset)
             return file.read(count)
 

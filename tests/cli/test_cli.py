@@ -39,7 +39,7 @@ class FakeModel:
         self.asked: dict[str, object] = {}
         self.pieces: list[object] = ["Hello", ", ", "🌍", "!"]
         self.notes: list[str] = []
-        self.kv = "f16"
+        self.kv, self.log_probabilities = "f16", []
         self.complete, self.stop_reason, self.context = True, "eos", 64
         self.tokenizer = SimpleNamespace(find_control=lambda text: "<s>" if "<s>" in text else None)
         self.stats = SimpleNamespace(
@@ -166,7 +166,7 @@ def test_run_passes_every_option_on(invoke, model):
 def test_run_leaves_what_was_not_asked_for_to_the_model(invoke, model):
     assert invoke("run", "-p", "Hi").exit_code == 0
     asked = {"draft", "path", "ram", "threads", "context", "kv", "prompt", "max_tokens", "raw"}
-    asked |= {"progress", "special"}
+    asked |= {"low_copy", "progress", "special"}
     assert set(model.asked) - asked == {"helped", "closed"}
 
 
@@ -365,6 +365,7 @@ def test_convert_reports_on_stderr(invoke, convert):
         "ignore_fields": (),
         "calibrate": False,
         "calibration_tokens": 16384,
+        "low_copy": False,
     }
 
 

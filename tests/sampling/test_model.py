@@ -97,9 +97,12 @@ def test_forced_tokens_cost_no_forward_pass(model, monkeypatch):
     passes = []
     transformer = model._engine.transformer
     forward = transformer.forward
-    monkeypatch.setattr(
-        transformer, "forward", lambda *args, **more: passes.append(forward(*args, **more))
-    )
+
+    def count(*args, **more):
+        passes.append(args)
+        return forward(*args, **more)
+
+    monkeypatch.setattr(transformer, "forward", count)
     generation = model.generate(PROMPT, max_tokens=60, regex="(yes|no), and that is final: [0-9]")
     text = "".join(generation)
     assert re.fullmatch("(yes|no), and that is final: [0-9]", text)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.errors import ConfigError
-from cpumix.input_file import read_text_input
+from cpumix.input_file import read_input, read_text_input
 from cpumix.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parent / "calibration.txt.gz"
@@ -20,7 +20,7 @@ LEAST = 8  # windows: of fewer tokens, moments say more of chance than of langua
 def read_text(path: Path | None) -> str:
     """Return the text of a file, or the one that cpumix ships. Raises ConfigError."""
     if path is None:
-        return gzip.decompress(SHIPPED.read_bytes()).decode("utf-8")
+        return gzip.decompress(read_input(SHIPPED)).decode("utf-8")
     try:
         data = read_text_input(path)
     except OSError as error:
