@@ -41,7 +41,7 @@ def filled(kv: str) -> tuple[BlockPool, PrefixCache]:
 @pytest.mark.parametrize("kv", ["f16", "int8", "f32"])
 def test_what_is_saved_is_restored(tmp_path, kv):
     pool, prefix = filled(kv)
-    origin = Origin("a model", kv, 0)
+    origin = Origin("a model", kv, 0, False)
     assert save(tmp_path / "state", pool, prefix, TEXT, origin) == len(TEXT)
     other = BlockPool(config(**SHAPE), 8, kv)
     cache = PrefixCache(other)
@@ -59,21 +59,22 @@ def test_what_is_saved_is_restored(tmp_path, kv):
 @pytest.mark.parametrize(
     ("origin", "what"),
     [
-        (Origin("another", "f16", 0), "another model: expected .another., found .a model."),
-        (Origin("a model", "int8", 0), "another kv: expected .int8., found .f16."),
-        (Origin("a model", "f16", 512), "another context: expected .512., found .0."),
+        (Origin("another", "f16", 0, False), "another model: expected .another., found .a model."),
+        (Origin("a model", "int8", 0, False), "another kv: expected .int8., found .f16."),
+        (Origin("a model", "f16", 512, False), "another context: expected .512., found .0."),
+        (Origin("a model", "f16", 0, True), "another low_copies: expected .True., found .False."),
     ],
 )
 def test_what_is_of_another_origin_is_refused(tmp_path, origin, what):
     pool, prefix = filled("f16")
-    save(tmp_path / "state", pool, prefix, TEXT, Origin("a model", "f16", 0))
+    save(tmp_path / "state", pool, prefix, TEXT, Origin("a model", "f16", 0, False))
     with pytest.raises(ConfigError, match=f"was made with {what}"):
         load(tmp_path / "state", pool, prefix, origin)
 
 
 def test_damage_is_seen(tmp_path, monkeypatch):
     pool, prefix = filled("f16")
-    origin = Origin("a model", "f16", 0)
+    origin = Origin("a model", "f16", 0, False)
     save(path := tmp_path / "state", pool, prefix, TEXT, origin)
     data = path.read_bytes()
     random = np.random.default_rng(0)
@@ -97,7 +98,7 @@ def test_damage_is_seen(tmp_path, monkeypatch):
 
 def test_no_room(tmp_path):
     pool, prefix = filled("f16")
-    origin = Origin("a model", "f16", 0)
+    origin = Origin("a model", "f16", 0, False)
     save(tmp_path / "state", pool, prefix, TEXT, origin)
     small = BlockPool(config(**SHAPE), 2, "f16")
     with pytest.raises(ConfigError, match=r"the 150 tokens of .* do not fit into the context"):
