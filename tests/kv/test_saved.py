@@ -89,9 +89,9 @@ def test_damage_is_seen(tmp_path, monkeypatch):
         load(path, pool, prefix, origin)
     with pytest.raises(FormatError, match=r"prompt cache: .* cannot be read"):
         load(tmp_path / "none", pool, prefix, origin)
-    monkeypatch.setattr("cpumix.kv.saved.VERSION", 2)
+    monkeypatch.setattr("cpumix.kv.saved.VERSION", 3)
     path.write_bytes(data)
-    with pytest.raises(FormatError, match=r"has version .*, expected 2"):
+    with pytest.raises(FormatError, match=r"has version .*, expected 3"):
         load(path, pool, prefix, origin)
     assert (pool.held, pool.reserved) == (1, 0)
 
