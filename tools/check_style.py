@@ -77,6 +77,8 @@ HOMES = {
     "prometheus_client": ("serve/metrics.py",),
     "opentelemetry": ("serve/tracing.py",),
 }
+KERNEL_ARGUMENTS = 8  # of a kernel: more belong in a record
+COMPILED = {"kernel", "inlined", "parallel_kernel", "row_kernel"}
 COMPILERS = {"jit", "njit", "vectorize", "guvectorize"}
 
 
@@ -162,6 +164,21 @@ def check_names(root: Path) -> Iterator[str]:
             yield f"{name}: defined in {' and '.join(places)}; one name, one meaning"
 
 
+def check_kernels(root: Path) -> Iterator[str]:
+    """Complain about kernels of more arguments than anybody keeps in order."""
+    for path in sorted((root / "cpumix/kernels").rglob("*.py")):
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            names = {
+                n.id for d in node.decorator_list for n in ast.walk(d) if isinstance(n, ast.Name)
+            }
+            count = len(node.args.args) + len(node.args.kwonlyargs)
+            if names & COMPILED and count > KERNEL_ARGUMENTS:
+                place = f"{path.relative_to(root)}:{node.lineno}"
+                yield f"{place}: {node.name} takes {count} arguments, at most {KERNEL_ARGUMENTS}"
+
+
 def phrases(text: str) -> set[str]:
     """Return the runs of three words in a text; shorter stretches count whole.
 
@@ -238,13 +255,19 @@ def check_test_files(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root)}: has the name of {first.relative_to(root)}"
 
 
+CHECKS = (
+    check_lengths,
+    check_imports,
+    check_names,
+    check_kernels,
+    check_messages,
+    check_test_files,
+)
+
+
 def main() -> int:
     """Print every complaint; return 1 if there is one."""
-    complaints = [
-        complaint
-        for check in (check_lengths, check_imports, check_names, check_messages, check_test_files)
-        for complaint in check(ROOT)
-    ]
+    complaints = [complaint for check in CHECKS for complaint in check(ROOT)]
     print("\n".join(complaints) or "house style: nothing to complain about")
     return 1 if complaints else 0
 

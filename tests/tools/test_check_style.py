@@ -7,16 +7,8 @@ from pathlib import Path
 import check_style
 import pytest
 
-RULES = [
-    check_style.check_lengths,
-    check_style.check_imports,
-    check_style.check_names,
-    check_style.check_messages,
-    check_style.check_test_files,
-]
 
-
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", check_style.CHECKS, ids=lambda rule: rule.__name__)
 def test_house_style(rule):
     assert list(rule(check_style.ROOT)) == []
 
@@ -123,3 +115,13 @@ def test_message_shared_with_another_needs_its_own_words(tree):
     tree("cpumix/model.py", f"{FAULT}\n{other}")
     root = tree("tests/test_plan.py", 'raises(ConfigError, match="expected at most .* tokens")')
     assert len(list(check_style.check_messages(root))) == 2
+
+
+@pytest.mark.parametrize("decorator", ["kernel", 'specialised(parallel_kernel, "q8")'])
+@pytest.mark.parametrize(("count", "complaints"), [(8, 0), (9, 1)])
+def test_kernels_of_many_arguments_are_seen(tree, decorator, count, complaints):
+    arguments = ", ".join(f"x{i}" for i in range(count))
+    root = tree("cpumix/kernels/k.py", f"@{decorator}\ndef run({arguments}): ...\n")
+    tree("cpumix/kernels/plain.py", f"def run({arguments}, more): ...\n")
+    found = list(check_style.check_kernels(root))
+    assert found == ["cpumix/kernels/k.py:2: run takes 9 arguments, at most 8"][:complaints]
