@@ -44,6 +44,7 @@ NEEDS = {
         "a Ray cluster; tests/batch/test_ray.py has one"
     ),
     "cpumix bench": "gigabytes of memory, and minutes of a quiet machine",
+    "cpumix convert CHECKPOINT": "a model so large that the padding of its tensors is nothing",
     "cpumix serve": "clients; tests/serve/test_docs.py runs it",
     "curl": "a server; so does that",
     "docker": "docker",
