@@ -97,7 +97,7 @@ def test_finished_parts_are_never_done_again(batch, monkeypatch):
         change.setattr(jobs.BatchJob, "join", interrupted)
         done = batch("in.jsonl", "out.jsonl", "--part-lines", 2)
     assert done.exit_code == 130
-    assert "7 of 7 lines are done; to go on, type: cpumix " in done.stderr
+    assert "7 of 7 lines are done; to go on, type: cpumix" in done.stderr
     folder = folder_of(Path("out.jsonl"))
     (folder / "00001.jsonl").unlink()
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.jsonl")}

@@ -366,6 +366,7 @@ def test_convert_reports_on_stderr(invoke, convert):
         "calibrate": False,
         "calibration_tokens": 16384,
         "low_copy": False,
+        "losses_of": None,
     }
 
 

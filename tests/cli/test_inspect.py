@@ -14,6 +14,7 @@ from model_files import CONFIG, FILES, write
 
 import cpumix
 from cpumix.cli.main import main
+from cpumix.quant.precision import CODED, PRECISIONS
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_inspect_of_checkpoints(tmp_path):
     sizes = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96}
     folder = tmp_path / "hf"
     write_checkpoint(folder, MIXTRAL | sizes)
-    cpumix.convert(folder, tmp_path / "m.bin", "int4")
+    cpumix.convert(folder, tmp_path / "m.bin", CODED)
     cpumix.export(tmp_path / "m.bin", tmp_path / "m.gguf")
     found = {
         name: json.loads(invoke("inspect", tmp_path / name, "--json").stdout)
@@ -67,7 +68,7 @@ def test_inspect_of_checkpoints(tmp_path):
         "IQ4_NL": {"tensors": 24, "weights": 24 * 64 * 96, "bytes": 24 * 64 * 96 * 18 // 32}
     }
     assert found["m.gguf"]["groups"]["routers"]["F32"]["tensors"] == 2
-    assert found["hf"]["memory"]["bytes"].keys() == {"bf16", "int8", "int4"}
+    assert found["hf"]["memory"]["bytes"].keys() == set(PRECISIONS)
     assert found["m.bin"]["memory"]["bytes"].keys() == {"int4"}
     tokenizers = [f["tokenizer"] for f in found.values()]
     assert tokenizers == ["tokenizer.model", "tokenizer.model", "sentencepiece, 300 tokens"]

@@ -21,7 +21,8 @@ def test_predicted_total_is_the_measured_one(demo_model, context, kv):
     found = plan_check.verify(demo_model, None, context, kv, probe=False)
     assert found.plan.context == context
     predicted, measured = found.predicted, found.measured
-    assert predicted["total_bytes"] == pytest.approx(measured["total_bytes"], rel=0.03)
+    # The plan keeps what a long prompt may need in addition: it is never too small.
+    assert measured["total_bytes"] <= predicted["total_bytes"] <= 1.06 * measured["total_bytes"]
     assert predicted["kv_bytes"] == pytest.approx(measured["kv_bytes"], rel=0.02, abs=8192)
     assert measured["weight_bytes"] <= demo_model.stat().st_size
     assert measured["tok_s"] > 0

@@ -51,6 +51,23 @@ SPILLING = {
     ("avxvnni", "gemm.first_rows@q8"): 3,  # once for all rows of a chunk
     ("avxvnni", "gemm.first_rows@q4"): 2,
     ("avxvnni", "gemm.panel_rows"): 4,
+    # Shift bits and planes of bits bring masks, which LLVM keeps on the stack.
+    ("avx2", "matvec.one_row@q4s"): 1.1,
+    ("avx2", "matvec.one_row@q3s"): 0.39,
+    ("avx2", "matvec.one_row@q2s"): 0.65,
+    ("avxvnni", "matvec.one_row@q4s"): 3,
+    ("avxvnni", "matvec.one_row@q3s"): 0.55,
+    ("avxvnni", "matvec.one_row@q2s"): 2.2,
+    ("avxvnni", "gemm.first_rows@q4s"): 2.4,
+    ("avxvnni", "gemm.first_rows@q3s"): 1.5,
+    ("avxvnni", "gemm.first_rows@q2s"): 2.2,
+    ("avx512vnni", "gemm_small.token_rows@q3s"): 10,
+    ("avx512vnni", "gemm.first_rows@q4s"): 30,
+    ("avx512vnni", "gemm.first_rows@q3s"): 20,
+    ("avx512vnni", "gemm.first_rows@q2s"): 20,
+    ("amx", "gemm_small.token_rows@q3s"): 30,
+    ("neon", "matvec.one_row@q3s"): 1.2,
+    ("neon", "gemm_small.token_rows@q3s"): 1,
     ("avx2", "gemm_small.token_rows@bf16"): 8,
     ("avxvnni", "gemm_small.token_rows@bf16"): 8,
     ("neon", "gemm_small.token_rows@bf16"): 8,
@@ -133,7 +150,7 @@ def test_hot_loop(loops_of, level, kernel):
         spills = [x for x in loop if re.search(STACK, x)]
         useful = sum(bool(re.match(first, x)) for x in loop)
         most = useful / SPILLING[level, kernel] if (level, kernel) in SPILLING else 0
-        assert len(spills) <= most, spills
+        assert len(spills) <= most, f"{useful} multiplications, {len(spills)} of: {spills}"
 
 
 @pytest.mark.long_run
