@@ -24,13 +24,13 @@ from .tokenizer.settings import TokenizerSettings
 
 MODEL_FILE = "model file"
 _COPIES = "low copies"
-_GROUPS = {
+_GROUPS = {  # what is neither an expert nor attention, in the order of the table
     Role.EMBEDDING: "embedding",
     Role.OUTPUT: "output",
     Role.SCORE: "score head",
-    Role.LOW_COPY: _COPIES,
     Role.ROUTER: "routers",
     **dict.fromkeys(NORMS, "norms"),
+    Role.LOW_COPY: _COPIES,
 }
 
 
@@ -182,8 +182,9 @@ def _group(
 ) -> dict[str, dict[str, Amount]]:
     """Add tensors up by what they are for and how they are stored."""
     inner = _inner(config)
-    names = (inner, "attention", "embedding", "output", "score head", "routers", "norms")
-    groups: Mapping[str, dict[str, Amount]] = {name: {} for name in names}
+    groups: Mapping[str, dict[str, Amount]] = {
+        name: {} for name in (inner, "attention", *_GROUPS.values())
+    }
     for spec, kind, nbytes in tensors:
         is_inner = spec.expert is not None and spec.role not in _GROUPS
         group = inner if is_inner else _GROUPS.get(spec.role, "attention")

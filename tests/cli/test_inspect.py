@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,16 @@ def test_inspect_prints_json(model):
     assert facts["formats"]["q4"]["tensors"] == 6
     assert facts["files"] == {name: len(data) for name, data in FILES.items()}
     assert facts["config"] == json.loads(CONFIG.to_json())
+
+
+def test_low_copies_are_a_group_of_their_own(tmp_path, model):
+    """They are no weights of the model's: it has as many without them."""
+    with_copies = write(tmp_path / "low.bin", replace(CODED, low="q2s"))
+    facts = json.loads(invoke("inspect", with_copies, "--json").stdout)
+    assert facts["groups"]["low copies"]["q2s"]["tensors"] == 6
+    without = json.loads(invoke("inspect", model, "--json").stdout)
+    assert facts["parameters"] == without["parameters"]
+    assert "low copies" in invoke("inspect", with_copies).stdout
 
 
 def test_inspect_of_checkpoints(tmp_path):
