@@ -72,7 +72,9 @@ def _explain(source: Source, plan: MemoryPlan) -> Iterator[str]:
     if precision.name == "bf16":
         return
     what = f"{precision.name}: {precision.describe()}"
-    yield f"{what}; about {loss_of(source.config, precision):.2g} nats lost, as a small model does."
+    loss = loss_of(source.config, precision)
+    lost = "" if loss is None else f"; about {loss:.2g} nats lost, as a small model does"
+    yield f"{what}{lost}."
 
 
 def _would(

@@ -21,6 +21,7 @@ from math import ceil
 
 from cpumix.config import ModelConfig, Role
 from cpumix.errors import ConfigError
+from cpumix.quant import FLOAT32
 from cpumix.quant.precision import PRECISIONS, LayerFormats, Precision
 from cpumix.quant.sensitivity import MEASURED, Sensitivity
 
@@ -28,6 +29,7 @@ from .sizes import dense_bytes, expert_bytes, weight_count, weight_sizes
 
 EXPERT_FORMATS = ("q2s", "q3s", "q4s", "q6", "q8")  # what experts may take, from the smallest on
 DENSE_FORMATS = ("q6", "q8")
+UNROUNDED = (FLOAT32, "bf16")  # what these lose is nothing beside the others
 NATS_FOR_TIME = 5e-5  # for one per cent that a token reads less
 STEPS = 60  # of the search for the price of memory, halvings
 _MIX = re.compile(r"mix-([1-9]?[0-9](?:\.[0-9]{1,2})?)")
@@ -170,14 +172,22 @@ def _precision(
 
 def loss_of(
     config: ModelConfig, precision: Precision, sensitivity: Sensitivity = MEASURED
-) -> float:
-    """Return what a precision is expected to lose, in nats: the sum over its groups."""
-    total = sensitivity.head.get(precision.head, 0.0)
-    total += sensitivity.embedding.get(precision.embedding, 0.0)
+) -> float | None:
+    """Return what a precision is expected to lose, in nats: the sum over its groups.
+
+    None if a group takes a format that was not measured, as a checkpoint's own 4-bit codes do.
+    """
+    taken = [(sensitivity.head, precision.head), (sensitivity.embedding, precision.embedding)]
     for index, own in enumerate(sensitivity.of_layers(config.num_hidden_layers)):
         formats = precision.layer(index)
-        total += own.attention.get(formats.attention, 0.0)
-        total += own.gate_up.get(formats.gate_up, 0.0) + own.down.get(formats.down, 0.0)
+        taken += zip((own.attention, own.gate_up, own.down), formats, strict=True)
+    total = 0.0
+    for losses, name in taken:
+        if name in UNROUNDED:
+            continue
+        if name not in losses:
+            return None
+        total += losses[name]
     return total
 
 

@@ -16,7 +16,7 @@ from cpumix.fit.speed import ASSUMED, Bandwidths, tokens_per_second
 from cpumix.machine import MachineInfo
 from cpumix.memory.limit import make_budget
 from cpumix.memory.planner import make_plan
-from cpumix.quant.precision import find_level
+from cpumix.quant.precision import CODED, PRECISIONS, find_level
 
 GIB = 2**30
 FIELDS = {  # of `--json`, which other programs read
@@ -163,6 +163,21 @@ def test_commands_name_what_differs_from_the_usual(tmp_path):
         f"cpumix convert {tmp_path} mine-int8.bin --precision int8",
         "cpumix run mine-int8.bin -p 'Why is the sky blue?' --context 32768 --kv int8",
     )
+
+
+@pytest.mark.parametrize(
+    ("precision", "loss"),
+    [
+        (find_level("int4"), "; about 0.0069 nats lost"),
+        (CODED, None),  # a checkpoint's own numbers: how far rounding them went, nobody measured
+        (replace(CODED, layers=PRECISIONS["bf16"].layers), "; about 0.0001 nats lost"),
+    ],
+)
+def test_losses_are_told_where_they_were_measured(precision, loss):
+    config = open_source(None).config
+    explained, *_ = answer(Source("m", config, precision=precision), 96 * GIB, None, ASSUMED).advice
+    assert explained.startswith(f"{precision.name}: experts ")
+    assert (loss in explained) if loss else "nats" not in explained
 
 
 @pytest.mark.parametrize("context", [0, 32769])
