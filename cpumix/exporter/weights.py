@@ -49,11 +49,9 @@ def find_type(format_name: str, columns: int, book: tuple[int, ...] | None = Non
     """
     if columns % BLOCK:
         return _widened(format_name, book)
-    if book is None and format_name not in TYPES:
-        return TYPES["q8"]._replace(rows=_of_codes(format_name))
-    if book is None:
-        return TYPES[format_name]
-    return _Q4_0 if book == _Q4_0_BOOK else TYPES["q8"]._replace(rows=_of_book(book))
+    if book is not None:
+        return _Q4_0 if book == _Q4_0_BOOK else TYPES["q8"]._replace(rows=_of_book(book))
+    return TYPES.get(format_name) or TYPES["q8"]._replace(rows=_of_codes(format_name))
 
 
 def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
@@ -63,7 +61,7 @@ def _q8_0(tiles: Bytes, n: int, k: int) -> Bytes:
 
 
 def _iq4_nl(tiles: Bytes, n: int, k: int) -> Bytes:
-    half, codes = BLOCK // 2, _nibbles(tiles)
+    half, codes = BLOCK // 2, q4.nibbles_of(tiles)
     pairs: Bytes = codes[..., :half] | codes[..., half:] << np.uint8(4)
     return _with_scales(tiles[..., q4.CODE_BYTES :], pairs, n)
 
@@ -71,7 +69,9 @@ def _iq4_nl(tiles: Bytes, n: int, k: int) -> Bytes:
 def _of_book(book: tuple[int, ...]) -> Callable[[Bytes, int, int], Bytes]:
     """Return what makes rows of Q8_0 of 4-bit codes."""
     values = np.array(book, np.int8).view(np.uint8)
-    return lambda tiles, n, k: _with_scales(tiles[..., q4.CODE_BYTES :], values[_nibbles(tiles)], n)
+    return lambda tiles, n, k: _with_scales(
+        tiles[..., q4.CODE_BYTES :], values[q4.nibbles_of(tiles)], n
+    )
 
 
 def _of_codes(format_name: str) -> Callable[[Bytes, int, int], Bytes]:
@@ -84,16 +84,6 @@ def _of_codes(format_name: str) -> Callable[[Bytes, int, int], Bytes]:
         return _with_scales(pack_scales(scales.astype(np.float16)), codes.view(np.uint8), n)
 
     return rows
-
-
-def _nibbles(tiles: Bytes) -> Bytes:
-    """Return the codes (tiles, 16, blocks, 32) of tiles of q4."""
-    count, blocks, _ = tiles.shape
-    nibbles = tiles[..., : q4.CODE_BYTES].reshape(count, blocks, GROUPS // 2, TILE_ROWS, 4)
-    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3).reshape(
-        count, blocks, GROUPS, TILE_ROWS, 4
-    )
-    return deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
 
 
 def _with_scales(scales: Bytes, codes: Bytes, n: int) -> Bytes:

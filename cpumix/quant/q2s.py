@@ -7,9 +7,7 @@ weights. The values are those of least error on Gaussian and Student t(5) weight
 
 from __future__ import annotations
 
-from functools import partial
-
-from .row_scaled import RowScaled, pack_plane, unpack_plane
+from .row_scaled import RowScaled
 
 FORMAT = RowScaled(
     values=(-62, -23, 3, 33),
@@ -18,7 +16,5 @@ FORMAT = RowScaled(
         (-118, -99, -89, -79, -72, -66, -60, 64),
         (-102, -89, -76, -69, -63, -56, 58, 64),
     ),
-    code_bytes=128,
-    pack=partial(pack_plane, bits=2),
-    unpack=partial(unpack_plane, bits=2),
+    planes=(2,),
 )

@@ -10,26 +10,7 @@ https://github.com/ikawrakow/ik_llama.cpp/blob/8337e4c/ggml/src/ggml-common.h
 
 from __future__ import annotations
 
-import numpy as np
-
-from .row_scaled import Bytes, RowScaled, pack_plane, unpack_plane
-
-LOW_BYTES = 128
-
-
-def pack(groups: Bytes) -> Bytes:
-    """Return codes (tiles, blocks, 8, 16, 4) as two planes."""
-    low, upper = groups & np.uint8(3), groups >> np.uint8(2)
-    return np.concatenate([pack_plane(low, 2), pack_plane(upper, 1)], axis=-1)
-
-
-def unpack(planes: Bytes) -> Bytes:
-    """Undo `pack`."""
-    codes = unpack_plane(planes[..., LOW_BYTES:], 1)
-    codes <<= np.uint8(2)
-    codes |= unpack_plane(planes[..., :LOW_BYTES], 2)
-    return codes
-
+from .row_scaled import RowScaled
 
 FORMAT = RowScaled(
     values=(-63, -40, -23, -10, 1, 13, 28, 47),
@@ -38,7 +19,5 @@ FORMAT = RowScaled(
         (-79, -73, -69, -65, -62, -58, 58),
         (-76, -70, -66, -62, -58, 55, 60),
     ),
-    code_bytes=192,
-    pack=pack,
-    unpack=unpack,
+    planes=(2, 1),
 )

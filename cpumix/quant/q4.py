@@ -24,16 +24,20 @@ from .scale_search import search_scale
 from .tiles import (
     BLOCK,
     GROUPS,
+    LINE_BYTES,
     TILE_ROWS,
     deinterleave,
     from_blocks,
     interleave,
+    pack_planes,
     pack_scales,
     to_blocks,
+    unpack_planes,
     unpack_scales,
 )
 
-CODE_BYTES = TILE_ROWS * BLOCK // 2
+PLANES = (4,)
+CODE_BYTES = LINE_BYTES * sum(PLANES)
 TILE_BYTES = CODE_BYTES + 2 * TILE_ROWS
 CODE_BOOK = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.int8
@@ -69,21 +73,21 @@ def quantize(w: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 def pack(nibbles: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:
     """Return nibbles (tiles, 16, blocks, 32) and scales (tiles, 16, blocks) as tiles."""
-    groups = interleave(nibbles)
-    tiles, blocks = groups.shape[:2]
-    pairs = (groups[:, :, 0::2] | (groups[:, :, 1::2] << 4)).reshape(tiles, blocks, CODE_BYTES)
-    return np.concatenate([pairs, pack_scales(scales)], axis=-1)
+    lines = pack_planes(interleave(nibbles), PLANES)
+    return np.concatenate([lines.reshape(*lines.shape[:2], -1), pack_scales(scales)], axis=-1)
+
+
+def nibbles_of(tiles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the nibbles (tiles, 16, blocks, 32) of tiles."""
+    lines = tiles[..., :CODE_BYTES].reshape(*tiles.shape[:2], -1, TILE_ROWS, 4)
+    return deinterleave(unpack_planes(lines, PLANES))
 
 
 def split(
     tiles: NDArray[np.uint8], book: NDArray[np.int8] = CODE_BOOK
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return code-book values (tiles, 16, blocks, 32) and scales (tiles, 16, blocks)."""
-    count, blocks, _ = tiles.shape
-    nibbles = tiles[..., :CODE_BYTES].reshape(count, blocks, GROUPS // 2, TILE_ROWS, 4)
-    groups = np.stack([nibbles & 15, nibbles >> 4], axis=3)
-    codes = deinterleave(groups.reshape(count, blocks, GROUPS, TILE_ROWS, 4))
-    return book[codes], unpack_scales(tiles[..., CODE_BYTES:])
+    return book[nibbles_of(tiles)], unpack_scales(tiles[..., CODE_BYTES:])
 
 
 def dequantize(

@@ -8,7 +8,7 @@ with 8-bit activations fit into 16 bits.
 
 from __future__ import annotations
 
-from .row_scaled import RowScaled, pack_nibbles, unpack_nibbles
+from .row_scaled import RowScaled
 
 FORMAT = RowScaled(
     values=(-64, -52, -42, -33, -25, -18, -11, -5, 1, 7, 13, 19, 27, 35, 45, 57),
@@ -17,7 +17,5 @@ FORMAT = RowScaled(
         (-69, -65, -62, -58, -54, 56, 59, 62),
         (-66, -63, -60, -55, -50, 59, 62, 65),
     ),
-    code_bytes=256,
-    pack=pack_nibbles,
-    unpack=unpack_nibbles,
+    planes=(4,),
 )

@@ -19,22 +19,23 @@ from .rounder import Rounder, in_tiles
 from .scale_search import search_scale
 from .tiles import (
     BLOCK,
-    GROUPS,
+    LINE_BYTES,
     TILE_ROWS,
     deinterleave,
     from_blocks,
     interleave,
+    pack_planes,
     pack_scales,
     to_blocks,
+    unpack_planes,
     unpack_scales,
 )
 
-NIBBLE_BYTES, PLANE_BYTES = TILE_ROWS * BLOCK // 2, TILE_ROWS * BLOCK // 4
-CODE_BYTES = NIBBLE_BYTES + PLANE_BYTES
+PLANES = (4, 2)  # of code - LOWEST
+CODE_BYTES = LINE_BYTES * sum(PLANES)
 TILE_BYTES = CODE_BYTES + 2 * TILE_ROWS
 LOWEST, HIGHEST = -32, 31
 PEAK_TARGETS = np.array([-35, -34, -33, -32, -31, -30, -29, -28], np.float32)
-SHIFTS = np.array([0, 2, 4, 6], np.uint8)  # of the groups in a line of upper bits
 
 
 def nearest(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -57,33 +58,20 @@ def find_scales(x: NDArray[np.float32]) -> NDArray[np.float16]:
 
 def pack(codes: NDArray[np.uint8], scales: NDArray[np.float16]) -> NDArray[np.uint8]:
     """Return stored codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks) as tiles."""
-    groups = interleave(codes)
-    tiles, blocks = groups.shape[:2]
-    low = groups & 15
-    nibbles = (low[:, :, 0::2] | (low[:, :, 1::2] << 4)).reshape(tiles, blocks, NIBBLE_BYTES)
-    upper = (groups >> 4).reshape(tiles, blocks, 2, 4, TILE_ROWS, 4) << SHIFTS[:, None, None]
-    plane = np.bitwise_or.reduce(upper, axis=3).reshape(tiles, blocks, PLANE_BYTES)
-    return np.concatenate([nibbles, plane, pack_scales(scales)], axis=-1)
+    lines = pack_planes(interleave(codes), PLANES)
+    return np.concatenate([lines.reshape(*lines.shape[:2], -1), pack_scales(scales)], axis=-1)
 
 
-def join(nibbles: NDArray[np.uint8], plane: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """Return signed codes (m, blocks, 8, ...) of lower bits (m, blocks, 4, ...) and upper ones."""
-    rest = nibbles.shape[3:]
-    low = np.stack([nibbles & 15, nibbles >> 4], axis=3)
-    shifts = SHIFTS.reshape(4, *(1 for _ in rest))
-    upper = (plane[:, :, :, None] >> shifts) & 3
-    shape = *nibbles.shape[:2], GROUPS, *rest
-    stored: NDArray[np.uint8] = low.reshape(shape) | (upper.reshape(shape) << 4)
-    codes: NDArray[np.int8] = stored.view(np.int8) + np.int8(LOWEST)
+def signed(lines: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Return signed codes (m, blocks, 8, ...) of lines (m, blocks, 6, ...)."""
+    codes: NDArray[np.int8] = unpack_planes(lines, PLANES).view(np.int8) + np.int8(LOWEST)
     return codes
 
 
 def split(tiles: NDArray[np.uint8]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Return signed codes (tiles, 16, blocks, 32) and scales (tiles, 16, blocks)."""
-    count, blocks, _ = tiles.shape
-    nibbles = tiles[..., :NIBBLE_BYTES].reshape(count, blocks, 4, TILE_ROWS, 4)
-    plane = tiles[..., NIBBLE_BYTES:CODE_BYTES].reshape(count, blocks, 2, TILE_ROWS, 4)
-    codes = deinterleave(join(nibbles, plane).view(np.uint8))
+    lines = tiles[..., :CODE_BYTES].reshape(*tiles.shape[:2], -1, TILE_ROWS, 4)
+    codes = deinterleave(signed(lines).view(np.uint8))
     return codes.view(np.int8), unpack_scales(tiles[..., CODE_BYTES:])
 
 
@@ -96,13 +84,9 @@ def dequantize(tiles: NDArray[np.uint8], n: int, k: int) -> NDArray[np.float32]:
 def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the rows with these indices, (len(ids), padded k) float32."""
     count, blocks, _ = tiles.shape
-
-    def lines(first: int, last: int) -> NDArray[np.uint8]:
-        words = tiles[..., first:last].view(np.uint32).reshape(count, blocks, -1, TILE_ROWS)
-        found = np.ascontiguousarray(words[ids // TILE_ROWS, :, :, ids % TILE_ROWS])
-        return found.view(np.uint8).reshape(len(ids), blocks, -1, 4)
-
-    codes = join(lines(0, NIBBLE_BYTES), lines(NIBBLE_BYTES, CODE_BYTES))
+    words = tiles[..., :CODE_BYTES].view(np.uint32).reshape(count, blocks, -1, TILE_ROWS)
+    found = np.ascontiguousarray(words[ids // TILE_ROWS, :, :, ids % TILE_ROWS])
+    codes = signed(found.view(np.uint8).reshape(len(ids), blocks, -1, 4))
     scale = tiles[..., CODE_BYTES:].view(np.float16)[ids // TILE_ROWS, :, ids % TILE_ROWS]
     value = codes.reshape(len(ids), blocks, BLOCK) * scale.astype(np.float32)[..., None]
     return value.reshape(len(ids), -1)

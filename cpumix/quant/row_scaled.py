@@ -21,12 +21,14 @@ from .rounder import Rounder, in_tiles
 from .scale_search import SMALLEST_PEAK, search
 from .tiles import (
     BLOCK,
+    LINE_BYTES,
     TILE_ROWS,
     deinterleave,
     from_blocks,
     interleave,
-    tile_counts,
+    pack_planes,
     to_blocks,
+    unpack_planes,
 )
 
 Bytes = NDArray[np.uint8]
@@ -45,12 +47,8 @@ class RowScaled:
     """What a set shift bit adds to them."""
     targets: tuple[tuple[float, ...], tuple[float, ...]]
     """What the search maps a block's largest weight to: without the shift, and with it."""
-    code_bytes: int
-    """Of a tile; its 16 scale bytes follow."""
-    pack: Callable[[Bytes], Bytes]
-    """Codes (tiles, blocks, 8, 16, 4) -> (tiles, blocks, code_bytes)."""
-    unpack: Callable[[Bytes], Bytes]
-    """Undoes `pack`."""
+    planes: tuple[int, ...]
+    """How the bits of codes lie in a tile, see `tiles`; its 16 scale bytes follow."""
     book: NDArray[np.int8] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -58,14 +56,23 @@ class RowScaled:
         object.__setattr__(self, "book", np.array(self.values, np.int8))
 
     @property
+    def code_bytes(self) -> int:
+        """Of a tile."""
+        return LINE_BYTES * sum(self.planes)
+
+    @property
     def tile_bytes(self) -> int:
         """Of a tile, without its share of the panel's head."""
         return self.code_bytes + TILE_ROWS
 
+    def numbers(self, shift: int) -> Floats:
+        """Return what the codes stand for, without the shift or with it."""
+        return self.book.astype(np.float32) + np.float32(shift * self.step)
+
     def midpoints(self, shift: int) -> Floats:
-        """Return what lies between neighbouring values, without the shift or with it."""
-        values: Floats = self.book.astype(np.float32) + np.float32(shift * self.step)
-        middles: Floats = (values[1:] + values[:-1]) / np.float32(2)
+        """Return what lies between these neighbours."""
+        numbers = self.numbers(shift)
+        middles: Floats = (numbers[1:] + numbers[:-1]) / np.float32(2)
         return middles
 
     def codes(self, scaled: Floats, shifts: Bytes) -> Bytes:
@@ -82,9 +89,8 @@ class RowScaled:
         return scale, (found >= len(self.targets[0])).astype(np.uint8)
 
     def _nearest(self, shift: int) -> Callable[[Floats], Floats]:
-        values = self.book.astype(np.float32) + np.float32(shift * self.step)
-        midpoints = self.midpoints(shift)
-        return lambda scaled: values[np.searchsorted(midpoints, scaled)]
+        numbers, midpoints = self.numbers(shift), self.midpoints(shift)
+        return lambda scaled: numbers[np.searchsorted(midpoints, scaled)]
 
     def row_scales(self, scales: Floats) -> Floats:
         """Return the scales of rows (...) whose blocks have these scales (..., blocks)."""
@@ -113,17 +119,17 @@ class RowScaled:
 
     def join(self, rows: Floats, tails: Bytes, codes: Bytes) -> Bytes:
         """Return panels of row scales (tiles, 16), scale bytes (.., blocks) and codes (.., 32)."""
-        packed = self.pack(interleave(codes))
-        tiles = np.concatenate([packed, tails.transpose(0, 2, 1)], axis=-1)
+        packed = pack_planes(interleave(codes), self.planes)
+        lines = packed.reshape(*packed.shape[:2], self.code_bytes)
+        tiles = np.concatenate([lines, tails.transpose(0, 2, 1)], axis=-1)
         head = np.ascontiguousarray(rows, np.float32).view(np.uint8)
         return np.concatenate([head, tiles.reshape(len(rows), -1)], axis=-1)
 
     @property
     def rounder(self) -> Rounder:
         """The format in parts."""
-        values = self.book.astype(np.float32)
         return Rounder(
-            np.stack([values, values + self.step]),
+            np.stack([self.numbers(0), self.numbers(1)]),
             self._search_block,
             self._pack_rows,
             row_scales=lambda w: self.row_scales(self.search_scales(to_blocks(w))[0]).ravel()[
@@ -156,7 +162,8 @@ class RowScaled:
     def split(self, panels: Bytes) -> tuple[NDArray[np.int8], Floats]:
         """Return signed values (tiles, 16, blocks, 32) and scales (tiles, 16, blocks)."""
         rows, tiles = self.tiles(panels)
-        codes = deinterleave(self.unpack(tiles[..., : self.code_bytes]))
+        lines = tiles[..., : self.code_bytes].reshape(*tiles.shape[:2], -1, TILE_ROWS, 4)
+        codes = deinterleave(unpack_planes(lines, self.planes))
         s, shifts = self.parts(np.ascontiguousarray(tiles[..., self.code_bytes :]))
         offsets = shifts.transpose(0, 2, 1).astype(np.int8) * np.int8(self.step)
         values = self.book[codes] + offsets[..., None]
@@ -178,45 +185,9 @@ class RowScaled:
         """Whether every row scale is a number."""
         return bool(np.isfinite(self.tiles(panels)[0]).all())
 
-    def shape(self, n: int, k: int) -> tuple[int, int]:
-        """Return the shape of an (n, k) matrix's panels."""
-        tiles, blocks = tile_counts(n, k)
-        return tiles, HEAD_BYTES + blocks * self.tile_bytes
-
 
 def inverse(scale: Floats) -> Floats:
     """Return 1 / scale, and 0 where that might overflow."""
     zero = np.zeros_like(scale)
     usable = np.abs(scale) > SMALLEST_PEAK * np.float32(2.0**-20)
     return np.divide(np.float32(1), scale, out=zero, where=usable)
-
-
-def pack_nibbles(groups: Bytes) -> Bytes:
-    """Return 4-bit codes as the 4 lines of a tile: group 2g in the lower halves of line g."""
-    pairs: Bytes = groups[:, :, 0::2] | (groups[:, :, 1::2] << np.uint8(4))
-    return pairs.reshape(*groups.shape[:2], TILE_ROWS * BLOCK // 2)
-
-
-def unpack_nibbles(lines: Bytes) -> Bytes:
-    """Undo `pack_nibbles`."""
-    nibbles = lines.reshape(*lines.shape[:2], 4, TILE_ROWS, 4)
-    groups: Bytes = np.stack([nibbles & np.uint8(15), nibbles >> np.uint8(4)], axis=3)
-    return groups.reshape(*lines.shape[:2], 8, TILE_ROWS, 4)
-
-
-def pack_plane(groups: Bytes, bits: int) -> Bytes:
-    """Return codes of 1 or 2 bits as lines: group i of those in a line in bits from i x bits on."""
-    each = 8 // bits
-    shape = *groups.shape[:2], 8 // each, each, TILE_ROWS, 4
-    shifts = (bits * np.arange(each, dtype=np.uint8))[:, None, None]
-    lines: Bytes = np.bitwise_or.reduce(groups.reshape(shape) << shifts, axis=3)
-    return lines.reshape(*groups.shape[:2], -1)
-
-
-def unpack_plane(lines: Bytes, bits: int) -> Bytes:
-    """Undo `pack_plane`."""
-    each = 8 // bits
-    shifts = (bits * np.arange(each, dtype=np.uint8))[:, None, None]
-    wide = lines.reshape(*lines.shape[:2], -1, 1, TILE_ROWS, 4) >> shifts
-    groups: Bytes = wide.reshape(*lines.shape[:2], 8, TILE_ROWS, 4) & np.uint8((1 << bits) - 1)
-    return groups

@@ -3,6 +3,10 @@
 A tile holds 32 columns as 8 groups of 4; a group is 16 rows x 4 bytes = 64 bytes, so that one
 64-byte load gives every SIMD lane (= row) four consecutive columns and nothing is ever summed
 across lanes. Every 8-bit format shares this order; rows and columns are zero-padded to 16 and 32.
+
+Codes of fewer bits lie in planes: a plane of 1, 2 or 4 bits holds these bits of every code of a
+tile in as many lines of 64 bytes. The 8 / bits groups of a line share its bytes, the first in the
+lowest bits.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ from numpy.typing import NDArray
 TILE_ROWS = 16
 BLOCK = 32
 GROUPS = 8  # groups of 4 columns in a block
+LINE_BYTES = 4 * TILE_ROWS
 
 
 def tile_counts(n: int, k: int) -> tuple[int, int]:
@@ -45,6 +50,38 @@ def deinterleave(groups: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Undo `interleave`: (tiles, blocks, 8, 16, 4) to (tiles, 16, blocks, 32)."""
     tiles, blocks = groups.shape[:2]
     return groups.transpose(0, 3, 1, 2, 4).reshape(tiles, TILE_ROWS, blocks, BLOCK)
+
+
+def pack_planes(codes: NDArray[np.uint8], planes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return codes (m, blocks, 8 groups, ...) as lines (m, blocks, lines, ...).
+
+    `planes` are the bits of each plane, 1, 2 or 4, the lowest bits of the codes first.
+    """
+    made, rest = [], codes.shape[3:]
+    for bits in planes:
+        each = GROUPS // bits
+        part = (codes & np.uint8((1 << bits) - 1)).reshape(*codes.shape[:2], bits, each, *rest)
+        made.append(np.bitwise_or.reduce(part << _shifts(bits, len(rest)), axis=3))
+        codes = codes >> np.uint8(bits)
+    return np.concatenate(made, axis=2)
+
+
+def unpack_planes(lines: NDArray[np.uint8], planes: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Undo `pack_planes`."""
+    rest = lines.shape[3:]
+    codes = np.zeros((*lines.shape[:2], GROUPS, *rest), np.uint8)
+    line = found = 0
+    for bits in planes:
+        plane = lines[:, :, line : line + bits, None] >> _shifts(bits, len(rest))
+        plane &= np.uint8((1 << bits) - 1)
+        codes |= plane.reshape(codes.shape) << np.uint8(found)
+        line, found = line + bits, found + bits
+    return codes
+
+
+def _shifts(bits: int, trailing: int) -> NDArray[np.uint8]:
+    """Return where in a byte the groups of a line begin, to go before so many more axes."""
+    return np.arange(0, 8, bits, dtype=np.uint8).reshape(-1, *(1,) * trailing)
 
 
 def pack_scales(scale: NDArray[np.float16]) -> NDArray[np.uint8]:
