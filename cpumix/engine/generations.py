@@ -6,6 +6,7 @@ import queue
 from collections.abc import Iterator, Sequence
 
 from .events import Event
+from .followers import Followers
 from .generation import Generation
 from .sequence import OnEvent
 
@@ -13,8 +14,8 @@ from .sequence import OnEvent
 class Generations:
     """Iterate once, over (index, piece) of several texts as they come; `texts` are these.
 
-    Of texts with the same prompt the first computes it, and the others begin when it is in the KV
-    cache: they compute its last token only. All are done when the iterator ends.
+    Texts with the same prompt compute it once, see `Followers`. All are done when the iterator
+    ends.
     """
 
     def __init__(self, texts: Sequence[Generation]) -> None:
@@ -31,19 +32,14 @@ class Generations:
         def tell(index: int) -> OnEvent:
             return lambda event: events.put((index, event))
 
-        followers: dict[tuple[int, ...], list[int]] = {}  # those that wait for a prompt
+        followers = Followers(text.request.ids for text in self.texts)
         try:
-            for index, text in enumerate(self.texts):
-                prompt = tuple(text.request.ids)
-                if prompt in followers:
-                    followers[prompt].append(index)
-                else:
-                    followers[prompt] = []
-                    text.begin(tell(index))
+            for index in followers.firsts:
+                self.texts[index].begin(tell(index))
             while not all(text.stop_reason for text in self.texts):
                 index, event = events.get()
                 piece = self.texts[index].take(event)
-                for other in followers.pop(tuple(self.texts[index].request.ids), ()):
+                for other in followers.release(index):
                     self.texts[other].begin(tell(other))
                 if piece:
                     yield index, piece

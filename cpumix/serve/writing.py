@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from cpumix.api.choice import Choice
 from cpumix.api.errors import failure
 from cpumix.engine.events import Event, Failure, Finish, Token
+from cpumix.engine.followers import Followers
 from cpumix.engine.phase import Phase
 from cpumix.engine.sequence import Request, Text
 from cpumix.model import Model
@@ -54,19 +55,18 @@ class Writing:
         self._left = len(requests)
 
     async def events(self) -> AsyncIterator[tuple[int, Event | PromptProgress]]:
-        """Yield (index, event) until all texts have ended. Raises ApiError if one cannot go on.
-
-        Texts with one prompt begin when the first of them has taken it in.
-        """
-        later = self._begin()
+        """Yield (index, event) until all texts have ended. Raises ApiError if one cannot go on."""
+        followers = Followers(choice.request.ids for choice in self.choices)
+        for index in followers.firsts:
+            self._start(index)
         while self._left:
             index, event = await self._events.get()
             if isinstance(event, Failure):
                 raise failure(event.error, self._model.engine.loop.alive) from event.error
             if not isinstance(event, PromptProgress):
                 self._note(index, event)
-                while later:
-                    self._start(later.pop())
+                for other in followers.release(index):
+                    self._start(other)
             yield index, event
 
     async def all(self) -> list[Choice]:
@@ -116,19 +116,6 @@ class Writing:
                 if text is not None:
                     self._model.engine.loop.cancel(text)
 
-    def _begin(self) -> list[int]:
-        """Start the texts, and return those that wait for a prompt that they share."""
-        seen: set[tuple[int, ...]] = set()
-        later = []
-        for index, choice in enumerate(self.choices):
-            ids = tuple(choice.request.ids)
-            if ids in seen:
-                later.append(index)
-            else:
-                seen.add(ids)
-                self._start(index)
-        return later
-
     def _start(self, index: int) -> None:
         choice = self.choices[index]
         request = replace(choice.request, progress=self._reporter(index))
@@ -148,8 +135,7 @@ class Writing:
             nonlocal last
             if time.monotonic() - last > NEWS:
                 last = time.monotonic()
-                tokens = len(self.choices[index].request.ids)
-                self._tell(index, PromptProgress(tokens * done // whole, tokens))
+                self._tell(index, PromptProgress(done, whole))
 
         return report
 
