@@ -70,8 +70,7 @@ class Model(Reader):
                 Tokenizer.from_files, self.file.files, self.config, partial(make_budget, *needs)
             )
             compile_apart(room, formats, self.kv)
-            copies = {"low_copies": True} if formats.low else {}
-            pager = make_pager(self.file, budget, **copies)
+            pager = make_pager(self.file, budget, low_copies=formats.low is not None)
             kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
             self.parallel, self.engine = parallel, self._engine  # servers ask the engine itself

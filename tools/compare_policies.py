@@ -46,8 +46,8 @@ Key = tuple[int, int]
 class Recorder(ExpertPager):
     """A pager that writes down what is asked for."""
 
-    def __init__(self, file: ModelFile, budget: Budget | None) -> None:
-        super().__init__(file, budget)
+    def __init__(self, file: ModelFile, budget: Budget | None, *, low_copies: bool) -> None:
+        super().__init__(file, budget, low_copies=low_copies)
         layers = file.config.num_hidden_layers
         self.chosen: list[list[NDArray[np.int32]]] = [[] for _ in range(layers)]
         self.guessed: list[list[list[int]]] = [[] for _ in range(layers)]
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--text", type=Path)
     options = parser.parse_args(arguments)
-    with Model(options.model, make_pager=Recorder) as model:
+    with Model(options.model, low_copy="off", make_pager=Recorder) as model:
         if options.text:
             ids = model.tokenizer.encode(options.text.read_text(encoding="utf-8"))[: options.tokens]
         else:

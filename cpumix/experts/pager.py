@@ -53,13 +53,13 @@ class ExpertPager:
         """
         layers, experts = file.config.num_hidden_layers, file.config.num_local_experts
         self.low_copies = low_copies
-        experts *= 1 + low_copies
+        self.experts = experts * (1 + low_copies)  # of a layer
         self._file, self._budget, self._predict = file, budget, predict
         self._ranges = {
-            (n, e): file_range(file, (n, e)) for n in range(layers) for e in range(experts)
+            (n, e): file_range(file, (n, e)) for n in range(layers) for e in range(self.experts)
         }
         self._views: dict[Key, Expert] = {}
-        self._policy = EvictionPolicy(layers, experts)
+        self._policy = EvictionPolicy(layers, self.experts)
         self._resident_set = ResidentSet(self._ranges, self._policy)
         self.region = MappedRegion(file, platform)
         self.dense = DensePart(file, self.region)

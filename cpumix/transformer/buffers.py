@@ -13,9 +13,12 @@ from cpumix.kernels.rows import Rows
 
 
 class Buffers:
-    """Room for a batch of up to `tokens`; pages are touched only as far as rows are used."""
+    """Room for a batch of up to `tokens`; pages are touched only as far as rows are used.
 
-    def __init__(self, config: ModelConfig, tokens: int, low_copies: bool = False) -> None:
+    `experts` are those of a layer that tokens can be routed to, low copies among them.
+    """
+
+    def __init__(self, config: ModelConfig, tokens: int, experts: int) -> None:
         active = config.num_experts_per_tok
         self.x = Rows(tokens, config.hidden_size)  # the residual stream [T, D]
         self.h = Rows(tokens, config.hidden_size)  # normed [T, D]
@@ -27,7 +30,7 @@ class Buffers:
         self.topk_ids = np.zeros((tokens, active), np.int32)
         self.topk_weights = np.ones((tokens, active), np.float32)
         # The T * A pairs of token and expert, sorted by expert: see `Backend.sort_by_expert`.
-        self.expert_offsets = np.zeros((1 + low_copies) * config.num_local_experts + 1, np.int64)
+        self.expert_offsets = np.zeros(experts + 1, np.int64)
         self.sorted_tokens = np.zeros(tokens * active, np.int64)
         self.inverse_order = np.zeros((tokens, active), np.int64)
         self.expert_in = Rows(tokens * active, config.hidden_size)  # [T * A, D]

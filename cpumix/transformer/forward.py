@@ -51,7 +51,7 @@ class Transformer:
         self.config, self.rows = file.config, rows
         self._backend, self._pager, self._pool = backend, pager, pool
         self._weights = Weights(file)
-        self._buffers = b = Buffers(self.config, rows, pager.low_copies)
+        self._buffers = b = Buffers(self.config, rows, pager.experts)
         self._stream = ResidualStream(backend, b.x, b.h, self.config.rms_norm_eps)
         self._attention = Attention(self.config, backend, b, pool, context)
         self._moe = MoE(self.config, backend, b, pager)

@@ -34,8 +34,7 @@ class Prefetch:
         if not self._pager.wants_prefetch:
             return
         if layer.router is None or n >= TOKENS_PER_EXPERT * self._experts:
-            served = self._experts * (1 + self._pager.low_copies)
-            self._pager.prefetch(layer.index, range(served), sure=True)
+            self._pager.prefetch(layer.index, range(self._pager.experts), sure=True)
         elif n <= PREDICTED_ROWS:
             ids = self._topk_ids[:n]
             nothing = Residual(x, *self._nothing)

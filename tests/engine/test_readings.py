@@ -152,7 +152,7 @@ def test_any_memory_gives_the_same_vectors(tmp_path):
         path,
         threads=1,
         context=256,
-        make_pager=lambda file, budget: ExpertPager(file, Room(4 * each)),
+        make_pager=lambda file, budget, **options: ExpertPager(file, Room(4 * each), **options),
     )
     with paged as model:
         assert model.paged

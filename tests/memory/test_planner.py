@@ -123,7 +123,7 @@ def test_buffers_are_those_of_the_model(mixtral):
 
     assert PREFILL_CHUNK == PREFILL_TOKENS
     small = replace(mixtral, hidden_size=512, intermediate_size=1792, head_dim=32)
-    buffers = Buffers(small, PREFILL_CHUNK)
+    buffers = Buffers(small, PREFILL_CHUNK, small.num_local_experts)
     rows = {name: row for name, row in vars(buffers).items() if hasattr(row, "codes")}
     touched = sum(row.values.nbytes for row in rows.values())
     for name in ("h", "attn_out", "expert_in", "expert_hidden"):  # the rows that matrices read

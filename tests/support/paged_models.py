@@ -63,8 +63,8 @@ def page(
     """Load a model again with room for so many experts, all if None, and return its pager."""
     room = None if experts is None else Room(int(experts * expert_bytes(model)))
 
-    def make_pager(file: ModelFile, budget: Budget | None) -> ExpertPager:
-        return ExpertPager(file, room, predict=predict, platform=platform)
+    def make_pager(file: ModelFile, budget: Budget | None, *, low_copies: bool) -> ExpertPager:
+        return ExpertPager(file, room, predict=predict, low_copies=low_copies, platform=platform)
 
     model.close()
     again = {"context": model.context, "kv": model.kv, "threads": model.threads}

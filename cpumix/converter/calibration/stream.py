@@ -43,7 +43,7 @@ class TokenStream:
         blocks = -(-length // KV_BLOCK)
         self._pool = BlockPool(one_layer, blocks, "f32")
         self._table = BlockTable(self._pool, blocks)
-        self._buffers = b = Buffers(config, length)
+        self._buffers = b = Buffers(config, length, config.num_local_experts)
         self._stream = ResidualStream(backend, b.x, b.h, config.rms_norm_eps)
         context = default_context(config)
         self._attention = Attention(config, backend, b, self._pool, context)
