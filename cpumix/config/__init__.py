@@ -15,9 +15,19 @@ from .rope_scaling import (
     RopeScaling,
     YarnScaling,
 )
-from .tensors import BIASES, EXPERT_PARTS, NORMS, WHOLE_EXPERTS, Role, TensorSpec, tensor_name
+from .tensors import (
+    ATTENTION_MATRICES,
+    BIASES,
+    EXPERT_PARTS,
+    NORMS,
+    WHOLE_EXPERTS,
+    Role,
+    TensorSpec,
+    tensor_name,
+)
 
 __all__ = [
+    "ATTENTION_MATRICES",
     "BIASES",
     "EXPERT_PARTS",
     "FAMILIES",

@@ -41,6 +41,7 @@ class Role(Enum):
 
 
 WHOLE_EXPERTS = (Role.EXPERT, Role.LOW_COPY)
+ATTENTION_MATRICES = (Role.WQ, Role.WK, Role.WV, Role.WO)
 EXPERT_PARTS = (Role.W1, Role.W3, Role.W2)  # in the order of the model file
 NORMS = (Role.ATTN_NORM, Role.Q_NORM, Role.K_NORM, Role.FFN_NORM, Role.OUTPUT_NORM)
 BIASES = (Role.BQ, Role.BK, Role.BV, Role.BO)

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
-from cpumix.config import ModelConfig, Role
+from cpumix.config import ATTENTION_MATRICES, ModelConfig, Role
 from cpumix.errors import ConfigError
 from cpumix.quant import FLOAT32
 from cpumix.quant.precision import PRECISIONS, LayerFormats, Precision
-from cpumix.quant.sensitivity import MEASURED, Sensitivity
+from cpumix.quant.sensitivity import MEASURED, Nats, Sensitivity
 
 from .sizes import dense_bytes, expert_bytes, weight_count, weight_sizes
 
@@ -71,25 +71,20 @@ def groups_of(config: ModelConfig, sensitivity: Sensitivity) -> Iterator[MatrixG
                 whole = size * config.num_local_experts
                 options.append(Option((gate_up, down), loss, whole, size * active))
         yield MatrixGroup(Role.EXPERT, layer, _on_hull(options))
-        yield MatrixGroup(
-            Role.WQ,
-            layer,
-            tuple(
-                _dense(config, name, Role.WQ, layer, own.attention[name]) for name in DENSE_FORMATS
-            ),
-        )
+        yield MatrixGroup(Role.WQ, layer, _dense(config, ATTENTION_MATRICES, own.attention))
     for role, own_losses in (
         (Role.OUTPUT, sensitivity.head),
         (Role.EMBEDDING, sensitivity.embedding),
     ):
-        options = [_dense(config, name, role, None, own_losses[name]) for name in DENSE_FORMATS]
-        yield MatrixGroup(role, None, tuple(options))
+        yield MatrixGroup(role, None, _dense(config, (role,), own_losses))
 
 
-def _dense(config: ModelConfig, name: str, role: Role, layer: int | None, loss: float) -> Option:
-    size = dense_bytes(config, name, role, layer)
-    is_read = role is not Role.EMBEDDING or config.tie_word_embeddings
-    return Option((name,), loss, size, size if is_read else 0)
+def _dense(config: ModelConfig, roles: tuple[Role, ...], losses: Nats) -> tuple[Option, ...]:
+    is_read = Role.EMBEDDING not in roles or config.tie_word_embeddings
+    sizes = {name: dense_bytes(config, name, roles) for name in DENSE_FORMATS}
+    return tuple(
+        Option((name,), losses[name], size, size if is_read else 0) for name, size in sizes.items()
+    )
 
 
 def _on_hull(options: Sequence[Option]) -> tuple[Option, ...]:

@@ -9,9 +9,9 @@ from math import prod
 from cpumix.config import ModelConfig, Role, TensorSpec
 from cpumix.kernels.rows import stride
 from cpumix.quant import nbytes
-from cpumix.quant.precision import Precision, parts_of
+from cpumix.quant.precision import Precision
 from cpumix.store.gguf import align
-from cpumix.store.layout import ALIGNMENT
+from cpumix.store.layout import ALIGNMENT, expert_nbytes
 from cpumix.units import MIB
 
 PREFILL_TOKENS = 512  # tokens of a prompt that go through the model together
@@ -43,7 +43,7 @@ class WeightSizes:
 def weight_sizes(config: ModelConfig, precision: Precision) -> WeightSizes:
     """Add up the tensors of a model file."""
     dense = embedding = 0
-    for spec in config.dense_tensors():
+    for spec in _dense_tensors(config):
         size = _aligned(precision.format(spec), spec.shape)
         dense += size
         if spec.role is Role.EMBEDDING and not config.tie_word_embeddings:
@@ -60,28 +60,22 @@ def weight_count(config: ModelConfig) -> int:
     parts = config.expert_tensors(0, 0)
     experts = config.num_local_experts * config.num_hidden_layers
     inner = sum(prod(part.shape) for part in parts) * experts
-    return inner + sum(prod(spec.shape) for spec in config.dense_tensors())
+    return inner + sum(prod(spec.shape) for spec in _dense_tensors(config))
 
 
 @lru_cache(maxsize=256)
 def expert_bytes(config: ModelConfig, expert_format: str) -> int:
     """Return what one expert takes in the file, in this format of a whole expert."""
-    parts = zip(parts_of(expert_format), config.expert_tensors(0, 0), strict=True)
-    return align(sum(nbytes(name, part.shape) for name, part in parts), ALIGNMENT)
+    return align(expert_nbytes(config, expert_format), ALIGNMENT)
 
 
-def dense_bytes(config: ModelConfig, format_name: str, role: Role, layer: int | None) -> int:
-    """Return what a group of the dense part takes: a layer's attention, the head, the embedding.
-
-    `role` is that of any of its matrices.
-    """
-    roles: tuple[Role, ...] = (role,)
-    if layer is not None:
-        roles = (Role.WQ, Role.WK, Role.WV, Role.WO)
+@lru_cache(maxsize=256)
+def dense_bytes(config: ModelConfig, format_name: str, roles: tuple[Role, ...]) -> int:
+    """Return what matrices of the dense part take together; where layers have them, one layer's."""
     return sum(
         _aligned(format_name, spec.shape)
         for spec in _dense_tensors(config)
-        if spec.layer == layer and spec.role in roles
+        if spec.role in roles and not spec.layer
     )
 
 

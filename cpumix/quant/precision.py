@@ -78,7 +78,8 @@ class Precision:
         if spec.layer is None:
             return self.embedding if spec.role is Role.EMBEDDING else self.head
         if spec.role is Role.LOW_COPY:
-            return self.low or LOW_COPIES
+            assert self.low is not None
+            return self.low
         formats = self.layer(spec.layer)
         if spec.role is Role.EXPERT:
             return formats.expert

@@ -168,9 +168,13 @@ def expert_entry(
     shape = (len(EXPERT_PARTS), config.intermediate_size, config.hidden_size)
     spec = TensorSpec.of(role, shape, layer, 0)
     kind = precision.format(spec)
-    parts = zip(parts_of(kind), config.expert_tensors(layer, 0), strict=True)
-    nbytes = sum(tensor_bytes(name, part.shape) for name, part in parts)
-    return TensorEntry(spec, kind, nbytes)
+    return TensorEntry(spec, kind, expert_nbytes(config, kind))
+
+
+def expert_nbytes(config: ModelConfig, expert_format: str) -> int:
+    """Return the bytes of one expert in a format, of one name or of two."""
+    parts = zip(parts_of(expert_format), config.expert_tensors(0, 0), strict=True)
+    return sum(tensor_bytes(name, part.shape) for name, part in parts)
 
 
 def model_keys(config: ModelConfig) -> dict[str, Any]:

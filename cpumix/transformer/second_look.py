@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import Role, tensor_name
+from cpumix.config import ATTENTION_MATRICES, BIASES, Role, tensor_name
 from cpumix.errors import ConfigError, CpumixError, FormatError, quoted
 from cpumix.kernels.rows import Rows
 from cpumix.kv.pool import BlockPool
@@ -25,10 +25,7 @@ from .buffers import Buffers
 from .residual import ResidualStream
 
 Floats = NDArray[np.float32]
-_ATTENTION = (
-    *(Role.WQ, Role.WK, Role.WV, Role.WO, Role.BQ, Role.BK, Role.BV, Role.BO),
-    *(Role.Q_NORM, Role.K_NORM),
-)
+_ATTENTION = (*ATTENTION_MATRICES, *BIASES, Role.Q_NORM, Role.K_NORM)
 
 
 def is_finite(x: Floats) -> bool:
