@@ -10,12 +10,15 @@ half their mean square.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig, Role, tensor_name
+from cpumix.config import ATTENTION_MATRICES, ModelConfig, Role, tensor_name
 from cpumix.errors import ConfigError
 from cpumix.quant.sensitivity import MEASURED, LayerLosses, Nats, Sensitivity
 from cpumix.store import ModelFile, layout
@@ -24,7 +27,6 @@ from .mixing import DENSE_FORMATS, EXPERT_FORMATS
 
 SCALED_BY = "q3s"  # the format whose losses make the scale
 TINY = 1e-30
-_ATTENTION = (Role.WQ, Role.WK, Role.WV, Role.WO)
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_local_experts")
 
 
@@ -49,89 +51,82 @@ def read_losses(path: Path, config: ModelConfig) -> Sensitivity:
         return _sensitivity(recorded, config)
 
 
+@dataclass(frozen=True)
 class _Recorded:
     """The errors of a calibrated file's tensors."""
 
-    def __init__(
-        self, names: list[str], written: NDArray[np.float32], by_format: NDArray[np.float32],
-        formats: list[str],
-    ) -> None:  # fmt: skip
-        self._place = {name: i for i, name in enumerate(names)}
-        self._written, self._by_format, self._formats = written, by_format, formats
+    places: Mapping[str, int]
+    """Of tensors, by name, in the arrays."""
+    written: NDArray[np.float32]
+    """(tensors, 2), as the file was written."""
+    by_format: Mapping[str, NDArray[np.float32]]
+    """(tensors, 2), as each of these formats would have it."""
 
     @classmethod
     def of(cls, file: ModelFile) -> _Recorded | None:
         """Return those of a file; None if it has none, or what it has cannot be used."""
-        data, names = file.metadata, list(file.tensors)
+        data, count = file.metadata, len(file.tensors)
         if data.get(layout.ERROR_KIND_KEY) != layout.OF_OUTPUTS:
             return None
         formats = data.get(layout.ERROR_FORMATS_KEY)
-        arrays = [data.get(key) for key in (layout.ERRORS_KEY, layout.FORMAT_ERRORS_KEY)]
         if not isinstance(formats, list) or not {*EXPERT_FORMATS} <= {*formats}:
             return None
-        sizes = 2 * len(names), 2 * len(names) * len(formats)
-        for array, size in zip(arrays, sizes, strict=True):
-            if not isinstance(array, np.ndarray) or array.size != size:
-                return None
-            if not np.isfinite(array).all() or array.min() < 0:
-                return None
-        written, by_format = arrays
-        assert isinstance(written, np.ndarray) and isinstance(by_format, np.ndarray)
-        shape = len(names), 2, len(formats)
-        return cls(names, written.reshape(-1, 2), by_format.reshape(shape), formats)
+        written = _array(data.get(layout.ERRORS_KEY), (count, 2))
+        others = _array(data.get(layout.FORMAT_ERRORS_KEY), (count, 2, len(formats)))
+        if written is None or others is None:
+            return None
+        places = {name: place for place, name in enumerate(file.tensors)}
+        return cls(places, written, {kind: others[..., i] for i, kind in enumerate(formats)})
 
-    def error(
-        self, role: Role, layer: int | None, kind: str, part: int, expert: int | None
-    ) -> float:
-        """Return what a tensor, or a part of an expert, would add in a format."""
-        place = self._place.get(tensor_name(role, layer, expert))
-        return 0.0 if place is None else float(
-            self._by_format[place, part, self._formats.index(kind)]
-        )  # fmt: skip
+    def losses(
+        self, names: Iterable[str], part: int, formats: Iterable[str], energy: float
+    ) -> Nats:
+        """Return what tensors, or a part of experts, would add to a stream of this energy."""
+        places = [self.places[name] for name in names if name in self.places]
+        errors = {kind: self.by_format[kind][places, part].tolist() for kind in formats}
+        return {kind: sum(found) / max(energy, TINY) for kind, found in errors.items()}
 
     def energy(self, role: Role, layer: int | None = None) -> float:
         """Return the stream's energy at a norm."""
-        return float(self._written[self._place[tensor_name(role, layer)], 0])
+        return float(self.written[self.places[tensor_name(role, layer)], 0])
+
+
+def _array(found: object, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Return metadata as an array of this shape, None if it is none of errors."""
+    if not isinstance(found, np.ndarray) or found.size != prod(shape):
+        return None
+    return found.reshape(shape) if np.isfinite(found).all() and found.min() >= 0 else None
 
 
 def _sensitivity(recorded: _Recorded, config: ModelConfig) -> Sensitivity:
     layers, experts = config.num_hidden_layers, range(config.num_local_experts)
-    energies = [recorded.energy(Role.ATTN_NORM, layer) for layer in range(1, layers)]
-    behind = [*energies, recorded.energy(Role.OUTPUT_NORM)]  # each layer's experts
 
-    def of_experts(layer: int, part: int) -> Nats:
-        return {
-            kind: sum(recorded.error(Role.EXPERT, layer, kind, part, e) for e in experts)
-            / max(behind[layer], TINY)
-            for kind in EXPERT_FORMATS
-        }
+    def dense(roles: Iterable[Role], layer: int | None, energy: float) -> Nats:
+        names = [tensor_name(role, layer) for role in roles]
+        return recorded.losses(names, 0, DENSE_FORMATS, energy)
 
-    def of_dense(roles: tuple[Role, ...], layer: int | None, energy: float) -> Nats:
-        return {
-            kind: sum(recorded.error(role, layer, kind, 0, None) for role in roles)
-            / max(energy, TINY)
-            for kind in DENSE_FORMATS
-        }
-
-    own = [
-        LayerLosses(
-            of_dense(_ATTENTION, layer, recorded.energy(Role.FFN_NORM, layer)),
-            of_experts(layer, 0),
-            of_experts(layer, 1),
+    def of_layer(layer: int) -> LayerLosses:
+        last = layer == layers - 1
+        behind = (Role.OUTPUT_NORM, None) if last else (Role.ATTN_NORM, layer + 1)
+        energy = recorded.energy(*behind)
+        names = [tensor_name(Role.EXPERT, layer, expert) for expert in experts]
+        return LayerLosses(
+            dense(ATTENTION_MATRICES, layer, recorded.energy(Role.FFN_NORM, layer)),
+            recorded.losses(names, 0, EXPERT_FORMATS, energy),
+            recorded.losses(names, 1, EXPERT_FORMATS, energy),
         )
-        for layer in range(layers)
-    ]
+
+    own = [of_layer(layer) for layer in range(layers)]
     found = sum(layer.gate_up[SCALED_BY] + layer.down[SCALED_BY] for layer in own)
     wanted = sum(layer.gate_up[SCALED_BY] + layer.down[SCALED_BY] for layer in MEASURED.layers)
     scale = wanted / found if found else 1.0
-    embedding = of_dense((Role.EMBEDDING,), None, recorded.energy(Role.ATTN_NORM, 0))
     return Sensitivity(
         tuple(
             LayerLosses(*(_times(part, scale) for part in (one.attention, one.gate_up, one.down)))
             for one in own
         ),
-        head=of_dense((Role.OUTPUT,), None, 2.0),
-        embedding=_times(embedding, scale),
+        head=dense((Role.OUTPUT,), None, 2.0),
+        embedding=_times(dense((Role.EMBEDDING,), None, recorded.energy(Role.ATTN_NORM, 0)), scale),
     )
 
 
