@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from . import q4, q8
 from .q8 import inverse
-from .rounder import in_tiles
+from .rounder import in_tiles, scales_in_tiles
 from .tiles import BLOCK, to_blocks
 
 Bytes = NDArray[np.uint8]
@@ -58,7 +58,7 @@ def round_to_book(rows: NDArray[np.float32], book: Codes) -> Bytes:
 
 def _to_q8(codes: Codes, scales: NDArray[np.float16], _: Codes) -> Bytes:
     stored = in_tiles(codes.view(np.uint8) + np.uint8(q8.ZERO), BLOCK, q8.ZERO)
-    return q8.pack(stored, in_tiles(scales, 1)[..., 0])
+    return q8.pack(stored, scales_in_tiles(scales))
 
 
 def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | None:
@@ -68,7 +68,7 @@ def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | No
     if nibbles.size and nibbles.max() > 15:
         return None
     rest = int(np.abs(book.astype(np.int16)).argmin())
-    return q4.pack(in_tiles(nibbles, BLOCK, rest), in_tiles(scales, 1)[..., 0])
+    return q4.pack(in_tiles(nibbles, BLOCK, rest), scales_in_tiles(scales))
 
 
 EXACT_FORMATS = ("q8", "q4")

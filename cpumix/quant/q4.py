@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .q8 import inverse
-from .rounder import Rounder, in_tiles
+from .rounder import Rounder, in_tiles, scales_in_tiles
 from .scale_search import search_scale
 from .tiles import (
     BLOCK,
@@ -117,7 +117,7 @@ def rows(
 
 def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
     return pack(
-        in_tiles(codes, BLOCK, int(encode(np.zeros(1, np.float32))[0])), in_tiles(scales, 1)[..., 0]
+        in_tiles(codes, BLOCK, int(encode(np.zeros(1, np.float32))[0])), scales_in_tiles(scales)
     )
 
 

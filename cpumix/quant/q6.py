@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .q8 import inverse
-from .rounder import Rounder, in_tiles
+from .rounder import Rounder, in_tiles, scales_in_tiles
 from .scale_search import search_scale
 from .tiles import (
     BLOCK,
@@ -93,7 +93,7 @@ def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32
 
 
 def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
-    return pack(in_tiles(codes, BLOCK, -LOWEST), in_tiles(scales, 1)[..., 0])
+    return pack(in_tiles(codes, BLOCK, -LOWEST), scales_in_tiles(scales))
 
 
 NUMBERS = np.arange(LOWEST, HIGHEST + 1, dtype=np.float32)[None]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounder import Rounder, in_tiles
+from .rounder import Rounder, in_tiles, scales_in_tiles
 from .tiles import (
     BLOCK,
     GROUPS,
@@ -89,7 +89,7 @@ def rows(tiles: NDArray[np.uint8], ids: NDArray[np.int64]) -> NDArray[np.float32
 
 def _pack_rows(codes: NDArray[np.uint8], scales: NDArray[Any], _: Any) -> NDArray[np.uint8]:
     rows = in_tiles(codes + np.uint8(1), BLOCK, ZERO)
-    return pack(rows, in_tiles(scales, 1)[..., 0])
+    return pack(rows, scales_in_tiles(scales))
 
 
 NUMBERS = np.arange(-127, 128, dtype=np.float32)[None]

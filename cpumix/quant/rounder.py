@@ -66,6 +66,11 @@ def in_tiles(rows: NDArray[Any], width: int, value: int = 0) -> NDArray[Any]:
     return padded.reshape(tiles, TILE_ROWS, -1, width)
 
 
+def scales_in_tiles(scales: Scales) -> Scales:
+    """Return the scales (n, blocks) of rows as (tiles, 16, blocks), zeros in missing rows."""
+    return in_tiles(scales, 1)[..., 0]
+
+
 def whole_blocks(w: Floats) -> Floats:
     """Return w (n, k) with zeros up to whole blocks of columns."""
     return to_blocks(w).reshape(-1, -(-w.shape[1] // BLOCK) * BLOCK)[: len(w)]

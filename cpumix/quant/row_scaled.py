@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .rounder import Rounder, in_tiles
+from .rounder import Rounder, in_tiles, scales_in_tiles
 from .scale_search import SMALLEST_PEAK, search
 from .tiles import (
     BLOCK,
@@ -150,7 +150,7 @@ class RowScaled:
 
     def _pack_rows(self, codes: Bytes, scale_bytes: Bytes, row_scales: Floats) -> Bytes:
         head = in_tiles(row_scales[:, None], 1).reshape(-1, TILE_ROWS)
-        tails = in_tiles(scale_bytes, 1)[..., 0]
+        tails = scales_in_tiles(scale_bytes)
         zero = int(np.searchsorted(self.midpoints(0), 0))
         return self.join(head, tails, in_tiles(codes, BLOCK, zero))
 
