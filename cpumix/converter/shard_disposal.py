@@ -30,6 +30,7 @@ class ShardDisposal:
         self._left = Counter(path for paths, _ in slices for path in paths)
         self._folder, self._shards = folder, shards
         self._order = [path for path in self._left if path.parent == folder]
+        self._latest = 0  # place in this order: those behind it have not been begun
         for path in shards.sizes if shards else ():
             if not self._left[path]:  # of an interrupted conversion
                 delete(path)
@@ -41,8 +42,10 @@ class ShardDisposal:
         wanted = [i for i, path in enumerate(self._order) if path in paths]
         for i in wanted:
             self._shards.fetch(self._order[i])
-        if wanted and wanted[-1] + 1 < len(self._order):
-            self._shards.fetch_ahead(self._order[wanted[-1] + 1])
+        following = max(wanted, default=-1) + 1
+        if self._latest < following < len(self._order):  # not one that may have been deleted
+            self._latest = following
+            self._shards.fetch_ahead(self._order[following])
 
     def done(self, paths: frozenset[Path]) -> None:
         """Count one slice as converted; delete the shards that nothing else is read from."""

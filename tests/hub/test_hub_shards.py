@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import MIXTRAL, write_checkpoint, write_shard
+from checkpoints import MIXTRAL, Split, in_runs, write_checkpoint, write_shard
 from hub_server import Server
 
 import cpumix
@@ -28,15 +28,20 @@ FIELDS = {"vocab_size": 600, "num_hidden_layers": 4}
 
 
 @pytest.fixture
-def shards(server: Server, tmp_path: Path) -> Path:
+def shards(server: Server) -> Path:
     """Give the repository shards as real ones are; return where the cache shows them."""
+    return offer(server, MIXTRAL | FIELDS, SHARDS, in_runs)
+
+
+def offer(server: Server, config: dict[str, Any], shards: int, split: Split) -> Path:
+    """Give the repository other shards; return where the cache shows them."""
     for path in server.folder.glob("model*"):
         path.unlink()
     tokenizer = (server.folder / "tokenizer.model").read_bytes()
-    sizes = {"shards": SHARDS, "in_runs": True, "tokenizer": tokenizer}
-    write_checkpoint(server.folder, MIXTRAL | FIELDS, **sizes)
-    (snapshot,) = {shards.folder for shards in [open_shards(NAME)] if shards}
-    return snapshot
+    write_checkpoint(server.folder, config, shards=shards, split=split, tokenizer=tokenizer)
+    opened = open_shards(NAME)
+    assert opened is not None
+    return opened.folder
 
 
 def here(folder: Path) -> list[str]:
@@ -70,6 +75,42 @@ def test_shards_come_and_go_one_by_one(shards: Path, whole: bytes, tmp_path: Pat
     assert (shards / "config.json").exists()
     with cpumix.load(target) as model:
         assert len(model.logits([1, 2, 3])) == 3
+
+
+def by_name(names: list[str], shards: int) -> list[list[str]]:
+    """Fill shards in the order of names: layers 10 and 11 come before layer 2."""
+    return in_runs(sorted(names), shards)
+
+
+def by_kind(names: list[str], shards: int) -> list[list[str]]:
+    """Put what experts begin with into the first shard, what they end with into the last."""
+    first = [n for n in names if n.endswith(("w1.weight", "w3.weight", "embed_tokens.weight"))]
+    last = [n for n in names if n.endswith("w2.weight")]
+    return [first, [n for n in names if n not in first + last], last]
+
+
+@pytest.mark.parametrize(
+    ("split", "shards", "layers", "options"),
+    [
+        pytest.param(by_kind, 3, 4, {}, id="plain"),
+        pytest.param(by_name, 6, 12, {"calibrate": True, "calibration_tokens": 1}, id="calibrated"),
+    ],
+)
+def test_no_shard_is_fetched_twice(
+    server: Server,
+    tmp_path: Path,
+    split: Split,
+    shards: int,
+    layers: int,
+    options: dict[str, Any],
+) -> None:
+    """Of a checkpoint whose shards are not used up one after the other."""
+    folder = offer(server, MIXTRAL | FIELDS | {"num_hidden_layers": layers}, shards, split)
+    server.taken.clear()
+    cpumix.convert("org/tiny", tmp_path / "x.bin", "int8", discard_shards=True, **options)
+    fetched = [name[6:11] for name in server.taken if name.endswith("safetensors")]
+    assert sorted(fetched) == [f"{n:05}" for n in range(1, shards + 1)]
+    assert here(folder) == []
 
 
 def test_all_is_looked_at_before_any_shard_is_downloaded(
@@ -243,6 +284,26 @@ def test_space_for_shards_that_are_still_to_come(tmp_path: Path) -> None:
     assert most_space(uses, tmp_path, fake, tmp_path / "x") == 160
     a.write_bytes(b"")  # this one is here
     assert most_space(uses, tmp_path, fake, tmp_path / "x") == 60
+
+
+def test_shard_that_was_used_up_is_not_begun_again(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    begun = []
+
+    def fetch(path: Path) -> None:
+        if not path.exists():
+            begun.append(path)
+            path.touch()
+
+    asked: list[Path] = []
+    fake: Any = SimpleNamespace(sizes={}, fetch=fetch, fetch_ahead=asked.append)
+    uses = [frozenset({path}) for path in (a, b, a, a, c, a)]
+    disposal = ShardDisposal([(paths, 1) for paths in uses], tmp_path, fake)
+    for paths in uses:
+        disposal.need(paths)
+        disposal.done(paths)
+    assert begun == [a, b, c] == [a, *asked]
+    assert not any(path.exists() for path in (a, b, c))
 
 
 def test_what_an_interrupted_conversion_left_is_deleted(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ The weights are those of tiny_checkpoint.py: fixed by config and seed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ DTYPES = {
     **{"int8": "I8", "uint8": "U8", "int32": "I32", "uint32": "U32", "int64": "I64"},
 }
 Array = NDArray[Any]
+Split = Callable[[list[str], int], list[list[str]]]
+"""Takes the names of all tensors and a number of shards, returns the names in each."""
 SMALLEST_VOCABULARY = 300  # that a made-up tokenizer is sure to fit into
 
 
@@ -35,7 +37,7 @@ def write_checkpoint(
     dtype: str = "BF16",
     shards: int = 1,
     index: bool = True,
-    in_runs: bool = False,
+    split: Split | None = None,
     tokenizer: bytes | None = None,
     change: Mapping[str, Array | None] | None = None,
     **overrides: Any,
@@ -44,9 +46,9 @@ def write_checkpoint(
 
     `overrides` are fields of config.json. Weights are random ones of `seed` if not given. `change`
     replaces tensors by their name in the checkpoint, or leaves them out (None). Several shards have
-    an index if `index`; tensors go to them in turn or, `in_runs`, one shard after the other, as in
-    real ones. The tokenizer is a made-up one that works, or one that only looks so by its name
-    where the vocabulary is too small for that.
+    an index if `index`; tensors go to them in turn, or as `split` says. The tokenizer is a made-up
+    one that works, or one that only looks so by its name where the vocabulary is too small for
+    that.
     """
     config = {**config, **overrides}
     weights = make_weights(config, seed) if weights is None else weights
@@ -61,19 +63,25 @@ def write_checkpoint(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "tokenizer.model").write_bytes(tokenizer)
     weight_map = {}
-    for number in range(shards):
-        name = f"model-{number + 1:05}-of-{shards:05}.safetensors"
-        run = range(len(kept) * number // shards, len(kept) * (number + 1) // shards)
-        part = {
-            tensor: array
-            for i, (tensor, array) in enumerate(kept.items())
-            if (i in run if in_runs else i % shards == number)
-        }
+    parts = (split or in_turn)(list(kept), shards)
+    for number, part in enumerate(parts, start=1):
+        name = f"model-{number:05}-of-{shards:05}.safetensors"
         weight_map |= dict.fromkeys(part, name)
-        write_shard(folder / (name if shards > 1 else "model.safetensors"), part)
+        tensors_of_shard = {tensor: kept[tensor] for tensor in part}
+        write_shard(folder / (name if shards > 1 else "model.safetensors"), tensors_of_shard)
     if shards > 1 and index:
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return weights
+
+
+def in_turn(names: list[str], shards: int) -> list[list[str]]:
+    """Deal tensors out to shards, one to each."""
+    return [names[first::shards] for first in range(shards)]
+
+
+def in_runs(names: list[str], shards: int) -> list[list[str]]:
+    """Fill one shard after the other, as in real checkpoints."""
+    return [names[len(names) * i // shards : len(names) * (i + 1) // shards] for i in range(shards)]
 
 
 def stored_as(bits: Bits, dtype: str) -> Array:
