@@ -6,25 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from chat_models import TEMPLATE, write_chat_model
+from chat_models import TEMPLATE
 from click.testing import CliRunner, Result
-from tiny_models import CONFIGS, write_model
 
 import cpumix
 from cpumix.cli.main import main
 
 USER = {"role": "user", "content": "one two three"}
 SYSTEM = {"role": "system", "content": "Be brief."}
-
-
-@pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_chat_model(tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("base"), CONFIGS["moe"])
 
 
 def run(path: Path, *options: object) -> Result:
@@ -37,40 +26,40 @@ def answer(path: Path, messages: list[dict[str, str]], **template: object) -> st
         return "".join(model.chat(messages, temperature=0, max_tokens=8, template=template)) + "\n"
 
 
-def test_system_text(path):
-    told = run(path, "-p", USER["content"], "--system", SYSTEM["content"])
-    assert told.stdout == answer(path, [SYSTEM, USER]) != answer(path, [USER])
-    assert run(path, "-p", USER["content"]).stdout == answer(path, [USER])
+def test_system_text(chat_model):
+    told = run(chat_model, "-p", USER["content"], "--system", SYSTEM["content"])
+    assert told.stdout == answer(chat_model, [SYSTEM, USER]) != answer(chat_model, [USER])
+    assert run(chat_model, "-p", USER["content"]).stdout == answer(chat_model, [USER])
 
 
-def test_messages_from_a_file(path, tmp_path):
+def test_messages_from_a_file(chat_model, tmp_path):
     file = tmp_path / "talk.json"
     begun = [USER, {"role": "assistant", "content": "four"}]
     for messages in ([SYSTEM, USER], [*begun, USER]):
         file.write_text(json.dumps(messages))
-        assert run(path, "--messages", file).stdout == answer(path, messages)
+        assert run(chat_model, "--messages", file).stdout == answer(chat_model, messages)
     file.write_text(json.dumps(begun))  # ends with the model's own words: it goes on
-    going_on = answer(path, begun, continue_final_message=True)
-    assert run(path, "--messages", file).stdout == going_on
+    going_on = answer(chat_model, begun, continue_final_message=True)
+    assert run(chat_model, "--messages", file).stdout == going_on
     file.write_text("[]")
-    refused = run(path, "--messages", file)
+    refused = run(chat_model, "--messages", file)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "expected at least one message" in refused.stderr
 
 
-def test_another_template(path, base, tmp_path):
+def test_another_template(chat_model, base_model, tmp_path):
     (tmp_path / "own.jinja").write_text(TEMPLATE)
-    named = run(base, "-p", USER["content"], "--chat-template", tmp_path / "own.jinja")
-    assert named.stdout == answer(path, [USER])
-    refused = run(base, "-p", "one", "--system", "two")
+    named = run(base_model, "-p", USER["content"], "--chat-template", tmp_path / "own.jinja")
+    assert named.stdout == answer(chat_model, [USER])
+    refused = run(base_model, "-p", "one", "--system", "two")
     assert refused.exit_code == 1
     assert "Use --raw, or name one with --chat-template" in refused.stderr
 
 
-def test_drafts_change_no_text(path):
+def test_drafts_change_no_text(chat_model):
     quoting = "one two three four five six " * 4
-    plain = run(path, "-p", quoting, "-n", 60)
-    assert run(path, "-p", quoting, "-n", 60, "--draft", "lookup").stdout == plain.stdout
+    plain = run(chat_model, "-p", quoting, "-n", 60)
+    assert run(chat_model, "-p", quoting, "-n", 60, "--draft", "lookup").stdout == plain.stdout
 
 
 @pytest.mark.parametrize(
@@ -81,7 +70,7 @@ def test_drafts_change_no_text(path):
         (["-p", "a", "--raw", "--system", "b"], "leave out --messages, --system"),
     ],
 )
-def test_what_contradicts_itself_is_refused(path, options, sentence):
-    result = run(path, *options)
+def test_what_contradicts_itself_is_refused(chat_model, options, sentence):
+    result = run(chat_model, *options)
     assert result.exit_code == 2
     assert sentence in result.stderr.replace("\n", " ")
