@@ -55,6 +55,17 @@ class Conversation:
         content = self.turns[-1][0].get("content") if self.turns else None
         return content if isinstance(content, str) else None
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether something was said after the last question."""
+        return bool(self.turns) and len(self.turns[-1]) > 1
+
+    def copy(self) -> Conversation:
+        """Return the same conversation, which can go on in another way."""
+        other = Conversation(self.system)
+        other.turns, other.left_out = [list(turn) for turn in self.turns], self.left_out
+        return other
+
     def ask(self, text: str) -> None:
         """Begin a turn."""
         self.turns.append([{"role": "user", "content": text}])

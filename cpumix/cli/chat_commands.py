@@ -71,8 +71,7 @@ def _edit(session: ChatSession, argument: str, source: ChatInput) -> None:
             raise ConfigError("/edit: expected the new question after it, found none.")
         argument = source.read(question) or ""
     if argument:
-        session.conversation.undo()
-        session.ask(argument)
+        session.ask_instead(argument)
 
 
 def _save(session: ChatSession, argument: str, source: ChatInput) -> None:

@@ -74,22 +74,26 @@ class ChatSession:
         self._again = 0  # answers to the same question before this one
 
     def ask(self, text: str) -> None:
-        """Put a question and show the answer. Raises ConfigError, the question taken back."""
-        self.conversation.ask(text)
-        self._again = 0
-        try:
-            self._make_room()
-        except ConfigError:
-            self.conversation.undo()
-            raise
-        self._answer()
+        """Put a question and show the answer; without one the conversation stays as it was.
+
+        Raises ConfigError for a question that cannot be answered.
+        """
+        asked = self.conversation.copy()
+        asked.ask(text)
+        self._answer(asked)
+
+    def ask_instead(self, text: str) -> None:
+        """Put another question in the place of the last one; see `ask`."""
+        asked = self.conversation.copy()
+        asked.undo()
+        asked.ask(text)
+        self._answer(asked)
 
     def ask_again(self) -> None:
-        """Answer the last question anew, with the next seed."""
-        self._make_room()
-        self.conversation.take_back_answer()
-        self._again += 1
-        self._answer()
+        """Answer the last question anew, with the next seed; see `ask`."""
+        asked = self.conversation.copy()
+        asked.take_back_answer()
+        self._answer(asked, self._again + 1)
 
     def tokens(self, written: str = "") -> int:
         """Return the tokens of what the model gets to see, with what is written of an answer."""
@@ -99,11 +103,23 @@ class ChatSession:
         template = self._template_for(written)
         return len(self.model.tokenizer.encode_chat(messages, **template)) if messages else 0
 
-    def _answer(self) -> None:
-        written, made, stopped = "", 0, False
+    def _answer(self, asked: Conversation, again: int = 0) -> None:
+        """Answer what is asked last, or go back to the conversation before."""
+        before, self.conversation, self._again = self.conversation, asked, again
+        try:
+            self._make_room()
+            self._write()
+        finally:
+            if not asked.is_answered:
+                self.conversation = before
+
+    def _write(self) -> None:
+        """Show the answer, and note it in the conversation if there is any."""
+        written, made, full, stopped = "", 0, False, False
         self.screen.begin()
         try:
-            while True:
+            goes_on = True
+            while goes_on:
                 self.last = generation = self._generation(written, made)
                 try:
                     for piece in generation:
@@ -111,8 +127,8 @@ class ChatSession:
                 finally:
                     written += generation.text
                     made += len(generation.token_ids)
-                if generation.stop_reason != "context" or not self._goes_on(written):
-                    break
+                full = generation.stop_reason == "context"
+                goes_on = full and self._goes_on(written)
         except Ended:
             raise
         except KeyboardInterrupt:
@@ -123,10 +139,13 @@ class ChatSession:
             self.screen.end()
             if written:
                 self.conversation.answer(written)
-            else:
-                self.conversation.undo()
+        if full and not stopped:
+            self.screen.say(
+                f"the context of {self.model.context} tokens is full: the answer ends here. /reset "
+                "and /undo make room, and so do --context N and /set on_full slide"
+            )
         if not written:
-            self.screen.say("there is no answer: the question is taken back")
+            self.screen.say("there is no answer: the conversation stays as it was")
             return
         if stopped:
             self.screen.say("stopped; what is there of the answer stays")
@@ -185,14 +204,8 @@ class ChatSession:
 
     def _goes_on(self, written: str) -> bool:
         """Make room for more of an answer that has filled the context, if that is wanted."""
-        if self.settings.on_full == "slide" and self._leave_out(written):
-            return self.tokens(written) < self.model.context
-        self.screen.end()
-        self.screen.say(
-            f"the context of {self.model.context} tokens is full: the answer ends here. /reset and "
-            "/undo make room, and so do --context N and /set on_full slide"
-        )
-        return False
+        slides = self.settings.on_full == "slide" and self._leave_out(written)
+        return bool(slides) and self.tokens(written) < self.model.context
 
     def _leave_out(self, written: str) -> int:
         """Leave out the oldest turns until half of the context is free, and say so."""

@@ -178,6 +178,10 @@ def test_a_full_context_stops_and_says_so(chat_model):
     begun = chat(chat_model, LONG, options=("-n", "500", "--ignore-eos"))
     assert "the context of 256 tokens is full: the answer ends here" in begun.stderr
     assert begun.exit_code == 0
+    with cpumix.load(chat_model, context=256) as model:
+        message = {"role": "user", "content": LONG.strip()}
+        answer = model.chat([message], temperature=0, ignore_eos=True)
+        assert begun.stdout == "".join(answer) + "\n"
 
 
 def test_a_full_context_slides_and_says_so(chat_model):

@@ -1,0 +1,91 @@
+"""A turn of a chat with a person: what cannot be answered leaves the conversation as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import cpumix
+from cpumix.cli import chat
+from cpumix.cli.main import main
+
+QUESTION = "one two three"
+LONG = "one two three four five six seven eight nine ten " * 40
+Chat = Callable[..., Result]
+
+
+class Typed:
+    """Lines as a person types them: a mistake is told, and does not end the chat."""
+
+    interactive = edits = True
+
+    def __init__(self, *lines: str) -> None:
+        self._lines = list(lines)
+
+    def read(self, default: str = "") -> str | None:
+        return self._lines.pop(0) if self._lines else None
+
+
+@pytest.fixture
+def hold(chat_model: Path, monkeypatch: pytest.MonkeyPatch) -> Chat:
+    """Hold a chat of some lines with a person, greedily."""
+
+    def run(*lines: str, context: int = 256, options: tuple[str, ...] = ("-n", "8")) -> Result:
+        monkeypatch.setattr(chat, "open_input", lambda *_, **__: Typed(*lines))
+        fixed = ["--temperature", "0", "--context", str(context)]
+        result = CliRunner().invoke(main, ["chat", str(chat_model), *fixed, *options])
+        assert result.exit_code == 0, result.output
+        return result
+
+    return run
+
+
+def saved(path: Path) -> list[str]:
+    """Return the texts of a conversation that was saved."""
+    return [message["content"] for message in json.loads(path.read_text("utf-8"))]
+
+
+def test_the_answer_that_regen_replaces_takes_no_room(hold):
+    options = ("-n", "500", "--ignore-eos")
+    once = hold(QUESTION, context=64, options=options)
+    twice = hold(QUESTION, "/regen", context=64, options=options)
+    assert "do not fit" not in twice.stderr
+    assert twice.stdout == once.stdout * 2
+
+
+def test_regen_leaves_out_no_turn_to_make_room_for_the_answer_it_replaces(hold):
+    options = ("-n", "60", "--ignore-eos", "--on-full", "slide")
+    shown = hold(QUESTION, QUESTION, "/regen", "/stats", options=options).stderr
+    assert "left out" not in shown
+    assert "2 turns" in shown
+
+
+@pytest.mark.parametrize("line", [f"/edit {LONG}", LONG])
+def test_a_question_that_does_not_fit_changes_nothing(hold, tmp_path, line):
+    file = tmp_path / "talk.json"
+    result = hold("six", QUESTION, line, f"/save {file}")
+    assert "tokens of conversation do not fit into a context of 256" in result.stderr
+    answers = result.stdout.splitlines()
+    assert saved(file) == ["six", answers[0], QUESTION, answers[1]]
+
+
+@pytest.mark.parametrize("line", ["/regen", "/edit six", "six"])
+def test_what_the_model_refuses_changes_nothing(hold, tmp_path, line):
+    file = tmp_path / "talk.json"
+    result = hold(QUESTION, '/set logit_bias {"99999": 1}', line, f"/save {file}")
+    assert "logit_bias: expected tokens below" in result.stderr
+    assert saved(file) == [QUESTION, result.stdout.splitlines()[0]]
+
+
+@pytest.mark.parametrize("line", ["/regen", "/edit six", "six"])
+def test_no_answer_changes_nothing(hold, chat_model, tmp_path, line):
+    with cpumix.load(chat_model) as model:
+        end = model.tokenizer.eos_ids[0]
+    file = tmp_path / "talk.json"
+    result = hold(QUESTION, f'/set logit_bias {{"{end}": 100}}', line, f"/save {file}")
+    assert "there is no answer: the conversation stays as it was" in result.stderr
+    assert saved(file) == [QUESTION, result.stdout.splitlines()[0]]
