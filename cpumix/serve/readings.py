@@ -77,6 +77,8 @@ class Readings:
             index, one = await self._ends.get()
             del self._jobs[index]
             if isinstance(one, BaseException):
+                self._finished = True
+                self._service.metrics.finished("error")
                 raise failure(one, engine.loop.alive) from one
             found[index] = one
         seconds = time.monotonic() - self._began

@@ -51,7 +51,8 @@ class Writing:
         self._texts: list[Text | None] = [None] * len(requests)
         self._events: asyncio.Queue[tuple[int, Event | PromptProgress]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._asked = self._last = time.monotonic()
+        self._asked = time.monotonic()
+        self._last = [self._asked] * len(requests)  # when something came of each text
         self._left = len(requests)
 
     async def events(self) -> AsyncIterator[tuple[int, Event | PromptProgress]]:
@@ -62,6 +63,8 @@ class Writing:
         while self._left:
             index, event = await self._events.get()
             if isinstance(event, Failure):
+                self.choices[index].finish = "error"
+                self._metrics.finished("error")
                 raise failure(event.error, self._model.engine.loop.alive) from event.error
             if not isinstance(event, PromptProgress):
                 self._note(index, event)
@@ -150,8 +153,8 @@ class Writing:
                 self._tickets[index].begin(choice.stats.prompt_seconds)
                 self._metrics.first_token(now - self._asked, choice.stats)
             else:
-                self._metrics.next_token(now - self._last)
-            self._last = now
+                self._metrics.next_token(now - self._last[index])
+            self._last[index] = now
         choice.note(event)
         if isinstance(event, Finish):
             self._left -= 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -11,6 +13,12 @@ import pytest
 import cpumix
 from cpumix.api.choice import Choice
 from cpumix.api.completions import Completion, CompletionRequest
+from cpumix.api.errors import ApiError
+from cpumix.api.readings import Embedded, EmbeddingRequest
+from cpumix.engine.events import Event, Failure, Token
+from cpumix.engine.stats import Stats
+from cpumix.serve import writing
+from cpumix.serve.readings import Readings
 from cpumix.serve.service import Service
 
 
@@ -48,3 +56,71 @@ def test_texts_wait_for_their_own_prompt_only(service):
     asked = ask(service, prompt=[long, [301, 302, 303]], n=2, max_tokens=2, temperature=0)
     found = [choice.stats.cached_tokens for choice in write(service, asked)]
     assert found == [0, 699, 0, 2]
+
+
+def played(service: Service, monkeypatch, *script: tuple[float, int, Event]) -> None:
+    """Ask for two texts, and let (seconds, index, event) come of them by a clock of our own."""
+    clock, tells = SimpleNamespace(now=0.0), []
+
+    def write(request, tell):
+        tells.append(tell)
+        return SimpleNamespace(stats=Stats())
+
+    monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(service.model.engine, "write", write)
+
+    async def play() -> None:
+        under_way = service.write(ask(service, prompt=["a", "b"]).requests)
+        try:
+            events = under_way.events()
+            for clock.now, index, event in script:
+                coming = asyncio.ensure_future(anext(events))
+                await asyncio.sleep(0)  # both have begun
+                tells[index](event)
+                await coming
+        finally:
+            under_way.close()
+
+    asyncio.run(play())
+
+
+def number(service: Service, name: str) -> float:
+    found = re.search(rf"^cpumix_{re.escape(name)} (.*)$", service.metrics.render().decode(), re.M)
+    return float(found[1]) if found else 0.0
+
+
+def test_the_time_between_tokens_is_that_of_each_text(service, monkeypatch):
+    token = Token(300, "a")
+    played(service, monkeypatch, (1, 0, token), (2, 1, token), (5, 0, token), (7, 1, token))
+    assert number(service, "inter_token_latency_seconds_count") == 2
+    assert number(service, "inter_token_latency_seconds_sum") == (5 - 1) + (7 - 2)
+    assert number(service, "time_to_first_token_seconds_sum") == 1 + 2
+
+
+def test_a_text_that_fails_is_not_counted_as_cancelled(service, monkeypatch):
+    with pytest.raises(ApiError, match="The engine failed"):
+        played(service, monkeypatch, (1, 1, Failure(RuntimeError("broken"))))
+    assert number(service, 'request_success_total{finished_reason="error"}') == 1
+    assert number(service, 'request_success_total{finished_reason="cancelled"}') == 1  # the other
+
+
+def test_a_reading_that_fails_is_not_counted_as_cancelled(service, monkeypatch):
+    asked = Embedded(service, EmbeddingRequest(input=["a", "b"]))
+
+    def read(ids, pooling, tell, salt):
+        tell(RuntimeError("broken"))
+        return SimpleNamespace(watch=None)
+
+    monkeypatch.setattr(service.model.engine, "read", read)
+
+    async def run() -> None:
+        readings = Readings(service, asked, b"")
+        try:
+            await readings.all()
+        finally:
+            readings.close()
+
+    with pytest.raises(ApiError, match="The engine failed"):
+        asyncio.run(run())
+    assert number(service, 'request_success_total{finished_reason="error"}') == 1
+    assert number(service, 'request_success_total{finished_reason="cancelled"}') == 0
