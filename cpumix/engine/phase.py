@@ -62,11 +62,11 @@ class Watch:
         """How long it has been written."""
         return 0.0 if self.read is None or self.last is None else self.last - self.read
 
-    def phases(self, written: bool) -> Iterator[Phase]:
-        """Yield what has been gone through; `written`: whether the text is gone on with."""
+    def phases(self) -> Iterator[Phase]:
+        """Yield what has been gone through; "decode" only where something came of the text."""
         now = time.perf_counter()
         yield Phase("queue", self.asked, self.began or now)
         if self.began is not None:
             yield Phase("prompt", self.began, self.read or now)
-        if written and self.read is not None:
-            yield Phase("decode", self.read, self.last or now)
+        if self.read is not None and self.last is not None:
+            yield Phase("decode", self.read, self.last)

@@ -105,7 +105,7 @@ class Writing:
                     "cpumix.finish_reason": choice.finish or "cancelled",
                 },
             }
-            for phase in [] if text is None else text.watch.phases(written=True):
+            for phase in [] if text is None else text.watch.phases():
                 found.append((phase, {"cpumix.choice": index, **counts[phase.name]}))
         return found
 

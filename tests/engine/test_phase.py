@@ -34,20 +34,20 @@ def test_a_text_waits_is_read_and_is_written(clock):
     sampler = Sampler(SamplingParams(temperature=0))
     text = on_blocks(Text(Request([1, 2, 3], 9, sampler, frozenset()), 64, 1, lambda event: None))
     clock.now = 102.0
-    assert [*text.watch.phases(True)] == [("queue", 100, 102)]
+    assert [*text.watch.phases()] == [("queue", 100, 102)]
     text.step(2)  # whose step was given up, for a newcomer
     clock.now = 103.0
     text.step(2)
     text.computed = 2
     text.take(np.empty((0, 8), np.float32))
     clock.now = 105.0
-    assert [*text.watch.phases(True)] == [("queue", 100, 102), ("prompt", 102, 105)]
+    assert [*text.watch.phases()] == [("queue", 100, 102), ("prompt", 102, 105)]
     for now in (107.0, 108.5):
         text.step(1)
         clock.now, text.computed = now, len(text.tokens)
         text.take(np.zeros((1, 8), np.float32))
     clock.now = 200.0
-    assert [*text.watch.phases(True)] == [
+    assert [*text.watch.phases()] == [
         ("queue", 100, 102),
         ("prompt", 102, 107),
         ("decode", 107, 108.5),
@@ -64,4 +64,4 @@ def test_a_reading_has_a_queue_and_a_prompt(clock):
     clock.now, reading.computed = 104.0, 2
     reading.take(np.ones((1, 4), np.float32))
     clock.now = 200.0
-    assert [*reading.watch.phases(False)] == [("queue", 100, 101), ("prompt", 101, 104)]
+    assert [*reading.watch.phases()] == [("queue", 100, 101), ("prompt", 101, 104)]
