@@ -22,7 +22,7 @@ class ReadText:
 
     def __init__(self, ids: Sequence[int], pooling: Pooling) -> None:
         self.ids, self._pooling = ids, pooling
-        self.reuses = pooling is not Pooling.MEAN
+        self.reuses = pooling.reuses
         self._job: Reading | None = None
         self.found: Floats | None = None
 

@@ -14,7 +14,10 @@ Floats = NDArray[np.float32]
 
 
 class Job(ABC):
-    """Tokens of one text, the first `computed` of which are in the KV cache."""
+    """Tokens of one text, the first `computed` of which are in the KV cache.
+
+    Unless a job says otherwise it only reads: no tokens come to those that it began with.
+    """
 
     tokens: list[int]
     computed: int = 0
@@ -29,23 +32,23 @@ class Job(ABC):
     """Set from any thread; the loop then ends the job."""
 
     @property
-    @abstractmethod
     def most_tokens(self) -> int:
         """How many tokens there will be in the cache at most."""
+        return len(self.tokens)
 
     @property
-    @abstractmethod
     def writing(self) -> bool:
         """Whether the job writes: it then gets its rows in every step."""
+        return False
 
     @property
     @abstractmethod
     def ended(self) -> bool:
         """Whether nothing is left to do."""
 
-    @abstractmethod
     def pending(self) -> int:
         """Return how many rows it wants in the next step."""
+        return len(self.tokens) - self.computed
 
     @abstractmethod
     def step(self, count: int) -> Step:

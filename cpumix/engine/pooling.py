@@ -18,6 +18,11 @@ class Pooling(Enum):
     LAST = "last"
     SCORE = "the last one's, by the score head"
 
+    @property
+    def reuses(self) -> bool:
+        """Whether a text may begin in the KV cache: tokens there have no hidden states any more."""
+        return self is not Pooling.MEAN
+
 
 POOLINGS = (Pooling.MEAN.value, Pooling.LAST.value)  # of embeddings
 _PREFIX = "pooling_mode_"

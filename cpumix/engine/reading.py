@@ -30,25 +30,14 @@ class Reading(Job):
     ) -> None:
         self.tokens, self.salt = list(ids), salt
         self._mean, self._make, self._tell = pooling is Pooling.MEAN, finish, on_end
-        self.reuses = not self._mean  # of tokens in the cache there are no hidden states
+        self.reuses = pooling.reuses
         self._sum: NDArray[np.float64] = np.zeros(1)
         self._result: Floats | None = None
         self.watch = Watch()
 
     @property
-    def most_tokens(self) -> int:  # noqa: D102
-        return len(self.tokens)
-
-    @property
-    def writing(self) -> bool:  # noqa: D102
-        return False
-
-    @property
     def ended(self) -> bool:  # noqa: D102
         return self._result is not None
-
-    def pending(self) -> int:  # noqa: D102
-        return len(self.tokens) - self.computed
 
     def step(self, count: int) -> Step:  # noqa: D102
         self.watch.begin()

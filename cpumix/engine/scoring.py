@@ -28,19 +28,8 @@ class Scoring(Job):
         self._ended = False
 
     @property
-    def most_tokens(self) -> int:  # noqa: D102
-        return len(self.tokens)
-
-    @property
-    def writing(self) -> bool:  # noqa: D102
-        return False
-
-    @property
     def ended(self) -> bool:  # noqa: D102
         return self._ended or self._done == len(self.tokens)
-
-    def pending(self) -> int:  # noqa: D102
-        return len(self.tokens) - self.computed
 
     def step(self, count: int) -> Step:  # noqa: D102
         ids = self.tokens[self.computed : self.computed + count]
