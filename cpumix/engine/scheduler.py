@@ -132,22 +132,21 @@ class Scheduler:
         """
         if job not in self.running:
             return
-        ids = job.tokens[: job.computed]
-        full = len(ids) // KV_BLOCK
+        full = job.computed // KV_BLOCK
         begins = job.writing and job not in self._writing
         if begins:
             self._writing.add(job)
         if job.reuses and (job.ended or begins):
-            self._register(job, ids)
+            self._register(job, job.computed)
         elif job.reuses and full > self._registered[job]:
-            self._register(job, ids[: full * KV_BLOCK])
+            self._register(job, full * KV_BLOCK)
         if job.ended:
             self._leave(job)
 
-    def _register(self, job: Job, ids: list[int]) -> None:
+    def _register(self, job: Job, count: int) -> None:
         first = max(self._registered[job], job.table.first_held)
-        self.prefix.register(job.table.blocks, ids, first, job.salt)
-        self._registered[job] = len(ids) // KV_BLOCK
+        self.prefix.register(job.table.blocks, job.tokens[:count], first, job.salt)
+        self._registered[job] = count // KV_BLOCK
 
     def drop(self, job: Job) -> None:
         """Forget a job that waits, or give back what it holds, its blocks not offered to others."""
