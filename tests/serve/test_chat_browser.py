@@ -329,6 +329,39 @@ def test_key(open_chat, browser, chat_file):
         assert chat.faults == []
 
 
+REFUSE = """{ throw new DOMException("Access is denied for this document.", "SecurityError"); }"""
+STORES = ["localStorage", "sessionStorage", "indexedDB", "BroadcastChannel"]
+BLOCKED = f"""for (const name of {STORES}) {{
+    Object.defineProperty(window, name, {{ get() {REFUSE} }});
+}}"""
+FULL = f"Storage.prototype.setItem = () => {REFUSE};"
+
+
+@pytest.mark.parametrize("storage", [BLOCKED, FULL], ids=["blocked", "full"])
+def test_browser_that_keeps_nothing(browser, chat_file, storage):
+    with cpumix.load(chat_file, threads=1) as model, serve(model, keys=["right"]) as served:
+        chat = Chat(browser.new_context())
+        page = chat.page
+        page.add_init_script(storage)
+        page.goto(served.url)
+        page.get_by_label("Key", exact=True).fill("right")
+        page.keyboard.press("Enter")
+        chat.shows("model", "^tiny-chat$")
+        if storage == BLOCKED:
+            chat.shows("notice", "^This browser keeps no conversations for this page")
+        chat.set(max_tokens=3)
+        chat.answer(QUESTION)
+        page.locator("#open-settings").click()
+        page.get_by_label("Dark", exact=True).check()
+        button(chat, "Done").click()
+        assert page.evaluate("getComputedStyle(document.body).colorScheme") == "dark"
+        button(chat, "New chat").click()
+        page.get_by_role("button", name=QUESTION, exact=True).click()
+        assert chat.texts()[0] == QUESTION
+        chat.context.close()
+        assert chat.faults == []
+
+
 def test_dead_server(open_chat, chat_file):
     with cpumix.load(chat_file, threads=1) as model, serve(model) as served:
         chat = open_chat(served.url)

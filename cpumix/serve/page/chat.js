@@ -274,7 +274,7 @@ document.onkeydown = (event) => {
 };
 
 function keepDraft() {
-  sessionStorage.setItem("cpumix.draft", at("box").value);
+  store.ofTab.set("draft", at("box").value);
   size(at("box"));
 }
 
@@ -290,7 +290,7 @@ store.onChange((id, one) => {
   chat.replace(id, one);
   if (!document.querySelector(".editing")) chat.show();
 });
-at("box").value = sessionStorage.getItem("cpumix.draft") ?? "";
+at("box").value = store.ofTab.get("draft") ?? "";
 size(at("box"));
 chat.show();
 await chat.greet();

@@ -35,7 +35,7 @@ export function build(key) {
     choice.checked = choice.value === theme.theme;
     choice.onchange = () => {
       theme.theme = choice.value;
-      localStorage.setItem("cpumix.theme", choice.value);
+      store.lasting.set("theme", choice.value);
     };
   }
   at("open-settings").onclick = () => at("settings").showModal();

@@ -1,8 +1,8 @@
-// Where this browser keeps things: conversations in IndexedDB, settings in localStorage, the key
-// only until the tab is closed. Where there is no IndexedDB (some private windows), conversations
-// last as long as the page.
+// Where this browser keeps things: conversations in IndexedDB, settings in localStorage, the key and
+// what is being typed only until the tab is closed. What a browser keeps nowhere (some private
+// windows, or storage is blocked) lasts as long as the page.
 
-const channel = new BroadcastChannel("cpumix");
+let channel = null; // to the other tabs
 let database = null;
 
 function promised(request) {
@@ -19,6 +19,7 @@ export async function open() {
     request.onupgradeneeded = () => {
       request.result.createObjectStore("conversations", { keyPath: "id" });
     };
+    channel = new BroadcastChannel("cpumix"); // where storage is blocked, so is this
     database = await promised(request);
     navigator.storage?.persist?.();
     return await promised(table("readonly").getAll());
@@ -32,39 +33,68 @@ function table(mode) {
 }
 
 export async function put(conversation) {
-  if (database) await promised(table("readwrite").put(conversation));
+  if (!database) return;
+  await promised(table("readwrite").put(conversation));
   channel.postMessage(conversation.id);
 }
 
 export async function remove(id) {
-  if (database) await promised(table("readwrite").delete(id));
+  if (!database) return;
+  await promised(table("readwrite").delete(id));
   channel.postMessage(id);
 }
 
 // Call `changed` with a conversation that another tab has written (undefined if it is deleted).
 export function onChange(changed) {
+  if (!database) return;
   channel.onmessage = async ({ data }) => {
-    if (database) changed(data, await promised(table("readonly").get(data)));
+    changed(data, await promised(table("readonly").get(data)));
   };
 }
 
+// Texts by name in a storage of the browser. Where it refuses (blocked for this page, or full), they
+// last as long as the page, which works without.
+class Texts {
+  constructor(storage) {
+    this.storage = storage;
+    this.refused = new Map();
+  }
+
+  get(name) {
+    if (this.refused.has(name)) return this.refused.get(name);
+    try {
+      return window[this.storage].getItem(`cpumix.${name}`);
+    } catch {
+      return null;
+    }
+  }
+
+  set(name, text) {
+    this.refused.delete(name);
+    try {
+      window[this.storage].setItem(`cpumix.${name}`, text);
+    } catch {
+      this.refused.set(name, text);
+    }
+  }
+}
+
+export const lasting = new Texts("localStorage");
+export const ofTab = new Texts("sessionStorage");
+
 export function setting(name, otherwise) {
   try {
-    return JSON.parse(localStorage.getItem(`cpumix.${name}`)) ?? otherwise;
+    return JSON.parse(lasting.get(name)) ?? otherwise;
   } catch {
-    return otherwise;
+    return otherwise; // it is no JSON
   }
 }
 
 export function set(name, value) {
-  try {
-    localStorage.setItem(`cpumix.${name}`, JSON.stringify(value));
-  } catch {
-    // This browser keeps nothing; the page works without.
-  }
+  lasting.set(name, JSON.stringify(value));
 }
 
 export const key = {
-  get: () => sessionStorage.getItem("cpumix.key") ?? "",
-  set: (value) => sessionStorage.setItem("cpumix.key", value),
+  get: () => ofTab.get("key") ?? "",
+  set: (value) => ofTab.set("key", value),
 };
