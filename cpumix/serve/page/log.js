@@ -85,7 +85,7 @@ export class Log {
 
   fill(element, message) {
     if (message.role === "user" || this.plain) element.textContent = message.content;
-    else element.replaceChildren(render(message.content, (_, label, text) => copyButton(label, text)));
+    else element.replaceChildren(render(message.content));
   }
 
   // Show what has come of the last message; its buttons stay.

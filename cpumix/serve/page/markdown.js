@@ -1,6 +1,8 @@
 // Markdown to elements. HTML in a text stays text (markdown-it passes none on), DOMPurify lets only
 // harmless elements through, and images, which could ask other servers, are left as links.
 
+import { copyButton, make } from "./elements.js";
+
 const parser = window.markdownit({ html: false, linkify: true, breaks: true });
 parser.disable("image");
 parser.linkify.set({ fuzzyLink: false, fuzzyEmail: false });
@@ -18,7 +20,7 @@ const ALLOWED = (
   "table tbody td th thead tr ul"
 ).split(" ");
 
-export function render(text, button) {
+export function render(text) {
   const fragment = window.DOMPurify.sanitize(parser.render(text), {
     ALLOWED_TAGS: ALLOWED,
     ALLOWED_ATTR: ["href", "class", "start"],
@@ -32,11 +34,9 @@ export function render(text, button) {
   for (const block of fragment.querySelectorAll("pre")) {
     const code = block.querySelector("code") ?? block;
     const language = /language-([\w+#.-]+)/.exec(code.className)?.[1] ?? "";
-    const head = document.createElement("div");
-    head.className = "code-head";
-    const name = document.createElement("span");
-    name.textContent = language || "text";
-    head.append(name, button("copy", "Copy the code", () => code.textContent));
+    const name = make("span", { textContent: language || "text" });
+    const copy = copyButton("Copy the code", () => code.textContent);
+    const head = make("div", { className: "code-head" }, name, copy);
     block.tabIndex = 0; // so that the keys can scroll it
     block.setAttribute("role", "group");
     block.setAttribute("aria-label", `Code, ${language || "text"}`);
@@ -46,8 +46,7 @@ export function render(text, button) {
 }
 
 function wrap(element, name) {
-  const outer = document.createElement("div");
-  outer.className = `${name}-block`;
+  const outer = make("div", { className: `${name}-block` });
   if (name === "table") {
     outer.tabIndex = 0;
     outer.setAttribute("role", "group");

@@ -6,7 +6,6 @@ export class Refusal extends Error {
   constructor(status, error, after) {
     super(error?.message ?? `The server answered with status ${status}.`);
     this.status = status;
-    this.code = error?.code;
     this.after = after; // seconds until it is worth asking again
   }
 }

@@ -1,7 +1,7 @@
 // The list of conversations: open, search, rename, delete (and take that back), export, import.
 
 import { read, write, holds, titleOf } from "./conversation.js";
-import { at, icon, iconButton, make, say } from "./elements.js";
+import { at, iconButton, make, say } from "./elements.js";
 import * as store from "./store.js";
 
 const DAY = 24 * 3600 * 1000;
