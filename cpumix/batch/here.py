@@ -8,9 +8,7 @@ from contextlib import suppress
 
 from .relay import Counts
 from .settings import Settings
-from .worker import Answered, ModelOptions, Part, Worker
-
-AT_ONCE = 2  # parts: while one ends, the next one has begun
+from .worker import PARTS_AT_ONCE, Answered, ModelOptions, Part, Worker
 
 
 class CrewHere:
@@ -19,7 +17,7 @@ class CrewHere:
     def __init__(self, options: ModelOptions, settings: Settings) -> None:
         """Load the model. Raises what `cpumix.load` does."""
         self._worker = Worker(options, settings)
-        self._threads = ThreadPoolExecutor(AT_ONCE, "cpumix batch")
+        self._threads = ThreadPoolExecutor(PARTS_AT_ONCE, "cpumix batch")
         self._ended = queue.SimpleQueue[Future[Answered]]()
         self._given = 0
 
@@ -30,7 +28,7 @@ class CrewHere:
 
     @property
     def free(self) -> int:  # noqa: D102
-        return AT_ONCE - self._given
+        return PARTS_AT_ONCE - self._given
 
     @property
     def counts(self) -> Counts:  # noqa: D102

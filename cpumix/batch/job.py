@@ -121,9 +121,7 @@ class BatchJob:
             for number in parts.numbers()
         )
 
-    def run(
-        self, parts: PartsFolder, crew: Crew, show: Callable[[int, Counts], None]
-    ) -> BatchReport:
+    def run(self, parts: PartsFolder, crew: Crew, show: Show) -> BatchReport:
         """Answer all lines that are not yet answered."""
         report = BatchReport(self.lines, self.kept(parts))
         left = (part for part in self.parts() if not parts.has(part.number))

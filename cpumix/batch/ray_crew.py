@@ -27,9 +27,8 @@ from cpumix.store.reader import ModelFile
 from .ray_actor import ModelSource, Opened, RayWorker
 from .relay import Counts
 from .settings import Settings
-from .worker import Answered, ModelOptions, Part
+from .worker import PARTS_AT_ONCE, Answered, ModelOptions, Part
 
-AT_ONCE = 2  # parts of an actor: while one ends, the next one has begun
 LOOK_AROUND = 2.0  # seconds between two looks at which nodes there are
 PATIENCE = 15.0  # seconds that an actor may wait for its processors before that is told
 MOST_FAILURES = 3  # of a node, in a row, before it is left alone
@@ -99,7 +98,7 @@ class RayCrew:
 
     @property
     def free(self) -> int:  # noqa: D102
-        room = sum(AT_ONCE - len(member.parts) for member in self.members if member.opened)
+        room = sum(PARTS_AT_ONCE - len(member.parts) for member in self.members if member.opened)
         return room - len(self._waiting)
 
     @property
@@ -141,7 +140,7 @@ class RayCrew:
         opened = [member for member in self.members if member.opened]
         while self._waiting and opened:
             member = min(opened, key=lambda member: len(member.parts))
-            if len(member.parts) >= AT_ONCE:
+            if len(member.parts) >= PARTS_AT_ONCE:
                 return
             part = self._waiting.popleft()
             member.parts[member.actor.run.remote(part)] = part
@@ -222,7 +221,7 @@ class RayCrew:
             .options(
                 num_cpus=cpus,
                 memory=min(self._memory, room),
-                max_concurrency=AT_ONCE + 1,  # and one that counts
+                max_concurrency=PARTS_AT_ONCE + 1,  # and one that counts
                 scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
             )
             .remote(options, self._settings, self._actors)

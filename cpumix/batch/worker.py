@@ -19,6 +19,8 @@ from .line import Line, encode
 from .relay import Counts, Group, Relay
 from .settings import Settings
 
+PARTS_AT_ONCE = 2  # parts of a worker: while one ends, the next one has begun
+
 
 class Part(NamedTuple):
     """Some lines that follow one another."""
