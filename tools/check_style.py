@@ -8,6 +8,7 @@
   kernels/compile/jit.py.
 - A public constant, class or type that one module imports from another has one meaning: no module
   defines another thing by that name.
+- A kernel takes at most 8 arguments, and the address of no array but those.
 - Every message of an error that a user can cause is matched by a test.
 - No two files of tests have one name.
 """
@@ -179,6 +180,32 @@ def check_kernels(root: Path) -> Iterator[str]:
                 yield f"{place}: {node.name} takes {count} arguments, at most {KERNEL_ARGUMENTS}"
 
 
+def check_addresses(root: Path) -> Iterator[str]:
+    """Complain about kernels that take the address of an array that they made themselves.
+
+    Numba frees an array after the last line that names it, and does not know that an address still
+    points into it. Arguments live as long as the call.
+    """
+    for path in sorted((root / "cpumix/kernels").rglob("*.py")):
+        for call, arguments in calls_of("address", parse(path), set()):
+            array = call.args[0]
+            while isinstance(array, ast.Attribute):
+                array = array.value
+            if not (isinstance(array, ast.Name) and array.id in arguments):
+                place, what = f"{path.relative_to(root)}:{call.lineno}", ast.unparse(call)
+                yield f"{place}: {what} may outlive the array; only arguments live long enough"
+
+
+def calls_of(name: str, node: ast.AST, arguments: set[str]) -> Iterator[tuple[ast.Call, set[str]]]:
+    """Yield the calls of a function, each with the arguments of the function that it stands in."""
+    if isinstance(node, ast.FunctionDef):
+        arguments = {a.arg for a in node.args.args}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == name:
+        yield node, arguments
+    for child in ast.iter_child_nodes(node):
+        yield from calls_of(name, child, arguments)
+
+
 def phrases(text: str) -> set[str]:
     """Return the runs of three words in a text; shorter stretches count whole.
 
@@ -260,6 +287,7 @@ CHECKS = (
     check_imports,
     check_names,
     check_kernels,
+    check_addresses,
     check_messages,
     check_test_files,
 )

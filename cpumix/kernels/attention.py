@@ -143,9 +143,9 @@ def attention_item(
     clear_rows(scratch, rows, width)
     last = item.position + item.queries - 1
     first_block = max(0, item.position - kv.window + 1) // KV_BLOCK
-    key_head = address(keys) + item.head * keys.strides[0]
-    value_head = address(values) + item.head * values.strides[0]
-    scales_head = address(scales) + item.head * scales.strides[0]
+    key_head = address(kv.keys) + item.head * keys.strides[0]
+    value_head = address(kv.values) + item.head * values.strides[0]
+    scales_head = address(kv.scales) + item.head * scales.strides[0]
     for block in range(first_block * KV_BLOCK, last + 1, KV_BLOCK):
         slot = slot_of(kv, item.table, block)
         next_slot = slot_of(kv, item.table, min(block + KV_BLOCK, last))

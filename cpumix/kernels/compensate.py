@@ -8,7 +8,7 @@ threads other rows.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,26 @@ from .encode import encode
 
 if TYPE_CHECKING:
     from .codecs.codec import Codec
+
+
+class Tile(NamedTuple):
+    """What a thread works on: columns of 16 rows, a column's 16 side by side."""
+
+    was: Floats
+    """The weights, (columns, 16)."""
+    now: Floats
+    """What the errors so far have moved them to, (columns, 16)."""
+    expected: Floats
+    """A block's weights as its scales are chosen for, (block, 16)."""
+    codes: NDArray[np.uint8]
+    """(columns, 16)."""
+    errors: Floats
+    """Of the rounded weights, (columns, 16)."""
+    row_scales: Floats
+    """(16,), as are the rest: of one block, what `Codec.choose` gives."""
+    factors: Floats
+    inverses: Floats
+    tables: NDArray[np.int32]
 
 
 def panel_rounder(format_name: str) -> RoundPanel:
@@ -87,6 +107,61 @@ def _make(codec: Codec) -> Any:
     steps, middles = _steps(tables)
 
     @specialised(kernel, codec.name)
+    def owe_earlier(tile: Tile, start: int, feedback: Floats) -> None:
+        """Move a block's weights by the errors of all columns before it."""
+        columns = feedback.shape[1]
+        for i in range(start):
+            e = load_f32(address(tile.errors) + 64 * i)
+            for c in range(start, start + block):
+                u = broadcast_f32(address(feedback) + 4 * (columns * i + c))
+                at = address(tile.now) + 64 * c
+                store_f32(at, add(load_f32(at), mul(e, u)))
+
+    @specialised(kernel, codec.name)
+    def choose_scales(
+        tile: Tile, start: int, feedback: Floats, scales: NDArray[np.uint8], place: int
+    ) -> None:
+        """Choose a block's scales for where its weights will be moved to if none is rounded."""
+        columns, expected = feedback.shape[1], address(tile.expected)
+        for c in range(block):
+            store_f32(expected + 64 * c, load_f32(address(tile.now) + 64 * (start + c)))
+        for i in range(block):
+            e = sub(load_f32(address(tile.was) + 64 * (start + i)), load_f32(expected + 64 * i))
+            for c in range(i + 1, block):
+                u = broadcast_f32(address(feedback) + 4 * (columns * (start + i) + start + c))
+                at = expected + 64 * c
+                store_f32(at, add(load_f32(at), mul(e, u)))
+        choose(
+            expected,
+            address(tile.row_scales),
+            address(scales) + place * scales.shape[2],
+            address(tile.factors),
+            address(tile.tables),
+        )
+
+    @specialised(kernel, codec.name)
+    def round_block(tile: Tile, start: int, feedback: Floats) -> None:
+        """Round a block column by column; each moves those after it by its errors."""
+        columns = feedback.shape[1]
+        for row in range(16):
+            factor = tile.factors[row]
+            tile.inverses[row] = np.float32(1) / factor if factor != 0 else np.float32(0)
+        for column in range(start, start + block):
+            for row in range(16):
+                scaled = tile.now[column, row] * tile.inverses[row]
+                table, code = tile.tables[row], 0
+                for step in steps:
+                    code += step * (scaled > middles[table, code + step - 1])
+                became = tile.factors[row] * tables[table, code]
+                tile.codes[column, row] = code
+                tile.errors[column, row] = tile.was[column, row] - became
+            e = load_f32(address(tile.errors) + 64 * column)
+            for c in range(column + 1, start + block):
+                u = broadcast_f32(address(feedback) + 4 * (columns * column + c))
+                at = address(tile.now) + 64 * c
+                store_f32(at, add(load_f32(at), mul(e, u)))
+
+    @specialised(kernel, codec.name)
     def round_panel(
         row_scales: Floats,
         w: Floats,
@@ -97,65 +172,34 @@ def _make(codec: Codec) -> Any:
         errors: Floats,
     ) -> None:
         n, columns = w.shape
-        # Transposed, a column's 16 rows side by side: weights, what they are moved to, errors.
-        was, now = np.zeros((columns, 16), np.float32), np.zeros((columns, 16), np.float32)
-        wrong, expected = np.zeros((columns, 16), np.float32), np.zeros((block, 16), np.float32)
-        factors, chosen = np.zeros(16, np.float32), np.zeros(16, np.int32)
-        inverse, own = np.zeros(16, np.float32), np.zeros(16, np.float32)
-        owed = address(feedback)
-        for tile in range(scales.shape[0]):
-            rows = min(16, n - 16 * tile)
+        tile = Tile(
+            np.zeros((columns, 16), np.float32),
+            np.zeros((columns, 16), np.float32),
+            np.zeros((block, 16), np.float32),
+            np.zeros((columns, 16), np.uint8),
+            np.zeros((columns, 16), np.float32),
+            np.ones(16, np.float32),
+            np.zeros(16, np.float32),
+            np.zeros(16, np.float32),
+            np.zeros(16, np.int32),
+        )
+        for number in range(scales.shape[0]):
+            first, rows = 16 * number, min(16, n - 16 * number)
             if rows < 16:
-                was[:], now[:], own[:] = 0, 0, 1
+                tile.was[:], tile.now[:], tile.row_scales[:] = 0, 0, 1
             for row in range(rows):
-                own[row] = row_scales[16 * tile + row]
+                tile.row_scales[row] = row_scales[first + row]
                 for c in range(columns):
-                    was[c, row] = w[16 * tile + row, c]
-                    now[c, row] = moved[16 * tile + row, c]
+                    tile.was[c, row] = w[first + row, c]
+                    tile.now[c, row] = moved[first + row, c]
             for start in range(0, columns, block):
-                for i in range(start):
-                    e = load_f32(address(wrong) + 64 * i)
-                    for c in range(start, start + block):
-                        u = broadcast_f32(owed + 4 * (columns * i + c))
-                        at = address(now) + 64 * c
-                        store_f32(at, add(load_f32(at), mul(e, u)))
-                for c in range(block):
-                    store_f32(address(expected) + 64 * c, load_f32(address(now) + 64 * (start + c)))
-                for i in range(block):
-                    e = sub(
-                        load_f32(address(was) + 64 * (start + i)),
-                        load_f32(address(expected) + 64 * i),
-                    )
-                    for c in range(i + 1, block):
-                        u = broadcast_f32(owed + 4 * (columns * (start + i) + start + c))
-                        at = address(expected) + 64 * c
-                        store_f32(at, add(load_f32(at), mul(e, u)))
-                place = tile * scales.shape[1] + start // block
-                choose(
-                    address(expected),
-                    address(own),
-                    address(scales) + place * scales.shape[2],
-                    address(factors),
-                    address(chosen),
-                )
-                for row in range(16):
-                    factor = factors[row]
-                    inverse[row] = np.float32(1) / factor if factor != 0 else np.float32(0)
-                for column in range(start, start + block):
-                    for row in range(16):
-                        scaled = now[column, row] * inverse[row]
-                        table, code = chosen[row], 0
-                        for step in steps:
-                            code += step * (scaled > middles[table, code + step - 1])
-                        became = factors[row] * tables[table, code]
-                        wrong[column, row] = was[column, row] - became
-                        if row < rows:
-                            codes[16 * tile + row, column] = code
-                            errors[16 * tile + row, column] = wrong[column, row]
-                    e = load_f32(address(wrong) + 64 * column)
-                    for c in range(column + 1, start + block):
-                        u = broadcast_f32(owed + 4 * (columns * column + c))
-                        at = address(now) + 64 * c
-                        store_f32(at, add(load_f32(at), mul(e, u)))
+                owe_earlier(tile, start, feedback)
+                place = number * scales.shape[1] + start // block
+                choose_scales(tile, start, feedback, scales, place)
+                round_block(tile, start, feedback)
+            for row in range(rows):
+                for c in range(columns):
+                    codes[first + row, c] = tile.codes[c, row]
+                    errors[first + row, c] = tile.errors[c, row]
 
     return round_panel

@@ -86,13 +86,13 @@ def store_kv(
         slot = kv.slots[row]
         for head in range(keys.shape[0]):
             first = 4 * head_dim * head
-            scale = address(scales) + head * scales.strides[0] + 2 * slot
-            place = address(keys) + head * keys.strides[0] + slot // 16 * keys.strides[1]
+            scale = address(kv.scales) + head * scales.strides[0] + 2 * slot
+            place = address(kv.keys) + head * keys.strides[0] + slot // 16 * keys.strides[1]
             place += slot % 16 * keys.itemsize
             write_head(
                 address(k) + row * k.strides[0] + first, head_dim, keys, place, 16, scales, scale
             )
-            place = address(values) + head * values.strides[0] + slot * values.strides[1]
+            place = address(kv.values) + head * values.strides[0] + slot * values.strides[1]
             write_head(
                 address(v) + row * v.strides[0] + first, head_dim, values, place, 1, scales,
                 scale + scales.strides[1],

@@ -28,6 +28,24 @@ def tree(tmp_path):
     return write
 
 
+@pytest.mark.parametrize(
+    ("body", "complaints"),
+    [
+        ("sums = np.zeros(16)\n    store(address(sums))", 1),
+        ("for row in rows:\n        store(address(row))", 1),
+        ("store(address(out))", 0),
+        ("store(address(out.codes))", 0),
+        ("def inner(sums):\n        store(address(sums))\n    inner(np.zeros(16))", 0),
+        ("def inner(sums):\n        store(address(out))", 1),  # a closure holds nothing for numba
+    ],
+)
+def test_address_that_outlives_its_array_is_seen(tree, body, complaints):
+    root = tree("cpumix/kernels/norm.py", f"def norm(out, rows):\n    {body}\n")
+    found = list(check_style.check_addresses(root))
+    assert len(found) == complaints
+    assert all("may outlive the array" in x for x in found)
+
+
 def test_long_file_is_seen(tree):
     root = tree("cpumix/config.py", "\n" * 321)
     assert list(check_style.check_lengths(root)) == ["cpumix/config.py: 321 lines, at most 320 fit"]

@@ -132,15 +132,21 @@ def encoder(codec: Codec) -> Any:
     """
     encode_block, tile_bytes = codec.encode, codec.tile_bytes
 
+    @specialised(kernel, codec.name)
+    def encode_rows(
+        bits: NDArray[Any], tile: int, block: NDArray[np.float32], out: NDArray[np.uint8]
+    ) -> np.int32:
+        x, most = address(block), np.int32(0)
+        for b in range(out.shape[1]):
+            transpose_block(bits, 16 * tile, 32 * b, x)
+            encode_block(x, address(out) + (tile * out.shape[1] + b) * tile_bytes)
+            most = max(most, largest_bits(x))
+        return most
+
     @specialised(parallel_kernel, codec.name)
     def encode(bits: NDArray[Any], out: NDArray[np.uint8], largest: NDArray[np.int32]) -> None:
         for tile in prange(out.shape[0]):
             block = np.zeros((32, 16), np.float32)
-            x, most = address(block), np.int32(0)
-            for b in range(out.shape[1]):
-                transpose_block(bits, 16 * tile, 32 * b, x)
-                encode_block(x, address(out) + (tile * out.shape[1] + b) * tile_bytes)
-                most = max(most, largest_bits(x))
-            largest[tile] = most
+            largest[tile] = encode_rows(bits, tile, block, out)
 
     return encode

@@ -57,6 +57,7 @@ from ..simd.vectors import (
 from .codec import IntegerCodec, load_book
 from .encoding import largest_bits, magnitudes, transpose_block
 
+Floats = NDArray[np.float32]
 SMALLEST_SCALE = np.float32(SMALLEST_PEAK * np.float32(2.0**-20))
 BLOCK_BYTES = 2048  # of 16 rows, transposed, in float32
 SEARCHED_BYTES = 128  # of a block: 16 float32 scales, then 16 shifts as float32
@@ -211,21 +212,22 @@ def panel_encoder(codec: RowScaledCodec) -> Any:
 
     @specialised(kernel, codec.name)
     def encode_panel(
-        bits: NDArray[Any], first: int, blocks: int, x: Address, found: Address, out: Address
+        bits: NDArray[Any], tile: int, strip: Floats, found: Floats, panels: NDArray[np.uint8]
     ) -> np.int32:
+        x, searched, out = address(strip), address(found), address(panels) + tile * panels.shape[1]
         rows, most = splat(np.float32(0)), np.int32(0)
-        for b in range(blocks):
-            transpose_block(bits, first, 32 * b, x + BLOCK_BYTES * b)
+        for b in range(strip.shape[0]):
+            transpose_block(bits, 16 * tile, 32 * b, x + BLOCK_BYTES * b)
             most = max(most, largest_bits(x + BLOCK_BYTES * b))
-            here = found + SEARCHED_BYTES * b
+            here = searched + SEARCHED_BYTES * b
             search(x + BLOCK_BYTES * b, here, here + 64)
             scale = absolute(load_f32(here))
             rows = where_greater(scale, rows, scale, rows)
         rows = mul(rows, splat(unit))
         store_f32(out, rows)
-        for b in range(blocks):
-            tile = out + HEAD_BYTES + b * tile_bytes
-            encode_tile(x + BLOCK_BYTES * b, found + SEARCHED_BYTES * b, rows, tile)
+        for b in range(strip.shape[0]):
+            place = out + HEAD_BYTES + b * tile_bytes
+            encode_tile(x + BLOCK_BYTES * b, searched + SEARCHED_BYTES * b, rows, place)
         return most
 
     @specialised(parallel_kernel, codec.name)
@@ -234,9 +236,6 @@ def panel_encoder(codec: RowScaledCodec) -> Any:
         for tile in prange(out.shape[0]):
             strip = np.zeros((blocks, 32, 16), np.float32)
             found = np.zeros((blocks, 2, 16), np.float32)
-            place = address(out) + tile * out.shape[1]
-            largest[tile] = encode_panel(
-                bits, 16 * tile, blocks, address(strip), address(found), place
-            )
+            largest[tile] = encode_panel(bits, tile, strip, found, out)
 
     return encode
