@@ -18,6 +18,7 @@ from cpumix.errors import ConfigError, CpumixError, quoted
 
 from . import options, sampling
 from .conversions import model_file
+from .optional_value import OptionalValue, OptionalValueCommand
 from .progress import LineStatus
 from .texts import chat_template, note_first_run
 
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from cpumix.batch.worker import ModelOptions
 
 
-@click.command(epilog="Example: cpumix batch questions.jsonl answers.jsonl -m mixtral.bin")
+@click.command(
+    cls=OptionalValueCommand,
+    epilog="Example: cpumix batch questions.jsonl answers.jsonl -m mixtral.bin",
+)
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
 @click.argument("target", metavar="OUT", type=click.Path(path_type=Path))
 @click.option(
@@ -70,6 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--ray",
     "address",
+    cls=OptionalValue,
     is_flag=False,
     flag_value="",
     metavar="[ADDRESS]",

@@ -14,6 +14,7 @@ import cpumix
 from cpumix.units import format_seconds, format_size
 
 from . import options
+from .optional_value import OptionalValueCommand
 from .progress import byte_progress
 from .texts import note_first_run
 
@@ -31,25 +32,9 @@ def _naming(target: Path, resume: bool) -> Iterator[None]:
         raise
 
 
-class _Convert(click.Command):
-    """Explains a missing argument that --calibrate, which may have a value, has taken."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        taken = args[args.index("--calibrate") + 1 :][:1] if "--calibrate" in args else []
-        try:
-            return super().parse_args(ctx, args)
-        except click.MissingParameter as error:
-            if taken and not taken[0].startswith("-"):
-                raise click.UsageError(
-                    f'--calibrate has taken "{taken[0]}" as its text, and {error.param_hint} is '
-                    "missing. Put --calibrate behind TARGET.",
-                    ctx,
-                ) from error
-            raise
-
-
 @click.command(
-    cls=_Convert, epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G"
+    cls=OptionalValueCommand,
+    epilog="Example: cpumix convert Mixtral-8x7B-Instruct-v0.1 mixtral.bin --ram 48G",
 )
 @options.source
 @options.target

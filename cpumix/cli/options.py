@@ -12,6 +12,8 @@ import click
 
 from cpumix.units import parse_size
 
+from .optional_value import OptionalValue
+
 SHIPPED_TEXT = ""  # of --calibrate without a file
 AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
 PRECISION_PATTERN = r"auto|bf16|int8|int4|int3|int2|mix-[1-9]?[0-9](\.[0-9]{1,2})?"
@@ -110,11 +112,13 @@ losses_of = click.option(
 )
 calibrate = click.option(
     "--calibrate",
+    cls=OptionalValue,
     metavar="[TEXT]",
     is_flag=False,
     flag_value=SHIPPED_TEXT,
     help="Round weights so that outputs on a text change least: of the file TEXT, or one of many "
-    "kinds that cpumix brings. Better at the same size, and many times slower. Goes behind TARGET.",
+    "kinds that cpumix brings. Better at the same size, and many times slower. Write it last, or "
+    "as --calibrate=TEXT.",
 )
 calibration_tokens = click.option(
     "--calibration-tokens",

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 import cpumix
 from cpumix.cli import sampling
 from cpumix.cli.main import COMMANDS, main
+from cpumix.cli.optional_value import OptionalValue, OptionalValueCommand
 from cpumix.errors import ConvertError, FormatError
 from cpumix.sampling import SamplingParams
 
@@ -374,6 +375,34 @@ def test_convert_reports_on_stderr(invoke, convert):
 def test_convert_calibrates_with_a_text_or_its_own(invoke, convert, given, passed):
     invoke("convert", "s", "t.bin", "--calibrate", *given)
     assert convert["calibrate"] == passed
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken", "missing"),
+    [
+        ("convert --calibrate s t.bin", '--calibrate has taken "s" as its TEXT', "TARGET"),
+        ("convert s --calibrate t.bin", '--calibrate has taken "t.bin" as its TEXT', "TARGET"),
+        ("convert --calibrate s", '--calibrate has taken "s" as its TEXT', "SOURCE"),
+        ("batch --ray in out", '--ray has taken "in" as its ADDRESS', "OUT"),
+    ],
+)
+def test_option_that_has_taken_an_argument(invoke, typed, taken, missing):
+    result = invoke(*typed.split())
+    assert result.exit_code == 2
+    assert f"Error: {taken}, and {missing} is missing. Write --" in result.stderr
+
+
+@pytest.mark.parametrize("typed", ["convert --calibrate=x s", "batch --ray=x in", "batch in --ray"])
+def test_argument_that_no_option_has_taken(invoke, typed):
+    assert "Error: Missing argument '" in invoke(*typed.split()).stderr
+
+
+def test_options_of_optional_value_explain_what_they_have_taken():
+    for name in COMMANDS:
+        command = main.get_command(click.Context(main), name)
+        optional = [param for param in command.params if getattr(param, "_flag_needs_value", False)]
+        assert all(isinstance(option, OptionalValue) for option in optional)
+        assert isinstance(command, OptionalValueCommand) == bool(optional)
 
 
 def test_convert_prints_json(invoke, convert):
