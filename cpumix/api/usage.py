@@ -51,7 +51,7 @@ def chat_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> dict[str, An
     """Return log-probabilities in the shape of chats."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        printed = tokenizer.token_bytes[token] if token < tokenizer.vocab_size else b""
+        printed = tokenizer.printed(token)
         text = printed.decode("utf-8", "replace")
         return {"token": text, "logprob": logprob, "bytes": [*printed]}
 

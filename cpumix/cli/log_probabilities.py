@@ -15,7 +15,7 @@ def to_dicts(tokens: Iterable[LogProbability], tokenizer: Tokenizer) -> list[dic
     """Return an object for each token, with the names that llama.cpp's server gives them."""
 
     def one(token: int, logprob: float) -> dict[str, Any]:
-        printed = tokenizer.token_bytes[token] if token < tokenizer.vocab_size else b""
+        printed = tokenizer.printed(token)
         text = printed.decode("utf-8", "replace")
         return {"id": token, "token": text, "bytes": [*printed], "logprob": logprob}
 

@@ -24,7 +24,6 @@ from cpumix.engine.events import Finish, Token
 from cpumix.engine.sequence import Request as EngineRequest
 from cpumix.sampling import SamplingParams
 from cpumix.sampling.params import ALL
-from cpumix.tokenizer import Tokenizer
 
 from . import sse
 from .leaving import while_connected
@@ -172,23 +171,18 @@ class TextRequest:
 
     def _token(self, token: Token) -> dict[str, Any]:
         found = token.log_probability
-        special = not _printed(self.service.model.tokenizer, token.id)
-        logprob = 0.0 if found is None else found.logprob
-        return {"id": token.id, "text": token.text, "logprob": logprob, "special": special}
+        return self._entry(token.id, token.text, 0.0 if found is None else found.logprob)
 
     def _top(self, token: Token) -> list[dict[str, Any]]:
-        tokenizer, found = self.service.model.tokenizer, token.log_probability
-        tops = [] if found is None else found.top
-        printed = [(other, _printed(tokenizer, other), logprob) for other, logprob in tops]
+        printed, found = self.service.model.tokenizer.printed, token.log_probability
         return [
-            {
-                "id": other,
-                "text": text.decode("utf-8", "replace"),
-                "logprob": logprob,
-                "special": not text,
-            }
-            for other, text, logprob in printed
+            self._entry(other, printed(other).decode("utf-8", "replace"), logprob)
+            for other, logprob in (() if found is None else found.top)
         ]
+
+    def _entry(self, token: int, text: str, logprob: float) -> dict[str, Any]:
+        special = not self.service.model.tokenizer.printed(token)
+        return {"id": token, "text": text, "logprob": logprob, "special": special}
 
     def _end(self) -> Token:
         """Return a token for a text that ended before it began."""
@@ -249,10 +243,6 @@ def _grammar(grammar: dict[str, Any]) -> dict[str, str]:
         schema = value.get("schema", value) if kind == "json_schema" else value
         return {"json_schema": json.dumps(schema)}
     raise ApiError(422, "Input validation error: `grammar` must be json or regex, with its value")
-
-
-def _printed(tokenizer: Tokenizer, token: int) -> bytes:
-    return tokenizer.token_bytes[token] if token < tokenizer.vocab_size else b""
 
 
 def about(service: Service) -> dict[str, Any]:

@@ -199,6 +199,10 @@ class Tokenizer:
         pieces = map(self._vocabulary.piece, range(self.vocab_size))
         return tuple(p if isinstance(p, bytes) else p.replace(SPACE, " ").encode() for p in pieces)
 
+    def printed(self, token: int) -> bytes:
+        """Return what an id that a model drew prints; those beyond the vocabulary print nothing."""
+        return self.token_bytes[token] if token < self.vocab_size else b""
+
     def encode_inside(self, text: bytes) -> list[int]:
         """Return ids that print exactly `text`, which goes on where another text ended.
 
