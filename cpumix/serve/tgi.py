@@ -77,9 +77,11 @@ class GenerateRequest(msgspec.Struct, kw_only=True):
 class TextRequest:
     """One request, and the shape of its answer."""
 
-    def __init__(self, service: Service, fields: GenerateRequest, salt: bytes) -> None:
+    def __init__(
+        self, service: Service, fields: GenerateRequest, salt: bytes, streams: bool
+    ) -> None:
         """Read a request; slow, not for the event loop. Raises ApiError, ConfigError."""
-        self.fields, self.service = fields, service
+        self.fields, self.service, self.streams = fields, service, streams
         self._given = given = fields.parameters
         refuse(
             {
@@ -91,7 +93,7 @@ class TextRequest:
         )
         if not fields.inputs:
             raise ApiError(422, "Input validation error: `inputs` cannot be empty")
-        params = to_params(given)
+        params = to_params(given, tells_tokens=streams or given.details)
         # Control tokens that are written out, as in "<s>[INST]", are tokens here.
         ids = service.model.tokenizer.encode(fields.inputs, control=True)
         if given.truncate is not None:
@@ -189,8 +191,11 @@ class TextRequest:
         return Token(min(self.request.stop, default=0), "")
 
 
-def to_params(given: Parameters) -> SamplingParams:
-    """Return the parameters as TGI means them. Raises ApiError (422) in its words."""
+def to_params(given: Parameters, *, tells_tokens: bool) -> SamplingParams:
+    """Return the parameters as TGI means them. Raises ApiError (422) in its words.
+
+    Only an answer that `tells_tokens` has log-probabilities, for which each token needs a pass.
+    """
     checks = {
         "`temperature` must be strictly positive": (given.temperature or 0) >= 0,
         "`repetition_penalty` must be strictly positive": (
@@ -228,7 +233,7 @@ def to_params(given: Parameters) -> SamplingParams:
         "repeat_last_n": ALL,
         "seed": given.seed,
         "stop": [stop for stop in given.stop if stop],
-        "logprobs": given.top_n_tokens or 0,
+        "logprobs": (given.top_n_tokens or 0) if tells_tokens else None,
     }
     if given.grammar is not None:
         values |= _grammar(given.grammar)
@@ -294,12 +299,13 @@ async def answer(service: Service, request: Request, streams: bool | None) -> Re
     began = time.monotonic()
     fields, unknown = decode(await read_body(request), GenerateRequest)
     salt = request.scope.get("cpumix.salt", b"")
+    wanted = fields.stream if streams is None else streams
     asked = await while_connected(
-        request.receive, service.prepare(TextRequest, service, fields, salt)
+        request.receive, service.prepare(TextRequest, service, fields, salt, wanted)
     )
     writing = service.write([asked.request])
     request.scope["cpumix.work"] = writing
-    if streams or (streams is None and fields.stream):
+    if asked.streams:
         return sse.EventStream(asked.stream(writing), writing.close, warnings(unknown))
     try:
         (choice,) = await while_connected(request.receive, writing.all())

@@ -96,6 +96,23 @@ def test_grammars(client):
     ) in ("yes", "no")
 
 
+def test_only_answers_that_tell_of_tokens_take_a_pass_for_each(client, demo):
+    """Without log-probabilities, what a grammar forces needs no pass of its own."""
+    schema = {"type": "object", "properties": {"a_long_name": {"const": "and a long text"}}}
+    schema |= {"required": ["a_long_name"], "additionalProperties": False}
+    asked = {"max_new_tokens": 60, "grammar": {"type": "json", "value": schema}}
+
+    def steps(**more: bool) -> int:
+        before = demo.model.engine.loop.steps
+        found = client.text_generation(PROMPT, **asked, **more)
+        text = "".join(found) if "stream" in more else getattr(found, "generated_text", found)
+        assert json.loads(text) == {"a_long_name": "and a long text"}
+        return demo.model.engine.loop.steps - before
+
+    assert steps() < steps(details=True)
+    assert steps(details=True) == steps(stream=True)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
