@@ -1,6 +1,7 @@
 """Opens what users name as input: files, so that nothing waits for a pipe or reads without end.
 
-What is wrong with a file is an OSError here, whose `strerror` the caller puts into a sentence.
+What is wrong with a file is an OSError here, whose `strerror` the caller puts into a sentence; with
+a text it is the sentence.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from cpumix.errors import ConfigError
 from cpumix.units import MIB, format_size
 
 MOST_TEXT = 256 * MIB  # of a prompt, a text to score, a grammar
@@ -53,6 +55,29 @@ def read_text_input(path: Path) -> bytes:
     """Return all of a file or pipe with text for a model. Raises OSError as `read_input` does."""
     with open(path, "rb", opener=_regular_or_pipe) as file:
         return read_stream(file, MOST_TEXT)
+
+
+def read_text(path: Path, what: str = "text", advice: str = "") -> str:
+    """Return the text in a file; errors call it `what`.
+
+    Raises ConfigError if it cannot be read, or is not text: then with `advice`, one sentence.
+    """
+    try:
+        data = read_text_input(path)
+    except OSError as error:
+        raise ConfigError(f'{what}: cannot be read ({error.strerror}): "{path}".') from error
+    return decode(data, f'{what} "{path}"', advice)
+
+
+def decode(data: bytes, where: str, advice: str = "") -> str:
+    """Return a text without the mark of Windows' editors. Raises ConfigError if it is none."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{where}: expected UTF-8 text, found byte 0x{data[error.start]:02x} "
+            f"at position {error.start}.{advice and ' ' + advice}"
+        ) from error
 
 
 def read_stream(stream: BinaryIO, most: int = MOST_TEXT) -> bytes:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from cpumix.conversation import Conversation, messages_from_json, messages_to_json
 from cpumix.errors import ConfigError, quoted
+from cpumix.input_file import read_text
 from cpumix.sampling import SamplingParams
 
 from .chat_input import ChatInput
 from .chat_session import ON_FULL, ChatSession
-from .texts import read_file
 
 
 class ChatCommand(NamedTuple):
@@ -91,7 +91,7 @@ def _save(session: ChatSession, argument: str, source: ChatInput) -> None:
 
 def _load(session: ChatSession, argument: str, source: ChatInput) -> None:
     path = _path("/load", argument)
-    messages = messages_from_json(read_file(path), f'/load "{path}"')
+    messages = messages_from_json(read_text(path), f'/load "{path}"')
     session.conversation = Conversation.from_messages(messages)
     session.screen.say(f"{path}: {len(messages)} messages")
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cpumix.input_file import read_text
+
 from . import options
 from .progress import progress_bar
-from .texts import note_first_run, read_file
+from .texts import note_first_run
 
 if TYPE_CHECKING:
     from cpumix.measure.perplexity import Evaluation
@@ -47,7 +49,7 @@ def command(
     --against, say also how far MODEL's predictions are from that other model's. --kv and --low-copy
     are for MODEL only, so that a file can be compared with itself.
     """
-    content = read_file(text)
+    content = read_text(text)
     note_first_run()
     from cpumix.measure.perplexity import evaluate
     from cpumix.measure.routing import RoutedModel

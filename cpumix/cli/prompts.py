@@ -10,9 +10,10 @@ import click
 
 from cpumix.conversation import messages_from_json
 from cpumix.errors import ConfigError
+from cpumix.input_file import read_text
 from cpumix.tokenizer.messages import Message
 
-from .texts import chat_template, read_file, read_prompt, read_stdin
+from .texts import chat_template, read_prompt, read_stdin
 
 
 class Question(NamedTuple):
@@ -41,7 +42,7 @@ def read_question(
         named["chat_template"] = chat_template(template)
     head: list[Message] = [{"role": "system", "content": system}] if system else []
     if messages is not None:
-        text = read_file(messages)
+        text = read_text(messages)
         told = messages_from_json(text, f'messages "{messages}"')
         if told[-1]["role"] == "assistant" and told[-1].get("content"):
             named["continue_final_message"] = True

@@ -12,10 +12,11 @@ import click
 
 import cpumix
 from cpumix.errors import ConfigError, CpumixError, escaped
+from cpumix.input_file import read_text
 
 from . import options
 from .conversions import model_file
-from .texts import note_first_run, read_file
+from .texts import note_first_run
 
 if TYPE_CHECKING:
     from cpumix.serve.guard import Log
@@ -180,7 +181,7 @@ def traces(endpoint: str | None, log: Log) -> Iterator[Tracing | None]:
 
 def read_keys(path: Path) -> list[str]:
     """Return the keys in a file. Raises ConfigError if there are none."""
-    lines = (line.strip() for line in read_file(path).splitlines())
+    lines = (line.strip() for line in read_text(path).splitlines())
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise ConfigError("--api-key-file: expected a key on a line, found none. Write one there.")

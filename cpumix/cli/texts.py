@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from cpumix.errors import ConfigError
-from cpumix.input_file import read_stream, read_text_input
+from cpumix.input_file import decode, read_stream, read_text
 
 
 def note_first_run() -> None:
@@ -27,7 +27,7 @@ def read_stdin() -> str:
         data = read_stream(sys.stdin.buffer)
     except OSError as error:
         raise ConfigError(f"standard input: cannot be read ({error.strerror}).") from error
-    return _as_prompt(_decode(data, "standard input"))
+    return _as_prompt(decode(data, "standard input"))
 
 
 def read_prompt(path: Path) -> str:
@@ -35,20 +35,11 @@ def read_prompt(path: Path) -> str:
 
     Raises ConfigError if it cannot be read, or is not text.
     """
-    return _as_prompt(read_file(path))
+    return _as_prompt(read_text(path))
 
 
 def _as_prompt(text: str) -> str:
     return text.replace("\r\n", "\n").removesuffix("\n")
-
-
-def read_file(path: Path) -> str:
-    """Return a file's text. Raises ConfigError if it cannot be read, or is not text."""
-    try:
-        data = read_text_input(path)
-    except OSError as error:
-        raise ConfigError(f'text: cannot be read ({error.strerror}): "{path}".') from error
-    return _decode(data, f'text "{path}"')
 
 
 def read_line() -> str | None:
@@ -56,20 +47,10 @@ def read_line() -> str | None:
     if sys.stdin is None:
         raise ConfigError("chat: expected messages on standard input, found it closed.")
     data = sys.stdin.buffer.readline()
-    return _decode(data, "standard input").rstrip("\r\n") if data else None
+    return decode(data, "standard input").rstrip("\r\n") if data else None
 
 
 def chat_template(value: str) -> str:
     """Return the template in a file of this name, or else the name of a template."""
     path = Path(value)
-    return read_file(path) if path.is_file() else value
-
-
-def _decode(data: bytes, where: str) -> str:
-    try:
-        return data.decode("utf-8-sig")  # without a byte order mark
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{where}: expected UTF-8 text, found byte 0x{data[error.start]:02x} "
-            f"at position {error.start}."
-        ) from error
+    return read_text(path) if path.is_file() else value

@@ -17,7 +17,7 @@ from tiny_checkpoint import make_weights
 import cpumix
 import cpumix.converter.calibration.calibration
 from cpumix.cli.main import main
-from cpumix.converter.calibration.text import SHIPPED, read_text
+from cpumix.converter.calibration.text import SHIPPED, read_calibration
 from cpumix.converter.tensor_errors import ROUNDED_FORMATS
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.store import ModelFile, layout
@@ -221,7 +221,7 @@ def test_damaged_checkpoint(source):
         (b"Too short a text.", r"expected at least 512 tokens, found \d+\. Name a longer one"),
         (
             b"\x00\xff\xfe" * 100,
-            r"calibration text .*expected UTF-8, found byte 0xff at position 1",
+            r"calibration text .*expected UTF-8 text, found byte 0xff at position 1",
         ),
     ],
 )
@@ -256,7 +256,7 @@ def test_text_that_was_meant_as_source(source, tmp_path):
 
 def test_text_that_comes_with_the_package(source):
     """Any tokenizer reads it, and it has several languages, code and dialogue."""
-    text = read_text(None)
+    text = read_calibration(None)
     for words in ("Caterpillar", "Gregor", "Mancha", "droits", "人", "User: ", "#include", "def "):
         assert words in text
     assert convert(source, calibrate=True)

@@ -24,7 +24,7 @@ from ..slices import Slice, source_bytes
 from ..tensor_errors import TensorErrors
 from .matrix import MatrixRounder
 from .stream import TokenStream
-from .text import cut_windows, read_text
+from .text import cut_windows, read_calibration
 from .walk import Walk, walk_order
 from .workers import Workers
 
@@ -53,7 +53,7 @@ class Calibration:
                 "calibrate: expected a precision of 8 bits or fewer, found bf16, where nothing is "
                 "to be made up for. Name another precision, or leave --calibrate out."
             )
-        content = read_text(None if text is True else Path(text))
+        content = read_calibration(None if text is True else Path(text))
         longest = config.max_position_embeddings
         self._windows = cut_windows(tokenizer, content, count, longest)
         self._config = config

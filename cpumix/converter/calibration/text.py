@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.errors import ConfigError
-from cpumix.input_file import read_input, read_text_input
+from cpumix.input_file import read_input, read_text
 from cpumix.tokenizer import Tokenizer
 
 SHIPPED = Path(__file__).parent / "calibration.txt.gz"
@@ -17,24 +17,12 @@ WINDOW = 512  # tokens that know of each other
 LEAST = 8  # windows: of fewer tokens, moments say more of chance than of language
 
 
-def read_text(path: Path | None) -> str:
+def read_calibration(path: Path | None) -> str:
     """Return the text of a file, or the one that cpumix ships. Raises ConfigError."""
     if path is None:
         return gzip.decompress(read_input(SHIPPED)).decode("utf-8")
-    try:
-        data = read_text_input(path)
-    except OSError as error:
-        raise ConfigError(
-            f'calibration text: cannot be read ({error.strerror}): "{path}".'
-        ) from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f'calibration text "{path}": expected UTF-8, found byte 0x{data[error.start]:02x} '
-            f"at position {error.start}. Name a text file, or leave the name out to take the one "
-            "that cpumix brings."
-        ) from error
+    advice = "Name a text file, or leave the name out to take the one that cpumix brings."
+    return read_text(path, "calibration text", advice)
 
 
 def cut_windows(tokenizer: Tokenizer, text: str, tokens: int, longest: int) -> NDArray[np.int64]:
