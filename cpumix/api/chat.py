@@ -9,7 +9,7 @@ from typing import Any
 from cpumix.engine.events import Event, Finish, Token
 from cpumix.engine.sequence import Request
 from cpumix.errors import ConfigError
-from cpumix.sampling.tools import ToolChoice, call_schema, read_tools
+from cpumix.sampling.tools import ToolChoice, arguments_schema, call_schema, read_tools
 
 from .choice import Choice
 from .errors import ApiError
@@ -21,13 +21,7 @@ from .sampling_fields import (
 )
 from .served_model import ServedModel, seeded
 from .stamp import Stamp
-from .tools import (
-    ForcedCall,
-    FoundCalls,
-    PlainAnswer,
-    arguments_schema,
-    explanation,
-)
+from .tools import ForcedCall, FoundCalls, PlainAnswer, explanation
 from .usage import FINGERPRINT, FINISH_REASONS, chat_logprobs, timings, usage
 
 Message = dict[str, Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 from cpumix.sampling.tools import ToolChoice
@@ -15,11 +15,6 @@ Delta = dict[str, Any]
 OPENERS = ("<tool_call>", "[TOOL_CALLS]", "{", "[")  # how models begin calls, or just JSON
 MARKERS = OPENERS[:2]  # which may also come after some words
 _TAGGED = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|\Z)", re.DOTALL)
-
-
-def arguments_schema(function: Mapping[str, Any]) -> Any:
-    """Return the JSON schema of what a function takes."""
-    return function.get("parameters") or {"type": "object"}
 
 
 def explanation(choice: ToolChoice) -> str:

@@ -60,16 +60,20 @@ def read_tools(
     )
 
 
+def arguments_schema(function: Mapping[str, Any]) -> Any:
+    """Return the schema of what a function takes: of an object, whatever its own leaves out."""
+    given = function.get("parameters") or {}
+    # What is no schema is refused where an answer is to follow it.
+    return {"type": "object", **given} if isinstance(given, Mapping) else given
+
+
 def call_schema(functions: Iterable[Mapping[str, Any]], arguments: str) -> str:
     """Return the schema of a call of one of some; `arguments` is the name of its arguments."""
     return json.dumps({"anyOf": [_call(one, arguments, i) for i, one in enumerate(functions)]})
 
 
 def _call(function: Mapping[str, Any], arguments: str, place: int) -> dict[str, Any]:
-    given = function.get("parameters") or {}
-    if isinstance(given, Mapping):  # what is none is refused with the schema
-        given = {"type": "object", **given}
-    moved = _moved(given, f"#/anyOf/{place}/properties/{arguments}")
+    moved = _moved(arguments_schema(function), f"#/anyOf/{place}/properties/{arguments}")
     return {
         "type": "object",
         "properties": {"name": {"const": function["name"]}, arguments: moved},

@@ -217,6 +217,17 @@ def test_forced_call(client):
     assert calls[0].function.name == "weather"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_forced_call_of_parameters_without_a_type_is_an_object(client, seed):
+    parameters = {"properties": {"city": {"type": "string"}}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    options = {"model": "x", "messages": ASK, "max_tokens": 40, "seed": seed, "tools": tools}
+    named = {"type": "function", "function": {"name": "weather"}}
+    answer = client.chat.completions.create(**options, tool_choice=named)
+    (call,) = answer.choices[0].message.tool_calls
+    assert isinstance(json.loads(call.function.arguments), dict)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_required_call(tiny_client, stream):
     options = {
