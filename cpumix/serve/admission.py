@@ -7,7 +7,18 @@ import time
 
 from cpumix.api.errors import ApiError
 
-SMOOTHING = 0.2  # how much the last text counts in the usual time of one
+SMOOTHING = 0.2  # how much the last one counts in what is usual
+
+
+class Usual:
+    """What a number usually is: at first as it was the first time."""
+
+    value: float | None = None
+
+    def learn(self, value: float) -> None:
+        """Take in what it was this time."""
+        before = value if self.value is None else self.value
+        self.value = before + SMOOTHING * (value - before)
 
 
 class Admission:
@@ -24,19 +35,21 @@ class Admission:
         """Begun and not ended, waiting ones included."""
         self.prompt_tokens = 0
         """Of texts that have not written anything yet."""
-        self._seconds_each = 1.0  # that a text takes
-        self._tokens_per_second = 0.0  # of prompts
+        self._text_seconds = Usual()
+        # Of prompts, as far as they were computed; apart, so that a long one counts for more.
+        self._read_tokens, self._read_seconds = Usual(), Usual()
 
     def check(self, texts: int, tokens: int) -> None:
         """Raise ApiError (429) if so many more do not fit; where nothing waits, anything fits."""
         over = self.texts + texts - self.most
         if over > 0 and self.texts:
-            seconds = over * self._seconds_each / self._parallel
-            raise self._refusal(f"{self.texts} texts are being written or wait", seconds)
+            each = 1.0 if self._text_seconds.value is None else self._text_seconds.value
+            state = f"{self.texts} texts are being written or wait"
+            raise self._refusal(state, over * each / self._parallel)
         over = self.prompt_tokens + tokens - self._most_tokens
         if over > 0 and self.prompt_tokens:
-            rate = self._tokens_per_second or tokens
-            raise self._refusal(f"{self.prompt_tokens} tokens of prompts wait", over / rate)
+            each = (self._read_seconds.value or 1.0) / (self._read_tokens.value or tokens)
+            raise self._refusal(f"{self.prompt_tokens} tokens of prompts wait", over * each)
 
     def enter(self, tokens: int) -> Ticket:
         """Count a text that begins."""
@@ -54,12 +67,12 @@ class Admission:
 
     def learn(self, seconds: float) -> None:
         """Take in how long a text took."""
-        self._seconds_each += SMOOTHING * (seconds - self._seconds_each)
+        self._text_seconds.learn(seconds)
 
-    def learn_prompt(self, tokens: int, seconds: float) -> None:
-        """Take in how long a prompt took."""
-        rate = tokens / max(seconds, 1e-6)
-        self._tokens_per_second += SMOOTHING * (rate - self._tokens_per_second)
+    def learn_prompt(self, computed: int, seconds: float) -> None:
+        """Take in how long a prompt took, and how many of its tokens were computed."""
+        self._read_tokens.learn(computed)
+        self._read_seconds.learn(seconds)
 
 
 class Ticket:
@@ -72,12 +85,12 @@ class Ticket:
         admission.texts += 1
         admission.prompt_tokens += tokens
 
-    def begin(self, prompt_seconds: float) -> None:
-        """Note that the first token has come."""
+    def begin(self, prompt_seconds: float, cached: int) -> None:
+        """Note that the first token has come, after a prompt with `cached` tokens at hand."""
         if self._began is None:
             self._began = time.monotonic() - prompt_seconds
             self._admission.prompt_tokens -= self._tokens
-            self._admission.learn_prompt(self._tokens, prompt_seconds)
+            self._admission.learn_prompt(self._tokens - cached, prompt_seconds)
 
     def leave(self) -> None:
         """Give the place back; a second time does no harm."""

@@ -42,6 +42,7 @@ class Readings:
         service.admission.check(1, self.prompt_tokens)
         self._ticket = service.admission.enter(self.prompt_tokens)
         self._jobs: dict[int, Reading] = {}
+        self._cached = 0
         self._watches: list[Watch] = []
         self._ends: asyncio.Queue[tuple[int, Found]] = asyncio.Queue()
         self._loop, self._began = asyncio.get_running_loop(), time.monotonic()
@@ -75,16 +76,17 @@ class Readings:
                 self._jobs[index] = engine.read(ids, self._asked.pooling, teller, self._salt)
                 self._watches.append(self._jobs[index].watch)
             index, one = await self._ends.get()
-            del self._jobs[index]
+            job = self._jobs.pop(index)
             if isinstance(one, BaseException):
                 self._finished = True
                 self._service.metrics.finished("error")
                 raise failure(one, engine.loop.alive) from one
+            self._cached += job.cached
             found[index] = one
-        seconds = time.monotonic() - self._began
         self._finished = True
-        self._ticket.begin(seconds)
-        self._service.metrics.read(self.prompt_tokens, seconds)
+        _, (read, _) = self.phases
+        self._ticket.begin(read.ended - read.began, self._cached)
+        self._service.metrics.read(self.prompt_tokens, time.monotonic() - self._began)
         return [found[index] for index in range(len(prompts))]
 
     def close(self) -> None:

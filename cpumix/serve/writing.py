@@ -150,7 +150,8 @@ class Writing:
         choice, now = self.choices[index], time.monotonic()
         if isinstance(event, Token):
             if not choice.tokens:
-                self._tickets[index].begin(choice.stats.prompt_seconds)
+                stats = choice.stats
+                self._tickets[index].begin(stats.prompt_seconds, stats.cached_tokens)
                 self._metrics.first_token(now - self._asked, choice.stats)
             else:
                 self._metrics.next_token(now - self._last[index])

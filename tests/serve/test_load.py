@@ -154,6 +154,23 @@ def test_retry_after_is_the_time_that_texts_take():
     admission.check(9, 9999)  # where nothing waits, anything fits
 
 
+def test_retry_after_goes_by_what_was_measured_from_the_first_time_on():
+    admission = Admission(parallel=1, max_queue=0, max_queue_tokens=100)
+    ticket = admission.enter(100)
+    admission.learn(7.0)
+    with pytest.raises(ApiError, match="1 texts are being written or wait") as error:
+        admission.check(1, 10)
+    assert error.value.headers["retry-after"] == "7"
+    ticket.leave()
+    admission = Admission(parallel=9, max_queue=9, max_queue_tokens=100)
+    admission.enter(100)
+    admission.learn_prompt(1000, 10.0)
+    admission.learn_prompt(1, 0.05)  # the rest was cached: it tells little of the rate
+    with pytest.raises(ApiError, match="100 tokens of prompts wait") as error:
+        admission.check(1, 500)
+    assert error.value.headers["retry-after"] == "6"  # 500 tokens too many, about 100 a second
+
+
 def test_dead_engine_fails_all_and_is_told(served, monkeypatch):
     assert httpx2.get(f"{served.url}/health").status_code == 200
     with httpx2.stream(

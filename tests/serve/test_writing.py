@@ -58,13 +58,15 @@ def test_texts_wait_for_their_own_prompt_only(service):
     assert found == [0, 699, 0, 2]
 
 
-def played(service: Service, monkeypatch, *script: tuple[float, int, Event]) -> None:
+def played(
+    service: Service, monkeypatch, *script: tuple[float, int, Event], **stats: float
+) -> None:
     """Ask for two texts, and let (seconds, index, event) come of them by a clock of our own."""
     clock, tells = SimpleNamespace(now=0.0), []
 
     def write(request, tell):
         tells.append(tell)
-        return SimpleNamespace(stats=Stats())
+        return SimpleNamespace(stats=Stats(**stats))
 
     monkeypatch.setattr(writing, "time", SimpleNamespace(monotonic=lambda: clock.now))
     monkeypatch.setattr(service.model.engine, "write", write)
@@ -95,6 +97,17 @@ def test_the_time_between_tokens_is_that_of_each_text(service, monkeypatch):
     assert number(service, "inter_token_latency_seconds_count") == 2
     assert number(service, "inter_token_latency_seconds_sum") == (5 - 1) + (7 - 2)
     assert number(service, "time_to_first_token_seconds_sum") == 1 + 2
+
+
+def test_cached_tokens_are_no_work_that_tells_when_to_come_back(service, monkeypatch):
+    """Prompts of 2 tokens, of which 1 was computed in 2 s: 10 tokens take 20 s, not 10."""
+    script = ((1, 0, Token(300, "a")), (2, 1, Token(300, "a")))
+    played(service, monkeypatch, *script, prompt_tokens=2, cached_tokens=1, prompt_seconds=2.0)
+    most = 16 * service.model.context
+    ticket = service.admission.enter(most)
+    with pytest.raises(ApiError, match=r"tokens of prompts wait\. Come back in 20 s"):
+        service.admission.check(1, 10)
+    ticket.leave()
 
 
 def test_a_text_that_fails_is_not_counted_as_cancelled(service, monkeypatch):
