@@ -24,7 +24,7 @@ from cpumix.engine.reader import Reader
 from cpumix.engine.requests import Requests
 from cpumix.errors import ConfigError
 from cpumix.experts import ExpertPager, find_low_copies
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile import jit
 from cpumix.kv.formats import find_format
 from cpumix.machine import machine_info
@@ -71,7 +71,7 @@ class Model(Reader):
             )
             compile_apart(room, formats, self.kv)
             pager = make_pager(self.file, budget, low_copies=formats.low is not None)
-            kernels = backend.create(jit.find_threads(threads, machine.physical_cores))
+            kernels = create_backend(jit.find_threads(threads, machine.physical_cores))
             self._engine = Engine(self.file, pager, kernels, self.context, self.kv, parallel)
             self.parallel, self.engine = parallel, self._engine  # servers ask the engine itself
             self._requests = Requests(self.tokenizer, self.config, self.context)

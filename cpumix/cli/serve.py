@@ -19,7 +19,7 @@ from .conversions import model_file
 from .texts import note_first_run
 
 if TYPE_CHECKING:
-    from cpumix.serve.guard import Log
+    from cpumix.serve.log import Log
     from cpumix.serve.tracing import Tracing
 
 

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from .readers import Read
 from .views import Expert, Key
 
-if TYPE_CHECKING:
-    from .pager import ExpertPager
+
+class Lender(Protocol):
+    """What a lease asks of the pager that gave it."""
+
+    def view(self, layer: int, expert: int) -> Expert:
+        """Return an expert's weights."""
+
+    def start_reads(self, lease: Lease) -> None:
+        """Start as many of a lease's reads as there is room for."""
+
+    def wait(self, read: Read, nbytes: int) -> None:
+        """Return when the first bytes of a read are in memory."""
+
+    def end(self, lease: Lease, broken: bool) -> None:
+        """Take a lease back."""
 
 
 class ReadyExperts(NamedTuple):
@@ -22,7 +35,7 @@ class ReadyExperts(NamedTuple):
     """
 
     experts: Mapping[int, Expert]
-    pager: ExpertPager | None = None
+    pager: Lender | None = None
     read: Read | None = None
 
     def wait_for_gate_up(self) -> None:
@@ -43,7 +56,7 @@ class Lease:
     evicted from the start of its read until the experts after it are asked for.
     """
 
-    def __init__(self, pager: ExpertPager, layer: int, hits: list[int], misses: list[int]) -> None:
+    def __init__(self, pager: Lender, layer: int, hits: list[int], misses: list[int]) -> None:
         self.layer, self.hits, self.misses = layer, hits, misses
         self.pinned = {(layer, e) for e in hits}
         self.pending = [(layer, e) for e in misses]

@@ -1,8 +1,4 @@
-"""The interface of the kernels: every operation of the forward pass, on this process's level.
-
-`create` picks one of two backends: SIMD kernels, or plain loops for processors without a known
-level, which also run with the JIT switched off.
-"""
+"""The interface of the kernels: every operation of the forward pass, on this process's level."""
 
 from __future__ import annotations
 
@@ -12,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import scalar
-from .compile.isa import active
 from .compile.jit import set_threads
 from .operands import KVView, MatmulGroup, Residual
 from .rows import Rows
@@ -83,14 +78,3 @@ class Backend(ABC):
     ) -> None:
         """Sort the pairs of token and expert by expert; see `scalar.sort_by_expert`."""
         scalar.sort_by_expert(topk_ids, n, expert_offsets, sorted_tokens, inverse_order)
-
-
-def create(threads: int) -> Backend:
-    """Return the backend of this process's level, on `threads` threads at most."""
-    if active().name == "generic":
-        from .generic_backend import GenericBackend
-
-        return GenericBackend(threads)
-    from .simd_backend import SimdBackend
-
-    return SimdBackend(threads)

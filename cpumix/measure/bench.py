@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cpumix.experts import view
-from cpumix.kernels.backend import create
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile import isa
 from cpumix.kernels.operands import MatmulGroup
 from cpumix.kernels.rows import Rows
@@ -116,7 +116,7 @@ class Experts:
         outer, inner = config.hidden_size, config.intermediate_size
         self.macs = 3 * rows * len(experts) * outer * inner
         self.nbytes = sum(w.tiles.nbytes for expert in experts.values() for w in expert)
-        self._backend = create(threads)
+        self._backend = create_backend(threads)
         x, h, out = (Rows(rows * len(experts), size) for size in (outer, inner, outer))
         random = np.random.default_rng(0).standard_normal(x.values.shape, np.float32)
         x.values[:, :outer] = random[:, :outer]

@@ -20,7 +20,7 @@ import numpy as np
 
 from cpumix.cache_dir import CACHE_VARIABLE
 from cpumix.errors import ConfigError
-from cpumix.kernels.backend import create
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile import jit
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import KVView
@@ -120,7 +120,7 @@ def compile_attention(kv: str) -> None:
     """Keep and read keys and values in this format, of a few positions and of many."""
     with ModelFile(DEMO_MODEL) as demo:
         config = demo.config
-    backend = create(1)
+    backend = create_backend(1)
     blocks = count_blocks(config, WARMUP_TOKENS, WARMUP_TOKENS)
     pool = BlockPool(config, blocks, kv)
     table = BlockTable(pool, blocks)

@@ -18,8 +18,9 @@ from starlette.types import ASGIApp
 from cpumix.api.errors import ApiError, failure
 
 from . import chat_page, openai, readings, tgi, tokens
-from .guard import LEFT, Access, Guard, Log, error_response
+from .guard import LEFT, Access, Guard, error_response
 from .leaving import ClientLeft
+from .log import Log
 from .service import Service
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -23,6 +23,7 @@ from cpumix.api.errors import ApiError, failure, openai_error, tgi_error
 
 from .chat_page import is_page
 from .leaving import ClientLeft
+from .log import Log
 
 if TYPE_CHECKING:
     from .tracing import Tracing
@@ -32,7 +33,6 @@ TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 LEFT = 499  # what nginx logs for a client that has left
 
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
-Log = Callable[..., Any]
 
 
 @dataclass(frozen=True)

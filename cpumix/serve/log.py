@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 
-from .guard import Log
+Log = Callable[..., Any]
+"""Takes what has happened, and its values by name."""
 
 
 def create_log(form: str) -> Log:

@@ -25,7 +25,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from cpumix.engine.phase import Phase
 from cpumix.errors import ConfigError, escaped, quoted
 
-from .guard import Log
+from .log import Log
 
 PATH = "/v1/traces"
 SEND_SECONDS = 5.0  # that a collector may take for some spans

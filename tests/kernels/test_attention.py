@@ -9,7 +9,7 @@ import pytest
 from kv_sequences import KVSequence, store_kv
 from naive import FORCED, GENERIC, SLACK, WITHOUT_JIT, U, config
 
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.rows import Rows
 from cpumix.kv.formats import UNLIMITED
 from cpumix.quant.kv import KV_FORMATS, dequantize, quantize
@@ -88,7 +88,7 @@ def kept(x, kv) -> np.ndarray:
 
 @pytest.fixture
 def e():
-    return backend.create(1)
+    return create_backend(1)
 
 
 @pytest.mark.parametrize("kv", KV_FORMATS)
@@ -128,7 +128,7 @@ def test_batch_equals_one_by_one(e, head_dim, group, kv):
 def test_threads_change_no_bit(kv):
     talk = Conversation(POSITIONS, 40, 4)
     batches = [POSITIONS - 8, 5, 3]
-    one, two = (talk.attention(backend.create(n), kv, batches) for n in (1, 2))
+    one, two = (talk.attention(create_backend(n), kv, batches) for n in (1, 2))
     assert (one == two).all()
 
 

@@ -7,7 +7,7 @@ import pytest
 from kv_sequences import KVSequence, store_kv
 from naive import KINDS, config, hard
 
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kv.table import BlockTable
 from cpumix.quant.kv import KV_FORMATS, quantize, to_f16
 
@@ -18,7 +18,7 @@ POSITIONS = 150
 
 @pytest.fixture
 def e():
-    return backend.create(1)
+    return create_backend(1)
 
 
 def kept(x, kv) -> tuple[np.ndarray, np.ndarray | None]:

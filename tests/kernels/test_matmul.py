@@ -22,7 +22,8 @@ from naive import (
 )
 from naive import product as naive_product
 
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
+from cpumix.kernels.backend import Backend
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
 from cpumix.kernels.rows import Rows
@@ -63,7 +64,7 @@ def room(count: int, weight: TiledMatrix) -> np.ndarray:
     return np.full((count + 2, 16 * weight.tiles.shape[0] + 48), SENTINEL)
 
 
-def run(e: backend.Backend, work: list[Matmul]) -> list[np.ndarray]:
+def run(e: Backend, work: list[Matmul]) -> list[np.ndarray]:
     """Return the results of products of one call, and hold that nothing beside them was written."""
     e.multiply(MatmulGroup(work))
     results = []
@@ -75,12 +76,12 @@ def run(e: backend.Backend, work: list[Matmul]) -> list[np.ndarray]:
     return results
 
 
-def one(e: backend.Backend, weight: TiledMatrix, x: Rows, first: int, count: int, second=None):
+def one(e: Backend, weight: TiledMatrix, x: Rows, first: int, count: int, second=None):
     """Return one product's result."""
     return run(e, [Matmul(weight, x, first, count, room(count, weight), second)])[0]
 
 
-def batches(e: backend.Backend, weight: TiledMatrix, x: Rows, second=None):
+def batches(e: Backend, weight: TiledMatrix, x: Rows, second=None):
     """Yield (which rows, result) for batches of every size at the start and at the end of x."""
     spans = [(first, count) for count in COUNTS for first in sorted({0, ROWS - count})]
     work = [Matmul(weight, x, *span, room(span[1], weight), second) for span in spans]
@@ -90,7 +91,7 @@ def batches(e: backend.Backend, weight: TiledMatrix, x: Rows, second=None):
 
 @pytest.fixture
 def e():
-    return backend.create(1)  # two threads would mostly wait for each other
+    return create_backend(1)  # two threads would mostly wait for each other
 
 
 @pytest.mark.parametrize(("n", "k", "kind"), EXAMPLES)
@@ -153,7 +154,7 @@ def test_threads_change_no_bit(name):
     n, k = (17, 33) if GENERIC else (1000, 544)
     weight = matrix(name, hard("random", n, k, seed=2))
     x = rows_of(hard("random", ROWS, k, seed=4))
-    one_thread, two_threads = (list(batches(backend.create(n), weight, x)) for n in (1, 2))
+    one_thread, two_threads = (list(batches(create_backend(n), weight, x)) for n in (1, 2))
     for (rows, a), (_, b) in zip(one_thread, two_threads, strict=True):
         assert (a == b).all(), rows
 

@@ -19,7 +19,7 @@ from naive import (
     rows_of,
 )
 
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.operands import Matmul, MatmulGroup, Residual, TiledMatrix
 from cpumix.kernels.rows import Rows
 from cpumix.quant import FORMATS, activations
@@ -30,7 +30,7 @@ COUNTS = (4, 7)  # rows, the last of them left alone: few run on one thread, man
 
 @pytest.fixture(params=[1, 2], ids=["1-thread", "2-threads"])
 def e(request):
-    return backend.create(request.param)
+    return create_backend(request.param)
 
 
 def padded(weight: np.ndarray) -> np.ndarray:

@@ -28,6 +28,16 @@ def tree(tmp_path):
     return write
 
 
+def test_circle_is_seen(tree):
+    tree("cpumix/kv/cache.py", "def f():\n    from cpumix.kv.pool import Pool")
+    root = tree("cpumix/kv/pool.py", "if TYPE_CHECKING:\n    from .cache import Cache")
+    found = list(check_style.check_circles(root))
+    assert len(found) == 1
+    assert "a circle of imports: cpumix.kv." in found[0]
+    root = tree("cpumix/kv/pool.py", "from .. import units")
+    assert list(check_style.check_circles(root)) == []
+
+
 @pytest.mark.parametrize(
     ("body", "complaints"),
     [

@@ -12,7 +12,7 @@ import pytest
 
 from cpumix.errors import ConfigError, FormatError
 from cpumix.experts import ExpertPager
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kv.pool import BlockPool
 from cpumix.kv.table import BlockTable
 from cpumix.quant import nbytes
@@ -32,7 +32,7 @@ class Run:
         self.pool = pool = BlockPool(self.file.config, blocks, kv)
         self.table, self.position = BlockTable(pool, 1), 0
         self.pager = ExpertPager(self.file)
-        self.transformer = Transformer(self.file, backend.create(1), pool, self.pager, 64, 32)
+        self.transformer = Transformer(self.file, create_backend(1), pool, self.pager, 64, 32)
 
     def __enter__(self) -> Run:
         return self

@@ -10,7 +10,7 @@ from typing import Any
 from cpumix.arguments import check_path, whole_number
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile.jit import find_threads
 from cpumix.machine import machine_info
 from cpumix.quant import FLOAT32, FORMATS
@@ -96,7 +96,7 @@ class Calibration:
         fetch = partial(fetch_and_read, disposal=disposal)
         try:
             with Workers(threads) as workers:
-                stream = TokenStream(self._config, backend.create(threads), self._windows)
+                stream = TokenStream(self._config, create_backend(threads), self._windows)
                 rounder = MatrixRounder(workers, losses, fetch, done)
                 walk = Walk(stream, writer, self.entries, slices, rounder, errors, self._config)
                 if resumed < len(self.entries):  # else all that is missing is the name

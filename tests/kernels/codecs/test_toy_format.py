@@ -14,7 +14,7 @@ from toy_format import T2
 
 import cpumix
 from cpumix.fit.known_models import known_model
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile.isa import active
 from cpumix.kernels.encode import encode
 from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
@@ -71,7 +71,7 @@ def test_products_equal_the_definition(toy, n, k, count):
     matrix, x = TiledMatrix("t2", T2.quantize(weights(n, k))), weights(count, k)
     out = np.zeros((count, 16 * len(matrix.tiles)), np.float32)
     rows = rows_of(x, 40)
-    backend.create(1).multiply(MatmulGroup([Matmul(matrix, rows, 0, count, out)]))
+    create_backend(1).multiply(MatmulGroup([Matmul(matrix, rows, 0, count, out)]))
     expected, bound = naive_product(matrix, x)
     assert (np.abs(out - expected) <= bound).all()
 

@@ -63,8 +63,8 @@ def test_portable_kernels_load_no_instructions():
     """Numba's intrinsics do not exist without the JIT."""
     code = """
 import sys
-from cpumix.kernels import backend, encode
-backend.create(1)
+from cpumix.kernels import create_backend, encode
+create_backend(1)
 assert "cpumix.kernels.generic" in sys.modules
 assert not [name for name in sys.modules if name.startswith("cpumix.kernels.simd")]
 """

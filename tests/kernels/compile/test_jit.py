@@ -183,14 +183,14 @@ def test_kernels_made_for_formats_are_kept_apart(tmp_path, monkeypatch):
 
 USE_Q8 = """
 import numpy as np
-from cpumix.kernels import backend
+from cpumix.kernels import create_backend
 from cpumix.kernels.compile import jit
 from cpumix.kernels.compile.code_cache import turn
 from cpumix.kernels.operands import Matmul, MatmulGroup, TiledMatrix
 from cpumix.kernels.rows import Rows
 weight = TiledMatrix("q8", np.ones((2, 1, 544), np.uint8))
 out = np.zeros((1, 32), np.float32)
-backend.create(1).multiply(MatmulGroup([Matmul(weight, Rows(1, 32), 0, 1, out)]))
+create_backend(1).multiply(MatmulGroup([Matmul(weight, Rows(1, 32), 0, 1, out)]))
 print(*(path.name.split("-")[0] for path in jit.compiled_files()))
 """
 
