@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cpumix.sampling import SamplingParams
-from cpumix.sampling.params import ALL
+from cpumix.sampling.params import ALL, token_id
 
 from .body import refuse
 from .errors import ApiError
@@ -104,14 +104,15 @@ class SamplingFields(msgspec.Struct, kw_only=True):
 
 def _biases(biases: dict[str, float]) -> dict[int, float]:
     found = {}
-    for token, bias in biases.items():
-        if not token.isdecimal() or not -100 <= bias <= 100:
+    for text, bias in biases.items():
+        token = token_id(text)
+        if token is None or not -100 <= bias <= 100:
             raise ApiError(
                 400,
                 "logit_bias: expected token ids with numbers from -100 to 100, found others.",
                 param="logit_bias",
             )
-        found[int(token)] = -math.inf if bias == BANNED else bias
+        found[token] = -math.inf if bias == BANNED else bias
     return found
 
 

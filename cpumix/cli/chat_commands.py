@@ -13,6 +13,7 @@ from cpumix.conversation import Conversation, messages_from_json, messages_to_js
 from cpumix.errors import ConfigError, quoted
 from cpumix.input_file import read_text
 from cpumix.sampling import SamplingParams
+from cpumix.sampling.params import token_id
 
 from .chat_input import ChatInput
 from .chat_session import ON_FULL, ChatSession
@@ -76,11 +77,18 @@ def _edit(session: ChatSession, argument: str, source: ChatInput) -> None:
 
 def _save(session: ChatSession, argument: str, source: ChatInput) -> None:
     path = _path("/save", argument)
-    if path.exists() and path.resolve() not in session.saved:
-        raise ConfigError(f'/save: expected a new file, found one: "{path}". Choose another name.')
     messages = session.conversation.messages
     try:
-        path.write_text(messages_to_json(messages), encoding="utf-8")
+        if path.exists() and path.resolve() not in session.saved:
+            raise ConfigError(
+                f'/save: expected a new file, found one: "{path}". Choose another name.'
+            )
+        path.write_bytes(messages_to_json(messages).encode())
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            "/save: expected whole characters, found half of one in the conversation, "
+            f"U+{ord(error.object[error.start]):X}. Begin anew with /reset or another /system."
+        ) from error
     except OSError as error:
         raise ConfigError(
             f'/save: a file cannot be written there ({error.strerror}): "{path}".'
@@ -133,7 +141,8 @@ def _change(session: ChatSession, name: str, value: Any) -> None:
         settings.max_tokens = value
     else:
         if name == "logit_bias" and isinstance(value, dict):
-            value = {int(key) if key.isdecimal() else key: bias for key, bias in value.items()}
+            ids = {key: token_id(key) for key in value}
+            value = {key if ids[key] is None else ids[key]: bias for key, bias in value.items()}
         settings.params = replace(settings.params, **{name: value})
 
 
@@ -177,7 +186,19 @@ def _last_question(session: ChatSession) -> str:
 def _path(command: str, argument: str) -> Path:
     if not argument:
         raise ConfigError(f"{command}: expected the name of a file after it, found nothing.")
-    return Path(argument).expanduser()
+    try:
+        path = Path(argument).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{command}: expected a user of this machine after ~, found {quoted(argument)}. "
+            "Write ./~ for a file whose name begins so."
+        ) from error
+    if "\0" in argument:
+        raise ConfigError(
+            f"{command}: expected the name of a file, found {quoted(argument)}, which has a NUL "
+            "character. Leave it out."
+        )
+    return path
 
 
 SLASH_COMMANDS: Mapping[str, ChatCommand] = MappingProxyType(

@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from cpumix.errors import quoted
 from cpumix.input_file import read_text_input
-from cpumix.sampling.params import RANGES, SamplingParams
+from cpumix.sampling.params import RANGES, SamplingParams, token_id
 
 DEFAULTS = SamplingParams()
 NUMBERS: Mapping[str, tuple[str, str]] = {  # parameter: option, help
@@ -58,13 +59,15 @@ def _biases(
     biases = {}
     for value in values:
         match = _BIAS.fullmatch(value)
-        if not match or float(match[2]) == math.inf:
+        token = token_id(match[1]) if match else None
+        if match is None or token is None or float(match[2]) == math.inf:
             raise click.BadParameter(
-                f'expected a token id and what to add, such as 15043+1 or 2-inf, found "{value}".',
+                "expected a token id and what to add, such as 15043+1 or 2-inf, "
+                f"found {quoted(value)}.",
                 ctx,
                 param,
             )
-        biases[int(match[1])] = float(match[2])
+        biases[token] = float(match[2])
     return biases or None
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cpumix.config import ModelConfig
-from cpumix.errors import ConfigError
+from cpumix.errors import ConfigError, escaped
 from cpumix.experts.budget import ARRIVAL_MARGIN
 from cpumix.kv import formats
 from cpumix.quant.precision import PRECISIONS, Precision
@@ -31,6 +31,7 @@ DEFAULT_CONTEXT = 4096  # tokens of prompt and answer, unless the user says othe
 # Of second experts, those whose weight is so low that a low copy serves them; measured on a small
 # model with its own routing, and taken for all.
 LOW_SHARE = 0.66
+MOST_PARALLEL = 1 << 20  # sequences that can be planned, far more than any machine has room for
 TARGET, CEILING = 0.70, 0.75  # shares of the memory: above, too little is left for other programs
 
 
@@ -160,10 +161,15 @@ def make_plan(
 
     `kv` is the format of the KV cache, see `formats.find_format`. `side` is what its tokenizer and
     side files take, where they are known. Raises ConfigError when
-    `precision`, `kv` or `context` is not one that the model can have, or `parallel` is below 1.
+    `precision`, `kv` or `context` is not one that the model can have, or `parallel` is below 1 or
+    beyond all machines.
     """
     if parallel < 1:
         raise ConfigError(f"parallel: expected 1 sequence or more, found {parallel}.")
+    if parallel > MOST_PARALLEL:
+        raise ConfigError(
+            f"parallel: expected at most {MOST_PARALLEL} sequences, found {escaped(parallel)}."
+        )
     chosen = find_precision(precision, config) if isinstance(precision, str) else precision
     kv = formats.find_format(kv, chosen)
     if not 1 <= context <= config.context_limit:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from cpumix.errors import ConfigError, escaped
 
 ALL = -1  # a window over the whole text
+MOST_DIGITS = 18  # of a token id; Python refuses to read thousands
 GRAMMARS = ("json_schema", "regex", "grammar")
 
 
@@ -33,11 +34,14 @@ class Range(NamedTuple):
     without: float | None = None  # a number in between that is left out
 
     def holds(self, value: object) -> bool:
-        """Tell whether `value` is such a number; nan and infinity never are."""
+        """Tell whether `value` is such a number; nan, infinity and beyond never are."""
         number = (int,) if self.kind is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, number):
             return False
-        if isinstance(value, float) and not math.isfinite(value):
+        try:
+            if self.kind is float and not math.isfinite(value):
+                return False
+        except OverflowError:  # an int of more than 308 digits
             return False
         inside = self.low < value <= self.high or (value == self.low and not self.open)
         return inside and value != self.without
@@ -142,6 +146,11 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken, and nothing drawn."""
         return self.temperature == 0 and (self.dynatemp_range == 0 or self.mirostat != 0)
+
+
+def token_id(text: str) -> int | None:
+    """Return the token id that a text spells; None if it spells none, or more than any has."""
+    return int(text) if text.isdecimal() and len(text) <= MOST_DIGITS else None
 
 
 def _check_grammars(given: Mapping[str, object]) -> None:

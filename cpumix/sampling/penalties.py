@@ -26,6 +26,6 @@ def create(params: SamplingParams, state: SequenceState) -> Filter | None:
         logits = candidates.adjust()
         found = logits[ids]
         found = np.where(found <= 0, found * np.float32(repeat), found / np.float32(repeat))
-        logits[ids] = found - (counts * frequency + presence)
+        logits[ids] = found - (counts * float(frequency) + presence)
 
     return penalize

@@ -81,6 +81,39 @@ def test_what_the_model_refuses_changes_nothing(hold, tmp_path, line):
     assert saved(file) == [QUESTION, result.stdout.splitlines()[0]]
 
 
+LONG_NUMBER = "1" * 5000  # more digits than Python reads
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("/save ~nosuch/x", '/save: expected a user of this machine after ~, found "~nosuch/x"'),
+        ("/load ~nosuch/x", '/load: expected a user of this machine after ~, found "~nosuch/x"'),
+        ("/save a\0b", r'/save: expected the name of a file, found "a\x00b", which has a NUL'),
+        ("/load a\0b", r'/load: expected the name of a file, found "a\x00b", which has a NUL'),
+        (f"/save {'a' * 300}", "/save: a file cannot be written there (File name too long)"),
+        (f'/set logit_bias {{"{LONG_NUMBER}": 1}}', "logit_bias: expected numbers by token id"),
+        (f'/set logit_bias {{"1": {LONG_NUMBER[:400]}}}', "logit_bias: expected numbers by token"),
+        (f"/set temperature {LONG_NUMBER}", "temperature: expected 0 or more, found '11111"),
+        (f"/set temperature {LONG_NUMBER[:400]}", "temperature: expected 0 or more, found 11111"),
+        (f"/set top_n_sigma {LONG_NUMBER[:400]}", "top_n_sigma: expected -1 (off), 0 (off) or"),
+    ],
+)
+def test_what_a_command_cannot_take_does_not_end_the_chat(hold, line, sentence):
+    result = hold(line, QUESTION)
+    assert sentence in result.stderr
+    assert result.stdout.strip()  # the answer to the question
+
+
+def test_half_characters_are_not_saved(hold, tmp_path):
+    file = tmp_path / "talk.json"
+    file.write_text('[{"role": "user", "content": "\\ud800"}, {"role": "user", "content": "x"}]')
+    result = hold(f"/load {file}", f"/save {tmp_path / 'other.json'}", "/reset", QUESTION)
+    assert "found half of one in the conversation, U+D800. Begin anew with /reset" in result.stderr
+    assert not (tmp_path / "other.json").exists()
+    assert result.stdout.strip()
+
+
 @pytest.mark.parametrize("line", ["/regen", "/edit six", "six"])
 def test_no_answer_changes_nothing(hold, chat_model, tmp_path, line):
     with cpumix.load(chat_model) as model:

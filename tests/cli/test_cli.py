@@ -111,6 +111,7 @@ def test_help(invoke, arguments):
         ["run", "-p", "x", "--top-k", "many"],
         ["run", "-p", "x", "--seed", "-1"],
         ["run", "-p", "x", "--logit-bias", "seven"],
+        ["run", "-p", "x", "--logit-bias", "1" * 5000 + "+1"],
         ["run", "-p", "x", "--json-schema", "no/such/file.json"],
         ["run", "-p", "x", "--threads", "0"],
         ["run", "-p", "x", "--stats-json", "no/such/folder/stats.json"],

@@ -166,6 +166,10 @@ def test_sequences_count_with_their_context(mixtral):
     assert eight.buffer_bytes == one.buffer_bytes  # a chunk is as long as before
     with pytest.raises(ConfigError, match="parallel: expected 1 sequence or more, found 0"):
         make_plan(mixtral, "int4", 4096, 64 * GIB, parallel=0)
+    with pytest.raises(
+        ConfigError, match=r"parallel: expected at most 1048576 sequences, found 10"
+    ):
+        make_plan(mixtral, "int4", 4096, 64 * GIB, parallel=10**400)
 
 
 def test_unknown_precision(mixtral):

@@ -160,6 +160,13 @@ def test_penalties(seed, window, repeat, presence, frequency):
     check(found, expected, 1e-5)  # penalties are float32
 
 
+def test_whole_number_as_penalty_is_as_good_as_a_fraction():
+    logits = np.arange(8, dtype=np.float32)
+    whole, fraction = (run(logits, [3], frequency_penalty=n) for n in (1 << 64, 2.0**64))
+    assert whole.probabilities().tolist() == fraction.probabilities().tolist()
+    assert 3 not in whole.ids[:7]
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("window", [-1, 0, 1, 20, 1000])
 @pytest.mark.parametrize(("base", "allowed"), [(1.75, 2), (1.0, 1), (3.0, 4)])

@@ -80,6 +80,9 @@ def test_parameters_do_not_change():
         ("logit_bias", {-1: 1}, "^logit_bias: expected numbers by token id"),
         ("logit_bias", {1: float("inf")}, "^logit_bias: expected numbers by token id"),
         ("logit_bias", [1], "^logit_bias: expected numbers by token id"),
+        ("logit_bias", {1: 10**400}, "^logit_bias: expected numbers by token id"),
+        ("temperature", 10**400, "^temperature: expected 0 or more, found 10000"),
+        ("presence_penalty", -(10**400), "^presence_penalty: expected a number, found -10000"),
     ],
 )
 def test_lists_and_biases_that_are_none_are_refused(name, value, message):

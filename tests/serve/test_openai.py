@@ -296,6 +296,7 @@ def test_earlier_calls_reach_the_template(tiny_client):
         ({"n": 99}, 400, "n: expected 1 to 16"),
         ({"temperature": -1}, 400, "temperature: expected 0 or more"),
         ({"logit_bias": {"x": 1}}, 400, "expected token ids with numbers"),
+        ({"logit_bias": {"1" * 5000: 1}}, 400, "expected token ids with numbers"),
         ({"logit_bias": {"999999": 1}}, 400, "logit_bias: expected tokens below 4096"),
         ({"stop": ["a"] * 17}, 400, "stop: expected at most 16"),
         ({"extra_body": {"echo": True}}, 400, "echo: expected it left out"),
