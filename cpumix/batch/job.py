@@ -14,7 +14,7 @@ import msgspec
 from cpumix.errors import ConfigError, quoted
 from cpumix.input_file import regular
 from cpumix.store.naming import rename_new
-from cpumix.store.partial import sync_folder
+from cpumix.store.temporary import sync_folder
 
 from .files.line_file import LineFile
 from .parts import PartsFolder, folder_of

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
-import secrets
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,7 +18,7 @@ from typing import Any, BinaryIO
 
 from cpumix.errors import ConfigError, FormatError, quoted
 from cpumix.input_file import read_input, regular
-from cpumix.store.partial import sync_folder
+from cpumix.store.temporary import whole_file
 
 if sys.platform == "win32":
     import msvcrt
@@ -136,17 +134,8 @@ class PartsFolder:
 
     def _write(self, name: str, data: bytes) -> None:
         """Write a file of the folder, whole or not at all."""
-        partial = self.folder / f".{name}.{secrets.token_hex(4)}.partial"
-        try:
-            with open(partial, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, self.folder / name)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync_folder(self.folder)
+        with whole_file(self.folder / name) as file:
+            file.write(data)
 
     def read(self, number: int, lines: int) -> list[bytes]:
         """Return the answers of a part. Raises FormatError if they are not as they were written."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +15,10 @@ import ray
 from cpumix.cache_dir import models_folder
 from cpumix.errors import ConfigError, CpumixError, quoted
 from cpumix.input_file import regular
+from cpumix.kernels.compile.code_cache import turn
 from cpumix.machine import machine_info
 from cpumix.store.reader import ModelFile
+from cpumix.store.temporary import remove_stale, whole_file
 from cpumix.units import format_size
 
 from .relay import Counts
@@ -88,8 +90,11 @@ def node_file(options: ModelOptions, read: ReadBytes) -> Path:
     if _is_it(options.path, options.fingerprint):
         return options.path
     path = models_folder() / f"{options.path.stem}-{options.fingerprint}.bin"
-    if not _is_it(path, options.fingerprint):
-        _fetch(path, options.fingerprint, read)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            stack.enter_context(turn(path.parent.parent))
+        if not _is_it(path, options.fingerprint):
+            _fetch(path, options.fingerprint, read)
     return path
 
 
@@ -102,24 +107,19 @@ def _is_it(path: Path, fingerprint: str) -> bool:
 
 
 def _fetch(path: Path, fingerprint: str, read: ReadBytes) -> None:
+    remove_stale(path)
     size, free = int(fingerprint.rpartition("-")[2]), shutil.disk_usage(path.parent).free
     if free < size:
         raise ConfigError(
             f"model: expected {format_size(size)} free for a copy in {quoted(path.parent)}, found "
             f"{format_size(free)}. Free some, or put the model where every node has it."
         )
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            while piece := read(file.tell(), PIECE):
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        if not _is_it(partial, fingerprint):
+    with whole_file(path) as file:
+        while piece := read(file.tell(), PIECE):
+            file.write(piece)
+        file.flush()
+        if not _is_it(Path(file.name), fingerprint):
             raise ConfigError(
                 "model: expected the file that the batch began with, found that another one was "
                 "sent. Leave the file as it is until the batch is done."
             )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -22,12 +22,12 @@ from .texts import note_first_run
 @contextmanager
 def _naming(target: Path, resume: bool) -> Iterator[None]:
     """Say where an interrupted conversion is kept: its file is hidden, and may be large."""
-    from cpumix.store.partial import partial_files  # not above: --help starts faster
+    from cpumix.store.temporary import temporary_files  # not above: --help starts faster
 
     try:
         yield
     except BaseException:
-        for path in partial_files(target) if resume else []:
+        for path in temporary_files(target) if resume else []:
             click.echo(f'kept for --resume: "{path}"', err=True)
         raise
 

@@ -12,7 +12,6 @@ A file fits one model file and one format of the KV cache; what does not match i
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 from cpumix.errors import ConfigError, FormatError, quoted
 from cpumix.input_file import regular
 from cpumix.quant.kv import KV_BLOCK
+from cpumix.store.temporary import remove_stale, whole_file
 
 from .pool import BlockPool
 from .prefix import PrefixCache
@@ -54,15 +54,11 @@ def save(path: Path, pool: BlockPool, prefix: PrefixCache, ids: list[int], origi
     data = pool.export(blocks)
     fields = {"version": VERSION, **origin._asdict(), "tokens": ids[: match.tokens]}
     header = json.dumps(fields | {"crc32": _checksum(fields, data)}).encode()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "wb") as file:
+        remove_stale(path)
+        with whole_file(path) as file:
             file.write(MAGIC + len(header).to_bytes(4, "little") + header + data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise ConfigError(
             f"prompt cache: {quoted(path)} cannot be written: {error.strerror}. Name another place."
         ) from error

@@ -1,10 +1,8 @@
 """A temporary file beside its target, which becomes the target in one step or leaves nothing.
 
-Owns the naming, locking and renaming of `.TARGET.xxxxxxxx.partial`, and every sentence about a disk
-that refuses. A killed process leaves such a file; the next one for the same target removes it, or
-goes on with it. Whether its owner still lives is asked of a lock on the file, which the system
-drops with the process: unlike a process number it cannot be reused and means the same in every
-container. On Windows an open file cannot be deleted, which serves the same end.
+Of a size that is known beforehand, which the disk is asked for at once; owns every sentence about a
+disk that refuses. What a killed process left, the next one for the same target removes, or goes on
+with.
 """
 
 from __future__ import annotations
@@ -12,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
 import shutil
 import stat
 import sys
@@ -26,9 +22,7 @@ from cpumix.units import format_size
 from .layout import ALIGNMENT
 from .naming import rename_new
 from .residency import LARGE_PAGE
-
-if sys.platform != "win32":
-    import fcntl
+from .temporary import create, open_unlocked, remove_stale, sync_folder, temporary_files
 
 _WRITE_BYTES = 64 << 20  # one system call takes at most 2 GiB, on macOS it fails above
 _NOT_SUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # fallocate on some file systems
@@ -87,7 +81,7 @@ class PartialFile:
         self._fd = -1
         self._start, self._tail = -1, bytearray()  # where a large page begins, and what is there
         adopted = accepts is not None and self._adopt(accepts)
-        _remove_stale(target)
+        remove_stale(target)
         if adopted:
             return
         free = shutil.disk_usage(target.parent).free
@@ -98,8 +92,7 @@ class PartialFile:
                 f'"{target}". Free {format_size(need - free)}, or name a target on another disk.'
             )
         try:
-            while not self._create():
-                pass
+            self._fd, self._path = create(target)
             self._allocate(at_once=free_bytes is None)
         except OSError as e:
             self.discard()
@@ -110,28 +103,14 @@ class PartialFile:
 
     def _adopt(self, accepts: Callable[[int], bool]) -> bool:
         """Take over a file that a dead process left; False if there is none that will do."""
-        for path in partial_files(self.target):
+        for path in temporary_files(self.target):
             with contextlib.suppress(OSError):
-                fd = _open_unlocked(path)
+                fd = open_unlocked(path)
                 if os.fstat(fd).st_size == self.nbytes and accepts(fd):
                     self._fd, self._path = fd, path
                     return True
                 os.close(fd)
         return False
-
-    def _create(self) -> bool:
-        """Make and lock the file; False if another process took it for stale before the lock."""
-        path = self.target.with_name(f".{self.target.name}.{secrets.token_hex(4)}.partial")
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._fd = os.open(path, flags, 0o666)
-        self._path = path
-        if sys.platform != "win32":
-            with contextlib.suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(self._fd).st_nlink == 0:
-                self.discard()
-                return False
-        return True
 
     def _allocate(self, at_once: bool) -> None:
         """Take the space now: contiguous, and a disk that fills up meanwhile shows at once."""
@@ -257,49 +236,3 @@ class PartialFile:
             f'target: the system refuses to write "{self.target}": {e.strerror or e}. '
             "Name a target in another folder."
         )
-
-
-def _remove_stale(target: Path) -> None:
-    """Remove the partial files for `target` whose processes are dead."""
-    for path in partial_files(target):
-        with contextlib.suppress(OSError):  # in use, another user's, or gone already: leave it
-            if sys.platform == "win32":
-                path.unlink()
-                continue
-            fd = _open_unlocked(path)
-            try:
-                path.unlink()
-            finally:
-                os.close(fd)
-
-
-def partial_files(target: Path) -> list[Path]:
-    """Return the partial files for `target`, whoever owns them."""
-    ours = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.partial")
-    with contextlib.suppress(OSError):
-        return sorted(path for path in target.parent.iterdir() if ours.fullmatch(path.name))
-    return []
-
-
-def _open_unlocked(path: Path) -> int:
-    """Open and lock a partial file. Raises OSError if its process lives."""
-    flags = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    fd = os.open(path, flags)
-    if sys.platform != "win32":
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(fd)
-            raise
-    return fd
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk; some systems cannot, and do not need it."""
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):
-            fd = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)

@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import socket
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -214,6 +216,30 @@ def test_model_is_fetched_once_for_a_node(elsewhere, monkeypatch):
     assert ray_actor.node_file(options, read) == path
     assert len(sent) == count
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_actors_that_start_together_fetch_the_model_once(elsewhere, monkeypatch):
+    options, read, sent, data = elsewhere
+    monkeypatch.setattr(ray_actor, "PIECE", 1 << 16)
+
+    def slow(offset, count):
+        time.sleep(0.02)
+        return read(offset, count)
+
+    with ThreadPoolExecutor(2) as actors:
+        first, second = actors.map(ray_actor.node_file, [options] * 2, [slow] * 2)
+    assert first == second
+    assert first.read_bytes() == data
+    assert len(sent) == len({*sent})
+
+
+def test_what_a_dead_actor_fetched_is_removed(elsewhere):
+    options, read, _, _ = elsewhere
+    path = ray_actor.node_file(options, read)
+    path.unlink()
+    path.with_name(f".{path.name}.0123abcd.partial").write_bytes(b"half")
+    assert ray_actor.node_file(options, read) == path
+    assert [*path.parent.iterdir()] == [path]
 
 
 def test_model_that_changed_is_not_fetched(elsewhere):

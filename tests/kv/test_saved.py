@@ -96,6 +96,13 @@ def test_damage_is_seen(tmp_path, monkeypatch):
     assert (pool.held, pool.reserved) == (1, 0)
 
 
+def test_what_a_dead_process_left_is_removed(tmp_path):
+    pool, prefix = filled("f16")
+    (tmp_path / ".state.0123abcd.partial").write_bytes(b"half")
+    save(tmp_path / "state", pool, prefix, TEXT, Origin("a model", "f16", 0, False))
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+
+
 def test_no_room(tmp_path):
     pool, prefix = filled("f16")
     origin = Origin("a model", "f16", 0, False)
