@@ -7,16 +7,16 @@ import time
 
 from cpumix.api.errors import ApiError
 
-SMOOTHING = 0.2  # how much the last one counts in what is usual
+SMOOTHING = 0.2  # how much the last value counts
 
 
-class Usual:
-    """What a number usually is: at first as it was the first time."""
+class MovingAverage:
+    """An exponential moving average, which begins as the first value."""
 
     value: float | None = None
 
     def learn(self, value: float) -> None:
-        """Take in what it was this time."""
+        """Take in the next value."""
         before = value if self.value is None else self.value
         self.value = before + SMOOTHING * (value - before)
 
@@ -35,9 +35,9 @@ class Admission:
         """Begun and not ended, waiting ones included."""
         self.prompt_tokens = 0
         """Of texts that have not written anything yet."""
-        self._text_seconds = Usual()
+        self._text_seconds = MovingAverage()
         # Of prompts, as far as they were computed; apart, so that a long one counts for more.
-        self._read_tokens, self._read_seconds = Usual(), Usual()
+        self._read_tokens, self._read_seconds = MovingAverage(), MovingAverage()
 
     def check(self, texts: int, tokens: int) -> None:
         """Raise ApiError (429) if so many more do not fit; where nothing waits, anything fits."""
