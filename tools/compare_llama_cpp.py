@@ -5,12 +5,15 @@
 CHECKPOINT is a Hugging Face folder, such as `tools/make_checkpoint.py` makes. llama.cpp is either a
 `llama-bench` with `llama-quantize` beside it, or the installed `llama-cpp-python`. The weights are
 written as GGUF, quantized by llama.cpp itself and converted by cpumix; then each engine runs in a
-process of its own, one after the other, for `--rounds` rounds. Printed are medians, and the median
-of the rounds' ratios, which holds where a machine's speed comes and goes.
+process of its own, one after the other, for `--rounds` rounds. Of three samples each round takes
+the median, and of a `llama-bench` that of the better of `-fa 0` and `-fa 1`, for each row by
+itself. Printed are medians of the rounds with their spread, the median of the rounds' ratios, which
+holds where a machine's speed comes and goes, and how fast memory was in each round.
 
 With `--fork "ik_llama.cpp/build/bin/llama-bench -rtr 1"` a program that takes the same options is
-measured on the same files, too. With `--converter llama.cpp/convert_hf_to_gguf.py` conversion by
-llama.cpp is timed, too (by this Python, which must have what that script needs).
+measured on the same files, too; given again, with `-rtr 0`, the better of the two counts. With
+`--converter llama.cpp/convert_hf_to_gguf.py` conversion by llama.cpp is timed, too (by this Python,
+which must have what that script needs).
 """
 
 from __future__ import annotations
@@ -24,30 +27,35 @@ import time
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import llama_gguf
 
+from cpumix.kernels.simd.limits import Limits
 from cpumix.machine import machine_info, processor_name
 from cpumix.measure.bench import DECODE_TOKENS, PROMPT_TOKENS
 
 PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
 Speeds = dict[tuple[str, int], float]  # tokens per second by kind of work and tokens
 WORK = [("decode", 1), *(("prefill", n) for n in PROMPT_TOKENS)]
+SAMPLES = 3  # of each kind of work in a round; one alone was up to 12 % low
 
-PYTHON_BENCH = """
-import json, sys, time
+PYTHON_BENCH = f"""
+import json, statistics, sys, time
+SAMPLES = {SAMPLES}
 from llama_cpp import Llama
 path, (threads, decoded, *prompts) = sys.argv[1], map(int, sys.argv[2:])
 model = Llama(path, n_ctx=1024, n_batch=512, n_ubatch=512, n_threads=threads,
               n_threads_batch=threads, verbose=False)
-def run(batches):
+def time_once(batches):
     model.reset()
     began = time.perf_counter()
     for batch in batches:
         model.eval(batch)
     return time.perf_counter() - began
+def run(batches):
+    return statistics.median(time_once(batches) for _ in range(SAMPLES))
 token = lambda i: 300 + 97 * i % 30000
 run([[token(i) for i in range(512)]]); run([[token(i)] for i in range(4)])
 found = [["decode", 1, decoded / run([[token(i)] for i in range(decoded)])]]
@@ -61,7 +69,8 @@ class Engine(NamedTuple):
 
     name: str
     bench: Path | None
-    options: tuple[str, ...] = ()
+    options: tuple[tuple[str, ...], ...] = ((),)
+    """To run it with, each once; what is faster counts."""
 
     def quantize(self, source: Path, target: Path, kind: str, threads: int) -> None:
         """Write `source` in one of llama.cpp's types."""
@@ -84,19 +93,20 @@ class Engine(NamedTuple):
             numbers = map(str, (threads, DECODE_TOKENS, *PROMPT_TOKENS))
             rows = json.loads(_run([sys.executable, "-c", PYTHON_BENCH, str(model), *numbers]))
             return {(work, tokens): speed for work, tokens, speed in rows}
-        words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", "1", "-o", "json"]
-        prompts = ",".join(map(str, PROMPT_TOKENS))
-        rows = json.loads(_run([*words, "-p", prompts, "-n", str(DECODE_TOKENS), *self.options]))
-        return {
-            ("prefill", r["n_prompt"]) if r["n_prompt"] else ("decode", 1): r["avg_ts"]
-            for r in rows
-        }
+        words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", str(SAMPLES)]
+        words += ["-p", ",".join(map(str, PROMPT_TOKENS)), "-n", str(DECODE_TOKENS)]
+        best: Speeds = {}
+        for options in self.options:
+            for row in json.loads(_run([*words, "-fa", "0,1", "-o", "json", *options])):
+                work = ("prefill", row["n_prompt"]) if row["n_prompt"] else ("decode", 1)
+                best[work] = max(best.get(work, 0.0), statistics.median(row["samples_ts"]))
+        return best
 
 
 def measure_cpumix(model: Path, threads: int) -> Speeds:
     """Run every kind of work once, after a warm-up."""
-    words = [sys.executable, "-m", "cpumix", "bench", str(model), "--rounds", "1", "--json"]
-    rows = json.loads(_run([*words, "--threads", str(threads)]))["rows"]
+    words = [sys.executable, "-m", "cpumix", "bench", str(model), "--rounds", str(SAMPLES)]
+    rows = json.loads(_run([*words, "--json", "--threads", str(threads)]))["rows"]
     return {(r["work"], r["tokens"]): r["tok_s"] for r in rows}
 
 
@@ -121,7 +131,9 @@ def _timed(words: list[str]) -> float:
 @click.command(help=__doc__)
 @click.argument("checkpoint", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--llama-bench", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--fork", metavar="COMMAND", help="A fork's llama-bench, with options.")
+@click.option(
+    "--fork", "forks", multiple=True, metavar="COMMAND", help="A fork's llama-bench, with options."
+)
 @click.option("--converter", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--folder", type=click.Path(path_type=Path), help="For the files made; kept.")
 @click.option("--threads", type=int, default=machine_info().physical_cores, show_default=True)
@@ -130,7 +142,7 @@ def _timed(words: list[str]) -> float:
 def main(
     checkpoint: Path,
     llama_bench: Path | None,
-    fork: str | None,
+    forks: tuple[str, ...],
     converter: Path | None,
     folder: Path | None,
     threads: int,
@@ -145,25 +157,36 @@ def main(
         )
     engine = Engine("llama.cpp", llama_bench)
     engines = [engine]
-    if fork is not None:
+    by_program: dict[str, list[tuple[str, ...]]] = {}
+    for fork in forks:
         program, *options = shlex.split(fork)
-        engines.append(Engine("fork", Path(program), tuple(options)))
+        by_program.setdefault(program, []).append(tuple(options))
+    engines += [
+        Engine("fork", Path(program), tuple(options)) for program, options in by_program.items()
+    ]
     folder = folder or checkpoint.with_name(checkpoint.name + "-compared")
     folder.mkdir(exist_ok=True)
     made = _make(engine, checkpoint, folder, threads)
-    rows = _compare(engines, made, threads, rounds)
+    rows, memory = _compare(engines, made, threads, rounds)
     if converter is not None:
         rows += _compare_conversion(engine, checkpoint, converter, folder, threads)
     if as_json:
-        click.echo(json.dumps({"processor": processor_name(), "threads": threads, "rows": rows}))
+        machine = {"processor": processor_name(), "threads": threads, "memory_gb_s": memory}
+        click.echo(json.dumps({**machine, "rows": rows}))
         return
     click.echo(f"{processor_name()}, {threads} threads, median of {rounds} rounds in turns")
+    click.echo(f"memory in these rounds: {', '.join(f'{speed:.1f}' for speed in memory)} GB/s")
     for row in rows:
         click.echo(
-            f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {row['cpumix']:8.1f}   "
-            f"{row['engine']:<9} {row['type']:<6} {row['other']:8.1f} {row['unit']:<6} "
+            f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {_spread(row, 'cpumix')}   "
+            f"{row['engine']:<9} {row['type']:<6} {_spread(row, 'other')} {row['unit']:<6} "
             f"{row['ratio']:5.2f} times"
         )
+
+
+def _spread(row: dict[str, Any], whose: str) -> str:
+    low, high = row[f"{whose}_spread"]
+    return f"{row[whose]:8.1f} {f'({low:.1f}-{high:.1f})':<17}"
 
 
 def _make(engine: Engine, checkpoint: Path, folder: Path, threads: int) -> dict[str, Path]:
@@ -188,9 +211,12 @@ def _make(engine: Engine, checkpoint: Path, folder: Path, threads: int) -> dict[
 
 def _compare(
     engines: list[Engine], made: dict[str, Path], threads: int, rounds: int
-) -> list[dict[str, object]]:
+) -> tuple[list[dict[str, Any]], list[float]]:
+    """Return a row for each kind of work, type and engine, and memory's speed in each round."""
     found: dict[tuple[str, str], list[Speeds]] = {}
+    memory, limits = [], Limits(threads)
     for number in range(rounds):
+        memory.append(limits.read_gb_s())
         for name, path in made.items():
             _show(f"round {number + 1} of {rounds}: {name}")
             if name in PAIRS:
@@ -200,24 +226,25 @@ def _compare(
                 speeds = engine.measure(path, threads)
                 found.setdefault((engine.name, name), []).append(speeds)
     kinds = [(precision, kind) for precision, some in PAIRS.items() for kind in some]
-    rows: list[dict[str, object]] = []
+    rows = []
     for work, (precision, kind), engine in product(WORK, kinds, engines):
         mine = [speeds[work] for speeds in found["cpumix", precision]]
         theirs = [speeds[work] for speeds in found[engine.name, kind]]
         rows.append({
             "work": work[0], "tokens": work[1], "precision": precision, "type": kind,
-            "engine": engine.name, "cpumix": statistics.median(mine),
-            "other": statistics.median(theirs), "unit": "tok/s",
+            "engine": engine.name, "unit": "tok/s",
+            "cpumix": statistics.median(mine), "cpumix_spread": (min(mine), max(mine)),
+            "other": statistics.median(theirs), "other_spread": (min(theirs), max(theirs)),
             "ratio": statistics.median(a / b for a, b in zip(mine, theirs, strict=True)),
         })  # fmt: skip
-    return rows
+    return rows, memory
 
 
 def _compare_conversion(
     engine: Engine, checkpoint: Path, converter: Path, folder: Path, threads: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     ours, plain, theirs = folder / "again.bin", folder / "again.gguf", folder / "again-q.gguf"
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     _show("converting with llama.cpp")
     words = [sys.executable, str(converter), str(checkpoint), "--outtype", "bf16"]
     first = _timed([*words, "--outfile", str(plain)])
@@ -229,7 +256,8 @@ def _compare_conversion(
         other = first + time.perf_counter() - began
         rows.append({
             "work": "convert", "tokens": 0, "precision": precision, "type": kinds[0],
-            "engine": engine.name, "cpumix": seconds, "other": other, "unit": "s",
+            "engine": engine.name, "unit": "s", "cpumix": seconds, "other": other,
+            "cpumix_spread": (seconds, seconds), "other_spread": (other, other),
             "ratio": other / seconds,
         })  # fmt: skip
     for path in (ours, plain, theirs):

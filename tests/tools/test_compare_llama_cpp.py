@@ -92,9 +92,15 @@ BENCH = """#!{python}
 import json, sys
 words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 times = float(words.get("-fast", 1))
-assert open(words["-m"], "rb").read(4) == b"GGUF" and words["-r"] == "1"
-rows = [dict(n_prompt=int(n), n_gen=0, avg_ts=times * 2 * int(n)) for n in words["-p"].split(",")]
-print(json.dumps(rows + [dict(n_prompt=0, n_gen=int(words["-n"]), avg_ts=times * 4)]))
+assert open(words["-m"], "rb").read(4) == b"GGUF"
+samples = lambda speed: [speed / 8, speed, 9 * speed][:int(words["-r"])]
+rows = []
+for slower in map(int, words["-fa"].split(",")):  # as on a machine where it helps decode only
+    prompts, decode = times / (1 + slower), times / (2 - slower)
+    for n in map(int, words["-p"].split(",")):
+        rows.append(dict(n_prompt=n, n_gen=0, samples_ts=samples(prompts * 2 * n)))
+    rows.append(dict(n_prompt=0, n_gen=int(words["-n"]), samples_ts=samples(decode * 4)))
+print(json.dumps(rows))
 """
 QUANTIZE = """#!{python}
 import shutil, sys
@@ -117,20 +123,25 @@ def programs(tmp_path):
 def test_table_of_ratios(tmp_path, programs):
     source = write_source(tmp_path / "checkpoint", CONFIGS["moe"])
     options = [source, "--llama-bench", programs, "--rounds", 1, "--threads", 1]
-    options += ["--fork", f"{programs} -fast 3"]
+    options += ["--fork", f"{programs} -fast 3", "--fork", f"{programs} -fast 2"]
     result = CliRunner().invoke(compare_llama_cpp.main, [*map(str, options), "--json"])
     assert result.exit_code == 0, result.output
-    rows = json.loads(result.stdout)["rows"]
+    report = json.loads(result.stdout)
+    rows = report["rows"]
+    assert len(report["memory_gb_s"]) == 1
+    assert report["memory_gb_s"][0] > 0
     found = {(r["work"], r["tokens"], r["precision"], r["type"], r["engine"]): r for r in rows}
     assert len(found) == len(rows) == 30  # five kinds of work, three types, two engines
     for (work, tokens, _, _, engine), row in found.items():
         times = {"llama.cpp": 1, "fork": 3}[engine]
         assert row["other"] == times * (4 if work == "decode" else 2 * tokens)
+        assert row["other_spread"] == [row["other"], row["other"]]
         assert row["ratio"] == pytest.approx(row["cpumix"] / row["other"])
     (programs.parent / "llama-quantize").unlink()
     again = CliRunner().invoke(compare_llama_cpp.main, list(map(str, options)))
     assert again.exit_code == 0, again.output  # what was made is used again
     assert " times\n" in again.stdout
+    assert "memory in these rounds: " in again.stdout
 
 
 def test_failure_of_a_program_is_told(tmp_path, programs):
