@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -145,6 +146,34 @@ def test_interrupted_conversion_fetches_only_what_is_missing(
     again = {name[6:11] for name in server.taken if name.endswith("safetensors")}
     assert {"00005", "00006"} <= again <= {"00004", "00005", "00006"}
     assert here(shards) == [] and blobs(shards) == 0
+
+
+def test_no_shard_goes_before_what_is_read_from_it_is_written(
+    server: Server, tmp_path: Path
+) -> None:
+    """Of a calibrated conversion, which writes a layer's attention, or an expert, as a whole."""
+    folder = offer(server, MIXTRAL | FIELDS | {"num_hidden_layers": 2}, SHARDS, in_runs)
+    options: dict[str, Any] = {"calibrate": True, "calibration_tokens": 1}
+    cpumix.convert(server.folder, tmp_path / "whole.bin", "int8", **options)
+    options |= {"discard_shards": True, "resume": True}
+    gone: set[str] = set()
+    seen: set[str] = set()
+
+    def interrupt(*_: int) -> None:
+        seen.update(here(folder))
+        if new := seen - gone - {*here(folder)}:
+            gone.update(new)
+            raise KeyboardInterrupt
+
+    while not (tmp_path / "x.bin").exists():
+        server.taken.clear()
+        before = {*gone}
+        with suppress(KeyboardInterrupt):
+            cpumix.convert("org/tiny", tmp_path / "x.bin", "int8", progress=interrupt, **options)
+        assert not before & {name[6:11] for name in server.taken}
+    assert len(gone) >= SHARDS - 1
+    whole, made = ((tmp_path / name).read_bytes() for name in ("whole.bin", "x.bin"))
+    assert made[FIRST_BYTES:] == whole[FIRST_BYTES:]
 
 
 def test_another_commit_is_no_continuation(shards: Path, server: Server, tmp_path: Path) -> None:

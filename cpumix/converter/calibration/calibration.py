@@ -81,7 +81,7 @@ class Calibration:
         total, finished = sum(map(source_bytes, slices)), {e.name for e in self.entries[:resumed]}
         now = sum(source_bytes(s) for s in slices if s.entry.name in finished)
 
-        def done(s: Slice) -> None:
+        def written(s: Slice) -> None:
             nonlocal now
             now += source_bytes(s)
             if disposal is not None:
@@ -97,8 +97,10 @@ class Calibration:
         try:
             with Workers(threads) as workers:
                 stream = TokenStream(self._config, create_backend(threads), self._windows)
-                rounder = MatrixRounder(workers, losses, fetch, done)
-                walk = Walk(stream, writer, self.entries, slices, rounder, errors, self._config)
+                rounder = MatrixRounder(workers, losses, fetch)
+                walk = Walk(
+                    stream, writer, self.entries, slices, rounder, errors, self._config, written
+                )
                 if resumed < len(self.entries):  # else all that is missing is the name
                     walk.run()
         finally:

@@ -50,8 +50,6 @@ class MatrixRounder:
     workers: Workers
     losses: Losses
     read: Callable[[Slice], NDArray[Any] | Coded]
-    done: Callable[[Slice], None]
-    """Called with each slice that has been read and rounded."""
 
     def round(
         self,
@@ -83,18 +81,14 @@ class MatrixRounder:
                 )
                 rows.append((own, became))
             tiles.append(made.reshape(-1))
-            self.done(s)
         was, became = (np.concatenate(part) for part in zip(*rows, strict=True))
         share = first.source.shape[0] / len(was)
         return np.concatenate(tiles), self._measure(was, became, moments, share)
 
     def keep(self, slices: Sequence[Slice]) -> Bytes:
         """Return the bytes of a tensor that is not rounded."""
-        found = []
-        for s in slices:
-            found.append(convert_slice(s, self.read(s), self.losses)[0].reshape(-1).view(np.uint8))
-            self.done(s)
-        return np.concatenate(found)
+        made = (convert_slice(s, self.read(s), self.losses)[0] for s in slices)
+        return np.concatenate([data.reshape(-1).view(np.uint8) for data in made])
 
     def _encoder(self, feedbacks: list[Floats]) -> Callable[[NDArray[Any], str], tuple[Bytes, int]]:
         def encode(rows: NDArray[Any], format_name: str) -> tuple[Bytes, int]:

@@ -8,7 +8,7 @@ others, so that one that few tokens find is not rounded for these alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
@@ -68,7 +68,10 @@ class LayerTensors:
 
 
 class Walk:
-    """One conversion, with tokens on their way; `run` does it all."""
+    """One conversion, with tokens on their way; `run` does it all.
+
+    `written` is called with each slice whose tensor has been written.
+    """
 
     def __init__(
         self,
@@ -79,8 +82,10 @@ class Walk:
         rounder: MatrixRounder,
         errors: TensorErrors,
         config: ModelConfig,
+        written: Callable[[Slice], None],
     ) -> None:
         self._stream, self._writer, self._config = stream, writer, config
+        self._written = written
         self._rounder, self._errors, self._entries = rounder, errors, entries
         self._finished = {entry.name for entry in entries[: writer.done]}
         self._slices = {
@@ -192,13 +197,13 @@ class Walk:
         w2, of_w2 = self._rounder.round(self._slices[entry.name, w2_name], hidden)
         data = np.concatenate([w1, w3, w2])
         if entry.spec.role is Role.LOW_COPY:
-            self._writer.write(entry.name, data)
+            self._put(entry, data)
             return
         added = stream.add_expert(as_expert(data, entry), tokens, weights)
         added += of_w2.energy * share / stream.tokens
         self._errors.note(entry.name, 0, of_w1.scaled(added) + of_w3.scaled(added))
         self._errors.note(entry.name, 1, of_w2.scaled(added))
-        self._writer.write(entry.name, data)
+        self._put(entry, data)
 
     def _end(self, entries: Sequence[TensorEntry]) -> None:
         norm, *rest = entries
@@ -248,4 +253,11 @@ class Walk:
             self._errors.note(entry.name, 0, found.scaled(energy))
         elif entry.spec.role in (Role.ATTN_NORM, Role.FFN_NORM, Role.OUTPUT_NORM):
             self._errors.note(entry.name, 0, np.array([energy]))
+        self._put(entry, data)
+
+    def _put(self, entry: TensorEntry, data: Bytes) -> None:
+        """Write a whole tensor; only then may the shards go that it was read from."""
         self._writer.write(entry.name, data)
+        for part, _ in entry.parts:
+            for s in self._slices[entry.name, part]:
+                self._written(s)
