@@ -108,9 +108,10 @@ def convert(
                 f'discard shards: expected a name on the hub as source, found "{place}". Leave '
                 "--discard-shards out: what is yours is not deleted."
             )
+    elif discard_shards:
+        place, shards = open_shards(hub_name)
     else:
-        shards = open_shards(hub_name) if discard_shards else None
-        place = download(hub_name) if shards is None else shards.folder
+        place = download(hub_name)
     checkpoint = open_checkpoint(place, ignore_fields, shards.heads if shards else None)
     for folder, times in lora:
         checkpoint = merge_adapter(checkpoint, Path(folder), times)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from cpumix.errors import ConvertError, quoted
 
 from .files import HubName, choose_files
-from .repository import connect, find_cached
+from .repository import Repository, Unreachable, connect, find_cached
 
 
 def download(name: HubName) -> Path:
@@ -15,21 +16,26 @@ def download(name: HubName) -> Path:
 
     Without a connection, what was downloaded before is used. Raises ConvertError.
     """
-    repository = connect(name)
-    if repository is None:
-        return _cached(name)
-    chosen = choose_files(repository.files, name.file, name.repo)
+    try:
+        repository = connect(name)
+    except Unreachable as error:
+        return earlier_download(name, error)
+    return fetch_all(repository, choose_files(repository.files, name.file, name.repo))
+
+
+def fetch_all(repository: Repository, chosen: Sequence[str]) -> Path:
+    """Download the files that `choose_files` gave; return their folder, or the GGUF file."""
     folder = repository.fetch(chosen)
     return folder / chosen[0] if chosen[0].endswith(".gguf") else folder
 
 
-def _cached(name: HubName) -> Path:
+def earlier_download(name: HubName, error: Unreachable) -> Path:
     """Return what an earlier download left. Raises ConvertError if that is nothing."""
     for file in (name.file, "config.json", "params.json"):
         found = find_cached(name, file) if file else None
         if found is not None:
             return found if file == name.file else found.parent
     raise ConvertError(
-        f"hub: cannot be reached for {quoted(name.repo)}, and nothing of it is in the cache. "
-        "Check the connection."
-    )
+        f"hub: cannot be reached for {quoted(name.repo)}: {quoted(error.__cause__)}, and nothing "
+        "of it is in the cache. Check the connection."
+    ) from error

@@ -64,7 +64,7 @@ class Repository:
     def read_range(self, name: str, offset: int, count: int) -> bytes:
         """Return `count` bytes of a file from `offset` on, or fewer at its end."""
         for tries in range(_TRIES - 1):
-            with suppress(_Unreachable):
+            with suppress(Unreachable):
                 return self._read_range(name, offset, count)
             time.sleep(tries)
         return self._read_range(name, offset, count)
@@ -94,8 +94,8 @@ class Repository:
         return bytes(found[:count])
 
 
-def connect(name: HubName) -> Repository | None:
-    """Ask the hub for a repository; None if it cannot be reached. Raises ConvertError."""
+def connect(name: HubName) -> Repository:
+    """Ask the hub for a repository. Raises Unreachable without a connection, or ConvertError."""
     try:
         from huggingface_hub import HfApi
     except ImportError as e:
@@ -103,13 +103,10 @@ def connect(name: HubName) -> Repository | None:
             f"hub: {quoted(name.repo)} is no folder here, and its download needs another package. "
             "Run `pip install 'cpumix[hub]'`."
         ) from e
-    try:
-        with _explained(name):
-            info = HfApi(endpoint=_endpoint(), library_name="cpumix").model_info(
-                name.repo, revision=name.revision or "main", files_metadata=True
-            )
-    except _Unreachable:
-        return None
+    with _explained(name):
+        info = HfApi(endpoint=_endpoint(), library_name="cpumix").model_info(
+            name.repo, revision=name.revision or "main", files_metadata=True
+        )
     files = [
         HubFile(one.rfilename, one.size or 0, one.blob_id or "") for one in info.siblings or []
     ]
@@ -126,8 +123,8 @@ def find_cached(name: HubName, file: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-class _Unreachable(ConvertError):
-    """The connection failed, or broke."""
+class Unreachable(ConvertError):
+    """The connection failed, or broke: its `__cause__` says why."""
 
 
 @contextmanager
@@ -152,7 +149,7 @@ def _explained(name: HubName) -> Iterator[None]:
     except ConvertError:
         raise
     except Exception as e:  # that of a broken connection is another in each version of the package
-        raise _Unreachable(
+        raise Unreachable(
             f"hub: the connection broke while {quoted(name.repo)} was downloaded: {quoted(e)}. "
             "Run the same command again: what is here is kept."
         ) from e

@@ -20,8 +20,9 @@ from cpumix.checkpoint.files import read_into
 from cpumix.checkpoint.stored import StoredTensor
 from cpumix.errors import ConvertError, quoted
 
+from .download import earlier_download, fetch_all
 from .files import HubFile, HubName, choose_files
-from .repository import Repository, connect
+from .repository import Repository, Unreachable, connect
 
 _SUFFIX = ".safetensors"
 _SMALL = 1 << 20  # bytes
@@ -31,8 +32,6 @@ class HubShards:
     """The shards of one checkpoint on the hub; `close` ends what is still being downloaded."""
 
     def __init__(self, repository: Repository, folder: Path, shards: Iterable[HubFile]) -> None:
-        self.folder = folder
-        """Where the hub's cache has the other files, and shards while they are here."""
         self._repository = repository
         self._files = {folder / shard.name: shard for shard in shards}
         self._locks = {path: threading.Lock() for path in self._files}
@@ -118,22 +117,23 @@ class HubShards:
         return Bar
 
 
-def open_shards(name: HubName) -> HubShards | None:
-    """Return the shards of a checkpoint, but for their bytes; fetch the files beside them.
+def open_shards(name: HubName) -> tuple[Path, HubShards | None]:
+    """Return where a checkpoint is, and its shards, of which only the files beside them are here.
 
-    None if the hub cannot be reached, or has other forms than several files of safetensors with an
-    index: those are downloaded whole. Raises ConvertError.
+    There are none if the hub cannot be reached, or has other forms than several files of
+    safetensors with an index: what `download` returns is here then. Raises ConvertError.
     """
-    repository = connect(name)
-    if repository is None:
-        return None
+    try:
+        repository = connect(name)
+    except Unreachable as error:
+        return earlier_download(name, error), None
     chosen = choose_files(repository.files, name.file, name.repo)
     shards = [file for file in repository.files if file.name in chosen and _is_shard(file.name)]
     has_index = any(file.endswith(_SUFFIX + ".index.json") for file in chosen)
     if len(shards) < 2 or not has_index:
-        return None
+        return fetch_all(repository, chosen), None
     folder = repository.fetch([file for file in chosen if not _is_shard(file)])
-    return HubShards(repository, folder, sorted(shards))
+    return folder, HubShards(repository, folder, sorted(shards))
 
 
 def _is_shard(name: str) -> bool:

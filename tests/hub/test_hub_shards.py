@@ -40,9 +40,9 @@ def offer(server: Server, config: dict[str, Any], shards: int, split: Split) -> 
         path.unlink()
     tokenizer = (server.folder / "tokenizer.model").read_bytes()
     write_checkpoint(server.folder, config, shards=shards, split=split, tokenizer=tokenizer)
-    opened = open_shards(NAME)
+    folder, opened = open_shards(NAME)
     assert opened is not None
-    return opened.folder
+    return folder
 
 
 def here(folder: Path) -> list[str]:
@@ -190,7 +190,7 @@ def test_another_commit_is_no_continuation(shards: Path, server: Server, tmp_pat
 
 
 def test_hub_that_refuses_a_shard(shards: Path, server: Server, tmp_path: Path) -> None:
-    opened = open_shards(NAME)
+    _, opened = open_shards(NAME)
     assert opened is not None
     server.gone.add("model-00002-of-00006.safetensors")
     opened.fetch(shards / "model-00001-of-00006.safetensors")
@@ -213,7 +213,7 @@ def cpumix_converted(tmp_path: Path) -> cpumix.Model:
 
 
 def test_download_is_ended_with_the_conversion(shards: Path) -> None:
-    opened = open_shards(NAME)
+    _, opened = open_shards(NAME)
     assert opened is not None
     opened.close()
     with pytest.raises(ConvertError, match="hub: the download was ended"):
@@ -221,7 +221,7 @@ def test_download_is_ended_with_the_conversion(shards: Path) -> None:
 
 
 def test_small_tensors_need_no_shard(shards: Path, server: Server) -> None:
-    opened = open_shards(NAME)
+    _, opened = open_shards(NAME)
     assert opened is not None
     checkpoint, mine = open_checkpoint(shards, (), opened.heads), open_checkpoint(server.folder)
     server.taken.clear()
@@ -232,7 +232,7 @@ def test_small_tensors_need_no_shard(shards: Path, server: Server) -> None:
 
 
 def test_servers_that_answer_otherwise(shards: Path, server: Server, monkeypatch: Any) -> None:
-    opened = open_shards(NAME)
+    _, opened = open_shards(NAME)
     assert opened is not None
     tensor = open_checkpoint(shards, (), opened.heads).tensors["output_norm.weight"]
     monkeypatch.setattr(server, "ranges", False)
@@ -253,8 +253,9 @@ def test_repository_of_one_file_is_downloaded_whole(server: Server, tmp_path: Pa
         path.unlink()
     tokenizer = (server.folder / "tokenizer.model").read_bytes()
     write_checkpoint(server.folder, MIXTRAL | {"vocab_size": 600}, tokenizer=tokenizer)
-    assert open_shards(NAME) is None
-    place = download(NAME)
+    place, opened = open_shards(NAME)
+    assert opened is None
+    assert place == download(NAME)
     assert blobs(place) == 1
     cpumix.convert("org/tiny", tmp_path / "x.bin", "int8", discard_shards=True)
     assert blobs(place) == 0
@@ -265,6 +266,7 @@ def test_without_a_connection_what_is_here_is_converted(
 ) -> None:
     place = download(NAME)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert open_shards(NAME) == (place, None)
     cpumix.convert("org/tiny", tmp_path / "x.bin", "int8", discard_shards=True)
     assert here(place) == [] and (tmp_path / "x.bin").exists()
 
