@@ -26,6 +26,7 @@ from .repository import Repository, Unreachable, connect
 
 _SUFFIX = ".safetensors"
 _SMALL = 1 << 20  # bytes
+_HEADS = 8  # that are asked for at a time: one takes little but the time to the hub and back
 
 
 class HubShards:
@@ -34,10 +35,14 @@ class HubShards:
     def __init__(self, repository: Repository, folder: Path, shards: Iterable[HubFile]) -> None:
         self._repository = repository
         self._files = {folder / shard.name: shard for shard in shards}
+        self.sizes = {path: file.nbytes for path, file in self._files.items()}
+        """Bytes of each shard."""
         self._locks = {path: threading.Lock() for path in self._files}
         self._closed = threading.Event()
         self._ahead = ThreadPoolExecutor(1, "cpumix-fetch")
-        self.heads = {path: self._read_head(path) for path in self._files}
+        with ThreadPoolExecutor(_HEADS, "cpumix-fetch") as readers:
+            heads = list(readers.map(self._read_head, self._files))
+        self.heads = dict(zip(self._files, heads, strict=True))
         """The tensors of each shard, by its path and their names."""
 
     @property
@@ -45,11 +50,6 @@ class HubShards:
         """What changes if a shard does."""
         commit = self._repository.commit
         return [(file.name, file.nbytes, file.blob or commit) for file in self._files.values()]
-
-    @property
-    def sizes(self) -> dict[Path, int]:
-        """Bytes of each shard."""
-        return {path: file.nbytes for path, file in self._files.items()}
 
     def fetch(self, path: Path) -> None:
         """Have a shard here. Raises ConvertError if the hub refuses, or if this was closed."""
@@ -76,26 +76,29 @@ class HubShards:
         """Fill `out` from a shard that may not be here."""
         if len(out) > _SMALL:
             self.fetch(path)
+        self._fill(path, offset, out)
+
+    def _fill(self, path: Path, offset: int, out: memoryview) -> None:
+        """Fill `out` from a shard if it is here, or else from the hub."""
         with suppress(ConvertError):  # it may have gone meanwhile
             if path.exists():
                 return read_into(path, offset, out)
-        out[:] = self._read_range(path, offset, len(out))
-
-    def _read_range(self, path: Path, offset: int, count: int) -> bytes:
         name = self._files[path].name
-        found = self._repository.read_range(name, offset, count)
-        if len(found) < count:
+        found = self._repository.read_range(name, offset, len(out))
+        if len(found) < len(out):
             raise ConvertError(
-                f"hub: expected {count} bytes of {quoted(name)} at byte {offset}, found "
+                f"hub: expected {len(out)} bytes of {quoted(name)} at byte {offset}, found "
                 f"{len(found)}. Run the same command again."
             )
-        return found
+        out[:] = found
 
     def _read_head(self, path: Path) -> dict[str, StoredTensor]:
-        size = self._files[path].nbytes
+        size = self.sizes[path]
 
         def read(offset: int, count: int) -> bytes:
-            return self._read_range(path, offset, min(count, size - offset))
+            out = bytearray(min(count, size - offset))
+            self._fill(path, offset, memoryview(out))
+            return bytes(out)
 
         found = safetensors.parse_header(path, size, read)
         return {name: replace(part, read_into=self._read_into) for name, part in found.items()}

@@ -19,6 +19,7 @@ from cpumix.checkpoint import open_checkpoint
 from cpumix.converter.shard_disposal import ShardDisposal, most_space
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubName, download, open_shards
+from cpumix.hub.repository import Repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of the hub's package
 
@@ -218,6 +219,29 @@ def test_download_is_ended_with_the_conversion(shards: Path) -> None:
     opened.close()
     with pytest.raises(ConvertError, match="hub: the download was ended"):
         opened.fetch(shards / "model-00001-of-00006.safetensors")
+
+
+def test_heads_are_read_at_the_same_time(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_at_once, read = threading.Barrier(SHARDS, timeout=10), Repository.read_range
+
+    def read_range(self: Repository, name: str, offset: int, count: int) -> bytes:
+        all_at_once.wait()
+        return read(self, name, offset, count)
+
+    monkeypatch.setattr(Repository, "read_range", read_range)
+    _, opened = open_shards(NAME)
+    assert opened is not None
+    assert list(opened.heads) == sorted(opened.sizes)
+
+
+def test_head_of_a_shard_that_is_here_is_read_here(shards: Path, server: Server) -> None:
+    _, before = open_shards(NAME)
+    assert before is not None
+    before.fetch(shards / "model-00002-of-00006.safetensors")
+    server.parts.clear()
+    _, opened = open_shards(NAME)
+    assert opened is not None and opened.heads == before.heads
+    assert set(server.parts) == {f"model-{n:05}-of-00006.safetensors" for n in (1, 3, 4, 5, 6)}
 
 
 def test_small_tensors_need_no_shard(shards: Path, server: Server) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -22,8 +23,16 @@ class Server(ThreadingHTTPServer):
         self.ranges = True  # whether it knows them
         self.gone: set[str] = set()  # files that it lists and does not have
         self.breaks = 0  # how many answers to cut off in the middle
+        self._counting = threading.Lock()
         self.status = 200
         self.code = ""
+
+    def breaks_now(self) -> bool:
+        """Count an answer that may be cut off, and say whether it is."""
+        with self._counting:
+            breaks = self.breaks > 0
+            self.breaks -= breaks
+        return breaks
 
     @property
     def url(self) -> str:
@@ -98,8 +107,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if with_body and cut and self.server.breaks:
-            self.server.breaks -= 1
+        if with_body and cut and self.server.breaks_now():
             self.wfile.write(data[: len(data) // 2])
             self.close_connection = True
         elif with_body:
