@@ -18,6 +18,7 @@ from cpumix import __version__
 from cpumix.errors import CpumixError, quoted
 
 from . import endings
+from .hints import hint_for
 
 COMMANDS = {
     "batch": "cpumix.cli.batch",
@@ -33,26 +34,6 @@ COMMANDS = {
     "serve": "cpumix.cli.serve",
     "verify": "cpumix.cli.verify",
     "warmup": "cpumix.cli.warmup",
-}
-
-_PROCESSOR = "Everything runs on the processor."
-HINTS = {  # what other programs call it
-    "--ctx-size": "Use -c or --context.",
-    "--n-predict": "Use -n or --max-tokens.",
-    "--predict": "Use -n or --max-tokens.",
-    "--n-gpu-layers": _PROCESSOR,
-    "--gpu-layers": _PROCESSOR,
-    "--device": _PROCESSOR,
-    "--mlock": "Use --ram to say how much memory to take.",
-    "--no-mmap": "Use --ram to say how much memory to take.",
-    "--cache-type-k": "Use --kv.",
-    "--cache-type-v": "Use --kv.",
-    "--chat-template": "Use --raw, and write the prompt as the model wants it.",
-    "--conversation": "Use -p: this model answers through its chat template.",
-    "--no-conversation": "Use --raw.",
-    "--batch-size": "It is chosen for you.",
-    "--max-new-tokens": "Use -n or --max-tokens.",
-    "--quantization": "Use --precision with `cpumix convert`.",
 }
 
 
@@ -92,7 +73,7 @@ class LazyGroup(click.Group):
             kind = _Unanswerable if ctx.invoked_subcommand == "fit" else _Sentence
             raise kind(str(error)) from error
         except click.NoSuchOption as error:
-            if hint := HINTS.get(error.option_name):
+            if error.ctx and (hint := hint_for(error.option_name, error.ctx.command)):
                 message = f"No such option: {error.option_name}. {hint}"
                 raise click.UsageError(message, error.ctx) from error
             raise

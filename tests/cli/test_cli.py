@@ -476,6 +476,7 @@ def test_options_of_llama_cpp(invoke, model, tmp_path):
         ("--ctx-size", "No such option: --ctx-size. Use -c or --context."),
         ("--n-gpu-layers", "Everything runs on the processor."),
         ("--no-mmap", "Use --ram to say how much memory to take."),
+        ("--conversation", "`cpumix chat` holds one."),
     ],
 )
 def test_option_of_another_program_is_answered_with_ours(invoke, option, hint):
