@@ -29,6 +29,7 @@ MAX_LINES = 320
 ROOMS = [  # lowest first: a room imports only from those before it, or from itself
     "errors",
     "arguments",
+    "extras",
     "units",
     "input_file",
     "machine",

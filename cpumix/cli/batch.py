@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cpumix import __version__
-from cpumix.errors import ConfigError, CpumixError, quoted
+from cpumix.errors import CpumixError, quoted
+from cpumix.extras import from_extra
 
 from . import options, sampling
 from .conversions import model_file
@@ -111,13 +112,8 @@ def command(
     goes on where it was. Options of sampling are for lines that do not say otherwise; each line has
     a seed of its own that follows from --seed.
     """
-    try:
+    with from_extra("batch", "batch"):
         from cpumix.batch import files, job, parts
-    except ImportError as error:
-        raise ConfigError(
-            f'batch: expected the package "{error.name}", found none. '
-            'Run: pip install "cpumix[batch]"'
-        ) from error
     work = job.BatchJob(files.open_lines(source, target, column), target, part_lines)
     work.check_target(force)
     loading, settings = _settings(model_file(model, convert, given["ram"]), given)
@@ -181,13 +177,8 @@ def _crew(model: ModelOptions, settings: Settings, address: str | None, actors: 
         for note in crew.notes:
             click.echo(note, err=True)
         return crew
-    try:
+    with from_extra("ray", "--ray"):
         from cpumix.batch.ray_crew import RayCrew
-    except ImportError as error:
-        raise ConfigError(
-            f'--ray: expected the package "{error.name}", found none. '
-            'Run: pip install "cpumix[ray]"'
-        ) from error
     return RayCrew(model, settings, address, actors, lambda note: click.echo(note, err=True))
 
 

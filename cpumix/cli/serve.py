@@ -12,6 +12,7 @@ import click
 
 import cpumix
 from cpumix.errors import ConfigError, CpumixError, escaped
+from cpumix.extras import from_extra
 from cpumix.input_file import read_text
 
 from . import options
@@ -117,13 +118,8 @@ def command(
     """
     keys = [] if api_key_file is None else read_keys(api_key_file)
     check_host(host, bool(keys) or is_open)
-    try:
+    with from_extra("serve", "serve"):
         from cpumix.serve import app, guard, log, server, service
-    except ImportError as error:
-        raise ConfigError(
-            f'serve: expected the package "{error.name}", found none. '
-            'Run: pip install "cpumix[serve]"'
-        ) from error
     write = log.create_log(log_format)
     model = model_file(model, convert, ram)
     note_first_run()
@@ -168,13 +164,8 @@ def traces(endpoint: str | None, log: Log) -> Iterator[Tracing | None]:
     if endpoint is None:
         yield None
         return
-    try:
+    with from_extra("otlp", "--otlp-endpoint"):
         from cpumix.serve.tracing import Tracing
-    except ImportError as error:
-        raise ConfigError(
-            f'--otlp-endpoint: expected the package "{error.name}", found none. '
-            'Run: pip install "cpumix[otlp]"'
-        ) from error
     with closing(Tracing(endpoint, log)) as tracing:
         yield tracing
 

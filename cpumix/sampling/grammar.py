@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.errors import ConfigError, escaped
+from cpumix.extras import from_extra
 from cpumix.tokenizer import Tokenizer
 
 from .params import Grammar
@@ -144,13 +145,8 @@ def _vocabulary(tokenizer: Tokenizer, ends: frozenset[int]) -> GrammarVocabulary
 
 
 def _library() -> Any:
-    try:
+    with from_extra("json", "structured output"):
         import llguidance
-    except ImportError as error:
-        raise ConfigError(
-            'structured output: expected the package "llguidance", found none. '
-            'Run: pip install "cpumix[json]"'
-        ) from error
     return llguidance
 
 

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 from cpumix.errors import ConfigError, escaped
+from cpumix.extras import from_extra
 
 from .byte_level import BYTES
 from .settings import TokenizerSettings
@@ -27,13 +28,8 @@ class JsonVocabulary:
         Raises ConfigError when the library is missing, when the bytes are not a tokenizer, and for
         kinds of tokenizers that no supported architecture uses.
         """
-        try:
+        with from_extra("tokenizers", "tokenizer.json", " to read it"):
             from tokenizers import AddedToken, Tokenizer
-        except ImportError as e:
-            raise ConfigError(
-                'tokenizer.json: expected the package "tokenizers" to read it, found none. '
-                'Run: pip install "cpumix[tokenizers]"'
-            ) from e
         try:
             self._model: Any = Tokenizer.from_buffer(source)
         except Exception as e:  # the library raises nothing more precise

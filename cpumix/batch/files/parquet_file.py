@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from cpumix.errors import ConfigError
+from cpumix.extras import from_extra
 from cpumix.input_file import regular
 
 from ..settings import RESULT_FIELDS
@@ -24,13 +24,8 @@ class ParquetFile(LineFile):
 
     def __init__(self, path: Path, column: str | None) -> None:
         """Look at a file. Raises ConfigError without pyarrow, too."""
-        try:
+        with from_extra("batch", "batch", " for parquet"):
             import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise ConfigError(
-                'batch: expected the package "pyarrow" for parquet, found none. '
-                'Run: pip install "cpumix[batch]"'
-            ) from error
         super().__init__(path, column)
 
     def lines(self) -> Iterator[bytes | None]:  # noqa: D102
