@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cpumix.errors import ConfigError, quoted
-from cpumix.tokenizer.messages import Message, check_messages
+from cpumix.messages import Message, check_messages
 
 
 class Conversation:

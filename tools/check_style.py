@@ -30,6 +30,7 @@ ROOMS = [  # lowest first: a room imports only from those before it, or from its
     "errors",
     "arguments",
     "extras",
+    "messages",
     "units",
     "input_file",
     "machine",

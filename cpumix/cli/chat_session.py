@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cpumix.conversation import Conversation
 from cpumix.errors import ConfigError
+from cpumix.messages import Message
 from cpumix.sampling import SamplingParams
-from cpumix.tokenizer.messages import Message
 
 from .endings import Ended
 from .progress import PromptStatus

@@ -11,7 +11,7 @@ import click
 from cpumix.conversation import messages_from_json
 from cpumix.errors import ConfigError
 from cpumix.input_file import read_text
-from cpumix.tokenizer.messages import Message
+from cpumix.messages import Message
 
 from .texts import chat_template, read_prompt, read_stdin
 

@@ -7,9 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from cpumix.errors import ConfigError, escaped
-
-from .control_marks import ControlMarks, Segment, unmark
-from .messages import (
+from cpumix.messages import (
     Message,
     check_messages,
     check_objects,
@@ -19,6 +17,8 @@ from .messages import (
     variants,
     with_other_text,
 )
+
+from .control_marks import ControlMarks, Segment, unmark
 
 if TYPE_CHECKING:
     from .jinja import JinjaTemplate
