@@ -163,12 +163,11 @@ def convert(
         order=[e.name for e in ordered] if discard_shards or calibration else None,
         results=errors.results,
     ) as writer:
-        resumed = writer.done
-        finished = {entry.name for entry in ordered[:resumed]}
-        left = uses[sum(s.entry.name in finished for s in slices) :]
+        finished = writer.finished
+        left = [s.source.paths for s in slices if s.entry.name not in finished]
         disposal = ShardDisposal(left, folder, shards) if discard_shards else None
         write = write_tensors if calibration is None else calibration.write_tensors
-        losses = write(writer, slices, resumed, disposal, errors, progress)
+        losses = write(writer, slices, disposal, errors, progress)
         writer.commit()
         size = writer.nbytes
     seconds = time.perf_counter() - began
@@ -181,7 +180,7 @@ def convert(
         len(entries),
         (*checkpoint.notes, *tokenizer.notes, *_rounded_twice(checkpoint, losses)),
         losses,
-        resumed,
+        len(finished),
     )
 
 

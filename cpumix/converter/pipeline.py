@@ -26,17 +26,16 @@ Progress = Callable[[int, int], None]
 def write_tensors(
     writer: ModelWriter,
     slices: list[Slice],
-    resumed: int,
     disposal: ShardDisposal | None,
     errors: TensorErrors,
     progress: Progress | None,
 ) -> tuple[Loss, ...]:
-    """Write all slices but those of the first `resumed` tensors; return what they lost.
+    """Write all slices but those of finished tensors; return what they lost.
 
     `progress` gets the source bytes done and in all.
     """
     total, losses = sum(source_bytes(s) for s in slices), Losses()
-    finished = set(list(dict.fromkeys(s.entry.name for s in slices))[:resumed])
+    finished = writer.finished
     slices = [s for s in slices if s.entry.name not in finished]
     done = total - sum(source_bytes(s) for s in slices)
     if progress is not None:

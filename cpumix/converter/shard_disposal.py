@@ -21,13 +21,14 @@ Use = tuple[frozenset[Path], int]
 class ShardDisposal:
     """Counts what is still to be read from each shard; `stop` ends what is being downloaded.
 
+    `slices` are the files that each is read from, in the order in which they are converted.
     Only files in `folder` are ever deleted: what is read may be an adapter, or of the user's own.
     """
 
     def __init__(
-        self, slices: Sequence[Use], folder: Path, shards: HubShards | None = None
+        self, slices: Sequence[frozenset[Path]], folder: Path, shards: HubShards | None = None
     ) -> None:
-        self._left = Counter(path for paths, _ in slices for path in paths)
+        self._left = Counter(path for paths in slices for path in paths)
         self._folder, self._shards = folder, shards
         self._order = [path for path in self._left if path.parent == folder]
         self._latest = 0  # place in this order: those behind it have not been begun

@@ -108,6 +108,11 @@ class ModelWriter:
         """How many tensors are complete."""
         return self._current
 
+    @property
+    def finished(self) -> set[str]:
+        """The names of those that are complete now."""
+        return {self._entries[place].name for place in self._order[: self._current]}
+
     def __exit__(
         self,
         kind: type[BaseException] | None,

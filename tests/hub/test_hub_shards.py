@@ -353,7 +353,7 @@ def test_shard_that_was_used_up_is_not_begun_again(tmp_path: Path) -> None:
     asked: list[Path] = []
     fake: Any = SimpleNamespace(sizes={}, fetch=fetch, fetch_ahead=asked.append)
     uses = [frozenset({path}) for path in (a, b, a, a, c, a)]
-    disposal = ShardDisposal([(paths, 1) for paths in uses], tmp_path, fake)
+    disposal = ShardDisposal(uses, tmp_path, fake)
     for paths in uses:
         disposal.need(paths)
         disposal.done(paths)
@@ -366,5 +366,5 @@ def test_what_an_interrupted_conversion_left_is_deleted(tmp_path: Path) -> None:
     a.write_bytes(b"1")
     b.write_bytes(b"2")
     fake: Any = SimpleNamespace(sizes={a: 1, b: 1})
-    ShardDisposal([(frozenset({b}), 1)], tmp_path, fake)
+    ShardDisposal([frozenset({b})], tmp_path, fake)
     assert not a.exists() and b.exists()

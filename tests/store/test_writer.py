@@ -341,6 +341,7 @@ def test_tensors_in_another_order_make_the_same_file(tmp_path: Path, order: list
     with ModelWriter(tmp_path / "other", METADATA, ENTRIES, order=order) as writer:
         for i, name in enumerate(order):
             assert writer.done == i
+            assert writer.finished == {*order[:i]}
             half = len(DATA[name]) // 2
             writer.write(name, DATA[name][:half])
             writer.write(name, DATA[name][half:])

@@ -69,16 +69,15 @@ class Calibration:
         self,
         writer: ModelWriter,
         slices: list[Slice],
-        resumed: int,
         disposal: ShardDisposal | None,
         errors: TensorErrors,
         progress: Progress | None,
     ) -> tuple[Loss, ...]:
-        """Write all slices, those of `entries`, but for `resumed` tensors; return what they lost.
+        """Write all slices, those of `entries`, but for finished ones; return what they lost.
 
         `progress` gets the source bytes done and in all.
         """
-        total, finished = sum(map(source_bytes, slices)), {e.name for e in self.entries[:resumed]}
+        total, finished = sum(map(source_bytes, slices)), writer.finished
         now = sum(source_bytes(s) for s in slices if s.entry.name in finished)
 
         def written(s: Slice) -> None:
@@ -101,7 +100,7 @@ class Calibration:
                 walk = Walk(
                     stream, writer, self.entries, slices, rounder, errors, self._config, written
                 )
-                if resumed < len(self.entries):  # else all that is missing is the name
+                if len(finished) < len(self.entries):  # else all that is missing is the name
                     walk.run()
         finally:
             if disposal is not None:

@@ -87,7 +87,7 @@ class Walk:
         self._stream, self._writer, self._config = stream, writer, config
         self._written = written
         self._rounder, self._errors, self._entries = rounder, errors, entries
-        self._finished = {entry.name for entry in entries[: writer.done]}
+        self._finished = writer.finished
         self._slices = {
             places: list(of)
             for places, of in groupby(slices, lambda s: (s.entry.name, s.source.name))
