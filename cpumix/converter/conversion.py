@@ -32,8 +32,8 @@ from cpumix.units import parse_size
 from .code_books import with_code_books
 from .losses import Loss
 from .pipeline import Progress, write_tensors
-from .shard_disposal import ShardDisposal, most_space, order_by_shards
-from .slices import cut, target_bytes
+from .shard_disposal import ShardDisposal, most_space, order_by_shards, written_together
+from .slices import cut
 from .tensor_errors import TensorErrors
 
 CALIBRATION_TOKENS = 16384
@@ -149,7 +149,7 @@ def convert(
     errors = TensorErrors(entries, calibration is not None)
     metadata = build_metadata(checkpoint.config, chosen, files, name) | errors.metadata
     slices = list(cut(checkpoint, ordered))
-    uses = [(s.source.paths, target_bytes(s)) for s in slices] if discard_shards else []
+    uses = list(written_together(slices)) if discard_shards else []
     space = HEADER_BYTES + most_space(uses, folder, shards, Path(target)) if uses else None
     with ModelWriter(
         Path(target),

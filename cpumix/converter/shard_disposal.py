@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from cpumix.checkpoint import Checkpoint
 from cpumix.hub import HubShards
 from cpumix.store import TensorEntry
 
+from .slices import Slice, target_bytes
+
 Use = tuple[frozenset[Path], int]
-"""The files that a slice is read from, and the bytes that it becomes."""
+"""The files that some slices are read from, and the bytes that they become."""
 
 
 class ShardDisposal:
@@ -82,6 +85,17 @@ def order_by_shards(checkpoint: Checkpoint, entries: Sequence[TensorEntry]) -> l
         return max(places), min(places)
 
     return sorted(entries, key=key)
+
+
+def written_together(slices: Iterable[Slice]) -> Iterator[Use]:
+    """Yield what each expert, and each layer's dense part, is read from and becomes.
+
+    So much may be read before any of it is written, and its shards may go: all of it in a
+    calibrated conversion, and in any other the slices on both sides of a shard's end.
+    """
+    for _, group in groupby(slices, lambda s: (s.entry.spec.layer, s.entry.spec.expert)):
+        own = list(group)
+        yield frozenset[Path]().union(*(s.source.paths for s in own)), sum(map(target_bytes, own))
 
 
 def most_space(slices: Iterable[Use], folder: Path, shards: HubShards | None, target: Path) -> int:

@@ -16,7 +16,8 @@ from hub_server import Server
 
 import cpumix
 from cpumix.checkpoint import open_checkpoint
-from cpumix.converter.shard_disposal import ShardDisposal, most_space
+from cpumix.converter.shard_disposal import ShardDisposal, most_space, written_together
+from cpumix.converter.slices import Slice
 from cpumix.errors import ConfigError, ConvertError
 from cpumix.hub import HubName, download, open_shards
 from cpumix.hub.repository import Repository
@@ -339,6 +340,25 @@ def test_space_for_shards_that_are_still_to_come(tmp_path: Path) -> None:
     assert most_space(uses, tmp_path, fake, tmp_path / "x") == 160
     a.write_bytes(b"")  # this one is here
     assert most_space(uses, tmp_path, fake, tmp_path / "x") == 60
+
+
+def test_space_while_what_is_written_together_lies_in_two_shards(tmp_path: Path) -> None:
+    """The first one is there until the second is read, when the third is fetched already."""
+    a, b, c = (tmp_path / name for name in "abc")
+    fake: Any = SimpleNamespace(sizes={a: 1000, b: 500, c: 300})
+
+    def of(path: Path, layer: int) -> Slice:
+        entry: Any = SimpleNamespace(spec=SimpleNamespace(layer=layer, expert=0))
+        source: Any = SimpleNamespace(paths=frozenset({path}), shape=(64, 32))
+        return Slice(entry, "bf16", source, 0, 64)
+
+    slices = [of(a, 0), of(b, 0), of(b, 1), of(c, 1)]
+    nbytes = 64 * 32 * 2
+    uses = list(written_together(slices))
+    assert uses == [(frozenset({a, b}), 2 * nbytes), (frozenset({b, c}), 2 * nbytes)]
+    assert most_space(uses, tmp_path, fake, tmp_path / "x") == max(
+        1000 + 500 + 300 + 2 * nbytes, 500 + 300 + 4 * nbytes
+    )
 
 
 def test_shard_that_was_used_up_is_not_begun_again(tmp_path: Path) -> None:
