@@ -21,7 +21,7 @@ from . import options, sampling
 from .conversions import model_file
 from .optional_value import OptionalValue, OptionalValueCommand
 from .progress import LineStatus
-from .texts import chat_template, note_first_run
+from .texts import note_first_run
 
 if TYPE_CHECKING:
     from cpumix.batch.job import BatchReport, Crew
@@ -53,13 +53,7 @@ if TYPE_CHECKING:
 @options.raw
 @options.system
 @options.chat_template
-@click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Texts that are written at once, each with a context of its own.",
-)
+@options.parallel(8)
 @options.context
 @options.kv
 @options.ram
@@ -154,13 +148,12 @@ def _settings(path: Path | None, given: dict[str, Any]) -> tuple[ModelOptions, S
     path = DEMO_MODEL if path is None else path.absolute()
     parallel, ram, threads = (given.pop(name) for name in ("parallel", "ram", "threads"))
     found = look_at(path, given.pop("context"), given.pop("kv"))
-    template, seed = given.pop("template"), given.pop("seed")
     plain = {name: given.pop(name) for name in ("max_tokens", "raw", "system")}
     settings = Settings(
         context=found.context,
         kv=found.kv,
-        seed=seed or 0,
-        chat_template=None if template is None else chat_template(template),
+        seed=given.pop("seed") or 0,
+        chat_template=given.pop("template"),
         sampling=sampling.given(given),
         **plain,
     )

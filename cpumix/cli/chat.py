@@ -22,7 +22,7 @@ from .chat_session import ON_FULL, ChatSession, ChatSettings
 from .conversions import model_file
 from .endings import Ended
 from .markdown import MarkdownStream
-from .texts import chat_template, note_first_run
+from .texts import note_first_run
 
 
 @click.command(epilog="Example: cpumix chat mixtral.bin --system 'Be brief.'")
@@ -73,7 +73,7 @@ def command(
     as plain text.
     """
     model = model_file(model, convert, ram)
-    named = {} if template is None else {"chat_template": chat_template(template)}
+    named = {} if template is None else {"chat_template": template}
     note_first_run()
     from cpumix.measure.warmup import helped
 
@@ -82,7 +82,7 @@ def command(
     ) as loaded:
         loaded.check_writes()
         if template is not None:
-            loaded.tokenizer.check_template(named["chat_template"])
+            loaded.tokenizer.check_template(template)
         screen = StyledScreen() if _is_styled() else PlainScreen()
         for note in loaded.notes:
             screen.say(note)

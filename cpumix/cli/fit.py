@@ -21,7 +21,7 @@ NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "t
 @options.model_shape
 @options.ram
 @options.context
-@options.parallel
+@options.parallel(1)
 @options.kv
 @options.precision
 @options.ignore_field

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 import click
 
+from cpumix.input_file import read_text
 from cpumix.units import parse_size
 
 from .optional_value import OptionalValue
@@ -46,6 +48,13 @@ def _adapters(
         is_scaled = colon and math.isfinite(number)
         found.append((Path(folder), number) if is_scaled else (Path(value), 1.0))
     return found
+
+
+def _template(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """Return the template in a file of this name, or else the name of a template."""
+    if value is None or not os.path.isfile(value):  # Path.is_file raises for a long name
+        return value
+    return read_text(Path(value))
 
 
 def _source_precision(ctx: click.Context, param: click.Parameter, value: str) -> str:
@@ -185,13 +194,14 @@ draft = click.option(
     help="Guess tokens where the last ones have stood before: faster for texts that repeat their "
     "prompt, and the same text.",
 )
-chat_template = click.option(
-    "--chat-template",
-    "template",
-    metavar="NAME|FILE",
-    help="Use another template: one of the model's, one of Mistral's such as mistral-v1, or the "
+_TEMPLATE: dict[str, Any] = {
+    "metavar": "NAME|FILE",
+    "callback": _template,
+    "help": "Use another template: one of the model's, one of Mistral's such as mistral-v1, or the "
     "Jinja template in FILE.",
-)
+}
+chat_template = click.option("--chat-template", "template", **_TEMPLATE)
+served_template = click.option("--chat-template", **_TEMPLATE)
 context = click.option(
     "-c",
     "--context",
@@ -203,13 +213,19 @@ prompt_cache = click.option(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Go on from the prompt saved in this file, and save it there.",
 )
-parallel = click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Texts at once, each with a context of its own.",
-)
+
+
+def parallel(default: int) -> Callable[[Any], Any]:
+    """Return the option that says how many texts are written at once."""
+    return click.option(
+        "--parallel",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Texts that are written at once, each with a context of its own.",
+    )
+
+
 kv = click.option(
     "--kv",
     type=click.Choice(["auto", "f16", "int8", "f32"]),

@@ -13,7 +13,7 @@ from cpumix.errors import ConfigError
 from cpumix.input_file import read_text
 from cpumix.messages import Message
 
-from .texts import chat_template, read_prompt, read_stdin
+from .texts import read_prompt, read_stdin
 
 
 class Question(NamedTuple):
@@ -39,7 +39,7 @@ def read_question(
         )
     named: dict[str, str | bool] = {}
     if template is not None:
-        named["chat_template"] = chat_template(template)
+        named["chat_template"] = template
     head: list[Message] = [{"role": "system", "content": system}] if system else []
     if messages is not None:
         text = read_text(messages)

@@ -35,13 +35,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="0 takes a free one.",
 )
-@click.option(
-    "--parallel",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Texts that are written at once, each with a context of its own.",
-)
+@options.parallel(8)
 @options.context
 @options.kv
 @options.low_copy
@@ -74,11 +68,7 @@ if TYPE_CHECKING:
     metavar="ORIGIN",
     help="Let pages of ORIGIN ask, such as https://example.org; * for all.",
 )
-@click.option(
-    "--chat-template",
-    metavar="NAME",
-    help="The template of conversations: one of the model's, or of Mistral's such as mistral-v1.",
-)
+@options.served_template
 @click.option(
     "--otlp-endpoint",
     metavar="URL",

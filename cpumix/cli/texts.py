@@ -48,9 +48,3 @@ def read_line() -> str | None:
         raise ConfigError("chat: expected messages on standard input, found it closed.")
     data = sys.stdin.buffer.readline()
     return decode(data, "standard input").rstrip("\r\n") if data else None
-
-
-def chat_template(value: str) -> str:
-    """Return the template in a file of this name, or else the name of a template."""
-    path = Path(value)
-    return read_text(path) if path.is_file() else value

@@ -222,6 +222,9 @@ def test_another_template_is_taken_by_name_or_from_a_file(base_model, chat_model
     (tmp_path / "own.jinja").write_text(TEMPLATE)
     own = chat(base_model, QUESTION, options=("--chat-template", str(tmp_path / "own.jinja")))
     assert written(own) == f"{answers(chat_model, QUESTION)[0]}\n"  # the weights are the same
+    long = f"{{# {'no name of a file is so long ' * 20} #}}{TEMPLATE}"
+    spelled = chat(base_model, QUESTION, options=("--chat-template", long))
+    assert written(spelled) == written(own)
     named = chat(base_model, QUESTION, options=("--chat-template", "mistral-v1"))
     assert written(named) != written(own)
     assert "has no chat template" not in named.stderr

@@ -56,6 +56,12 @@ def test_address_in_use():
     assert "address: expected one that is free" in found
 
 
+def test_template_in_a_file(tmp_path):
+    (tmp_path / "own.jinja").write_text("{% for")
+    found = refusal("--port", "0", "--chat-template", str(tmp_path / "own.jinja"))
+    assert "chat template: it does not compile" in found
+
+
 def test_template_that_is_not_known():
     found = refusal("--port", "0", "--chat-template", "chatml")
     assert 'chat template: expected one named "chatml", found "mistral-v1"' in found
