@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from cpumix.errors import ConfigError, escaped, quoted
@@ -18,6 +18,8 @@ from .stream import SPACE, TextStream
 from .tokenizers_json import JsonVocabulary
 from .tool_calls import PROBE_MESSAGE, find_start
 from .vocabulary import Vocabulary
+
+GIVEN_TEMPLATES = 4  # that stay compiled; to compile one takes longer than a long conversation
 
 
 class Tokenizer:
@@ -54,10 +56,12 @@ class Tokenizer:
         known = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0] if ends else None}
         own = {key: spelled[token] for key, token in known.items() if token in spelled}
         self._names = own | names
-        self._templates = {
-            name: ChatTemplate(source, vocabulary.control, self._names)
-            for name, source in settings.templates.items()
-        }
+
+        def compiled(source: str) -> ChatTemplate:
+            return ChatTemplate(source, vocabulary.control, self._names)
+
+        self._templates = {name: compiled(source) for name, source in settings.templates.items()}
+        self._given_template = lru_cache(GIVEN_TEMPLATES)(compiled)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
@@ -249,7 +253,7 @@ class Tokenizer:
         known = {} if named is None else mistral.chat_templates()
         given = named if named is None or "{" in named else known.get(named)
         if given is not None and named not in found:
-            return ChatTemplate(given, self._vocabulary.control, self._names)
+            return self._given_template(given)
         if not found and named is None:
             raise ConfigError(
                 "chat template: expected one among the tokenizer's files, found none.",

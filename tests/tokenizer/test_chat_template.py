@@ -9,9 +9,10 @@ import pytest
 import sentencepiece
 
 from cpumix.errors import ConfigError
-from cpumix.tokenizer import Tokenizer
+from cpumix.tokenizer import Tokenizer, jinja
 from cpumix.tokenizer.chat_template import ChatTemplate
 from cpumix.tokenizer.control_marks import any_of
+from cpumix.tokenizer.jinja import JinjaTemplate
 
 DATA = Path(__file__).parent.parent / "data" / "tokenizer"
 CHATS = json.loads((DATA / "goldens.json").read_text(encoding="utf-8"))["chats"]
@@ -284,6 +285,20 @@ def write(value: Any) -> Any:
 
 def dump(value: Any) -> bytes:
     return json.dumps(write(value)).encode()
+
+
+def test_template_that_is_named_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+
+    def compile_(source: str) -> jinja.JinjaTemplate:
+        compiled.append(source)
+        return JinjaTemplate(source)
+
+    monkeypatch.setattr(jinja, "JinjaTemplate", compile_)
+    tokenizer = load("mixtral.model", "mistral-v1.jinja")
+    ids = [tokenizer.encode_chat(TURNS, chat_template="mistral-v3") for _ in range(3)]
+    assert len(compiled) == 1
+    assert ids[0] == ids[1] == ids[2]
 
 
 def test_template_may_be_chosen() -> None:
