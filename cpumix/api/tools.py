@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cpumix.sampling.tools import ToolChoice
+from cpumix.tokenizer.tool_calls import read_call
 
 from .stamp import Stamp
 
@@ -126,11 +127,12 @@ def parse_calls(text: str, names: Collection[str]) -> list[tuple[str, str]] | No
         except (ValueError, RecursionError):
             return None
         for call in value if isinstance(value, list) else [value]:
-            if not isinstance(call, dict) or call.get("name") not in names:
+            read = read_call(call, names, without={})
+            if read is None:
                 return None
-            arguments = call.get("arguments", call.get("parameters", {}))
+            name, arguments = read
             told = arguments if isinstance(arguments, str) else json.dumps(arguments)
-            calls.append((call["name"], told))
+            calls.append((name, told))
     return calls or None
 
 

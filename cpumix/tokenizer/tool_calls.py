@@ -78,16 +78,19 @@ def _calls(text: str, names: frozenset[str]) -> Iterator[ToolCall]:
             found, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
             found, end = None, place + 1
-        call = _as_call(found, names)
-        if call is None:
+        call = read_call(found, names)
+        if call is None or not isinstance(call[1], dict):
             end, tries = place + 1, tries + 1
         else:
-            yield call
+            yield ToolCall(*call)
         place = text.find("{", end)
 
 
-def _as_call(found: object, names: frozenset[str]) -> ToolCall | None:
-    if not isinstance(found, dict) or found.get("name") not in tuple(names):
+def read_call(value: object, names: Collection[str], without: Any = None) -> tuple[str, Any] | None:
+    """Return the name and the arguments of a call of one of `names`, None for what is none.
+
+    `without` stands for arguments that are left out.
+    """
+    if not isinstance(value, dict) or value.get("name") not in tuple(names):
         return None
-    arguments = next((found[key] for key in _ARGUMENTS if key in found), None)
-    return ToolCall(found["name"], arguments) if isinstance(arguments, dict) else None
+    return value["name"], next((value[key] for key in _ARGUMENTS if key in value), without)
