@@ -79,21 +79,22 @@ class Chat:
         if fields.modalities not in (None, ["text"]):
             raise ApiError(400, 'modalities: expected ["text"], found others.', param="modalities")
         self._tools = _tools(fields)
-        schema = self._schema()
+        wanted = self._response_schema()
         most = fields.max_completion_tokens
         check_max_tokens("max_completion_tokens", most)
         check_max_tokens("max_tokens", fields.max_tokens)
+        ids, call = self._encode()
         params = fields.to_params(
-            service.defaults, json_schema=schema, logprobs=self._count_logprobs()
+            service.defaults, json_schema=call or wanted, logprobs=self._count_logprobs()
         )
-        ids = self._encode()
+        goes_on = bool(fields.continue_final_message or self._tools.forced)
         self.requests: list[Request] = [
             service.request(
                 ids,
                 seeded(params, index),
                 fields.max_tokens if most is None else most,
                 salt=salt,
-                continuing=bool(fields.continue_final_message),
+                continuing=goes_on,
             )
             for index in range(fields.choices)
         ]
@@ -146,7 +147,8 @@ class Chat:
             "seed": choices[0].seed,
         }
 
-    def _encode(self) -> list[int]:
+    def _encode(self) -> tuple[list[int], str | None]:
+        """Return the prompt, and the JSON schema of the call that follows, if one has to."""
         service, fields = self._service, self.fields
         service.model.check_writes()
         if not service.has_chat_template:
@@ -162,25 +164,40 @@ class Chat:
             "variables": fields.chat_template_kwargs,
             "continue_final_message": bool(fields.continue_final_message),
         }
-        encode = service.model.tokenizer.encode_chat
-        if not self._tools.functions:
-            return encode(messages, **given)
-        plain = encode(messages, **given)
-        try:
-            ids = encode(messages, tools=fields.tools, **given)
-        except ConfigError:  # the template refuses tools
-            ids = plain
-        if ids != plain:
-            return ids
-        if not self._tools.forced:
-            raise ApiError(
-                400,
-                'tool_choice: expected "required", "none" or one of the tools, as this model\'s '
-                "chat template knows no tools.",
-                param="tool_choice",
-            )
-        told = explanation(self._tools)
-        return encode([{"role": "system", "content": told}, *messages], **given)
+        tokenizer, asked, tools = service.model.tokenizer, self._tools, fields.tools or []
+        if not asked.functions:
+            return tokenizer.encode_chat(messages, **given), None
+        told = tokenizer.writes_tools(messages, tools, **given)
+        if asked.forced:
+            return self._encode_call(messages, told, given)
+        if told:
+            return tokenizer.encode_chat(messages, tools=tools, **given), None
+        raise ApiError(
+            400,
+            'tool_choice: expected "required", "none" or one of the tools, as this model\'s '
+            "chat template knows no tools.",
+            param="tool_choice",
+        )
+
+    def _encode_call(
+        self, messages: list[Message], told: bool, given: dict[str, Any]
+    ) -> tuple[list[int], str]:
+        """Return the prompt up to a call, or where one is `named` to its arguments; see `_encode`.
+
+        Where the template has not `told` of the tools, a system text does.
+        """
+        tokenizer, asked = self._service.model.tokenizer, self._tools
+        functions = [asked.functions[name] for name in asked.forced]
+        if told:
+            name = asked.forced[0] if asked.named else None
+            tools = self.fields.tools or []
+            ids, arguments = tokenizer.encode_call(messages, tools, name=name, **given)
+        else:
+            system = {"role": "system", "content": explanation(asked)}
+            ids, arguments = tokenizer.encode_chat([system, *messages], **given), "arguments"
+        if asked.named:
+            return ids, json.dumps(arguments_schema(functions[0]))
+        return ids, call_schema(functions, arguments)
 
     def _answer(self) -> PlainAnswer:
         if not self._tools.functions:
@@ -189,21 +206,16 @@ class Chat:
             return ForcedCall(self._tools.forced[0], self._stamp)
         return FoundCalls([*self._tools.functions], self._stamp)
 
-    def _schema(self) -> str | None:
-        """Return the JSON schema of the answer, if there is one."""
+    def _response_schema(self) -> str | None:
+        """Return the JSON schema that `response_format` asks for, if it does."""
         wanted = _response_schema(self.fields.response_format)
-        if not self._tools.functions:
-            return wanted
-        if wanted is not None:
+        if wanted is not None and self._tools.functions:
             raise ApiError(
                 400,
                 "response_format: expected it left out where tools may be called.",
                 param="response_format",
             )
-        forced = [self._tools.functions[name] for name in self._tools.forced]
-        if self._tools.named:
-            return json.dumps(arguments_schema(forced[0]))
-        return call_schema(forced, "arguments") if forced else None
+        return wanted
 
     def _count_logprobs(self) -> int | None:
         top = self.fields.top_logprobs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 from cpumix.errors import ConfigError, escaped, quoted
@@ -55,13 +55,9 @@ class Tokenizer:
         spelled = {token: text for text, token in vocabulary.control.items()}
         known = {"bos_token": self.bos_id, "eos_token": self.eos_ids[0] if ends else None}
         own = {key: spelled[token] for key, token in known.items() if token in spelled}
-        self._names = own | names
-
-        def compiled(source: str) -> ChatTemplate:
-            return ChatTemplate(source, vocabulary.control, self._names)
-
-        self._templates = {name: compiled(source) for name, source in settings.templates.items()}
-        self._given_template = lru_cache(GIVEN_TEMPLATES)(compiled)
+        template = partial(ChatTemplate, controls=vocabulary.control, names=own | names)
+        self._templates = {name: template(source) for name, source in settings.templates.items()}
+        self._given_template = lru_cache(GIVEN_TEMPLATES)(template)
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Tokenizer:
@@ -167,12 +163,14 @@ class Tokenizer:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]],
         *,
+        name: str | None = None,
         chat_template: str | None = None,
         **others: Any,
     ) -> tuple[list[int], str]:
         """Return the ids up to the JSON object of a call, and how that names its arguments.
 
-        What the model's template writes before a call is part of the ids; see `encode_chat`.
+        What the model's template writes before a call is part of the ids; see `encode_chat`. With
+        the `name` of a tool, so is what it writes before the arguments.
         """
         template = self._template(chat_template, with_tools=True)
         opened = template.render(messages, tools=tools, **others)
@@ -181,9 +179,25 @@ class Tokenizer:
             called = template.render(probe, tools=tools, add_generation_prompt=False, **others)
         except ConfigError:  # it writes no calls
             called = opened
-        start = find_start(opened, called)
+        start = find_start(opened, called, name)
         ids = self._ids(start.segments)
         return ids if ids[:1] == [self.bos_id] else self._with_bos(ids), start.arguments
+
+    def writes_tools(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        *,
+        chat_template: str | None = None,
+        **others: Any,
+    ) -> bool:
+        """Whether the template tells of tools in a conversation; raises as `encode_chat` does."""
+        plain = self._template(chat_template, with_tools=False).render(messages, **others)
+        template = self._template(chat_template, with_tools=True)
+        try:
+            return template.render(messages, tools=tools, **others) != plain
+        except ConfigError:  # it refuses tools
+            return False
 
     def check_template(self, name: str) -> None:
         """Raise ConfigError if `encode_chat` knows no such template, or it does not compile."""

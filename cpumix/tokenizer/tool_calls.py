@@ -25,7 +25,7 @@ PROBE_MESSAGE: Mapping[str, Any] = {
         }
     ],
 }
-_OBJECT = re.compile(rf'\{{\s*"name":\s*"{PROBE}",\s*"(arguments|parameters)":\s*\{{')
+_OBJECT = re.compile(rf'\{{\s*"name":\s*"{PROBE}",\s*"(?P<arguments>arguments|parameters)":\s*\{{')
 _ARGUMENTS = ("arguments", "parameters")
 _MOST_TRIES = 100  # objects that are no calls, in a text
 
@@ -44,22 +44,30 @@ class CallStart(NamedTuple):
     arguments: str = "arguments"
 
 
-def find_start(opened: Sequence[Segment], called: Sequence[Segment]) -> CallStart:
+def find_start(
+    opened: Sequence[Segment], called: Sequence[Segment], name: str | None = None
+) -> CallStart:
     """Return where a call begins, given a conversation that is open, and one that ends with PROBE.
 
-    A template that writes calls in some other way than as an object begins one at once.
+    With the `name` of a tool, the object's own beginning belongs to it, up to the arguments. A
+    template that writes calls in some other way than as an object begins one at once.
     """
     before, after = _text(opened), _text(called)
     found = _OBJECT.search(after, len(before)) if after.startswith(before) else None
     if found is None:
         return CallStart(list(opened))
-    segments, left = [], found.start()
+    segments, left = list[Segment](), found.start()
     for segment in called:
         if left <= 0:
             break
         segments.append(segment._replace(text=segment.text[:left]))
         left -= len(segment.text)
-    return CallStart(segments, found[1])
+    if name is not None:
+        head = found[0].removesuffix("{").replace(f'"{PROBE}"', json.dumps(name))
+        if segments and not segments[-1].control:  # encoded together, as the template has it
+            head = segments.pop().text + head
+        segments.append(Segment(head, False))
+    return CallStart(segments, found["arguments"])
 
 
 def _text(segments: Sequence[Segment]) -> str:

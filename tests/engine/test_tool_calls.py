@@ -76,6 +76,10 @@ def test_a_forced_call_begins_where_the_template_puts_it(model):
     called[-1]["tool_calls"] = [{"function": {"name": "age", "arguments": {"years": 1}}}]
     whole = model.tokenizer.decode(model.tokenizer.encode_chat(called, False, tools=TOOLS))
     assert whole.startswith(prompt + '{"name": "age"')
+    ids, key = model.tokenizer.encode_call(ASKED, TOOLS, name="age")
+    assert model.tokenizer.decode(ids) == prompt + '{"name": "age", "parameters": '
+    assert whole.startswith(model.tokenizer.decode(ids))
+    assert key == "parameters"
 
 
 def test_a_template_that_writes_no_calls_gets_one_at_once(model):

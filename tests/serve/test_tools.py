@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 
+import cpumix
+from cpumix.api.chat import Chat, ChatRequest
+from cpumix.api.served_model import ServedModel
 from cpumix.api.stamp import Stamp
 from cpumix.api.tools import FoundCalls, parse_calls
+from cpumix.tokenizer import Tokenizer
 
 NAMES = ["weather", "clock"]
 CALL = {"name": "weather", "arguments": {"city": "Rome"}}
@@ -52,3 +57,53 @@ def test_other_text_stays_text(text, size):
 def test_arguments_that_are_text_stay_as_they_are():
     call = json.dumps({"name": "clock", "arguments": "{}"})
     assert parse_calls(call, NAMES) == [("clock", "{}")]
+
+
+WITH_CALLS = (
+    "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}"
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls %}<call>\n"
+    '{"name": {{ call.function.name | tojson }}, '
+    '"parameters": {{ call.function.arguments | tojson }}}</call>{% endfor %}\n{% endfor %}'
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+TOOLS = [{"type": "function", "function": {"name": name}} for name in NAMES]
+
+
+@pytest.fixture(scope="module")
+def served():
+    with cpumix.load(context=512, threads=1) as model:
+        yield ServedModel(model, chat_template=WITH_CALLS)
+
+
+def ask(served: ServedModel, **fields: object) -> Chat:
+    asked = {"messages": [{"role": "user", "content": "one"}], "tools": TOOLS, **fields}
+    return Chat(served, msgspec.convert(asked, ChatRequest))
+
+
+def test_a_call_that_has_to_come_is_written_as_the_template_has_it(served):
+    def prompt(**fields: object) -> str:
+        (request,) = ask(served, **fields).requests
+        return served.model.tokenizer.decode(request.ids)
+
+    assert prompt().endswith("[assistant]\n")
+    assert prompt(tool_choice="required").endswith("[assistant]\n<call>\n")
+    named = {"type": "function", "function": {"name": "clock"}}
+    began = '[assistant]\n<call>\n{"name": "clock", "parameters": '
+    assert prompt(tool_choice=named).endswith(began)
+    (request,) = ask(served, tool_choice="required").requests
+    schema = json.loads(request.sampler.params.json_schema)
+    assert [one["required"] for one in schema["anyOf"]] == [["name", "parameters"]] * 2
+
+
+def test_a_conversation_with_tools_is_encoded_once(served, monkeypatch):
+    encoded = []
+
+    def encode_chat(self, messages, *more, **options):
+        encoded.append(options)
+        return real(self, messages, *more, **options)
+
+    real = Tokenizer.encode_chat
+    monkeypatch.setattr(Tokenizer, "encode_chat", encode_chat)
+    ask(served)
+    assert [options["tools"] for options in encoded] == [TOOLS]
