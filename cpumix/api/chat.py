@@ -204,7 +204,8 @@ class Chat:
             return PlainAnswer()
         if self._tools.named:
             return ForcedCall(self._tools.forced[0], self._stamp)
-        return FoundCalls([*self._tools.functions], self._stamp)
+        most = 1 if self.fields.parallel_tool_calls is False else None
+        return FoundCalls([*self._tools.functions], self._stamp, most)
 
     def _response_schema(self) -> str | None:
         """Return the JSON schema that `response_format` asks for, if it does."""

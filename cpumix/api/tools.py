@@ -75,9 +75,10 @@ class ForcedCall(PlainAnswer):
 class FoundCalls(PlainAnswer):
     """An answer that may be calls: what could be one is held back until it is certain."""
 
-    def __init__(self, names: Collection[str], stamp: Stamp) -> None:
+    def __init__(self, names: Collection[str], stamp: Stamp, most: int | None = None) -> None:
+        """Find calls of `names`, and keep the first `most` of them."""
         super().__init__()
-        self._names, self._stamp, self._held = names, stamp, ""
+        self._names, self._stamp, self._held, self._most = names, stamp, "", most
 
     def put(self, text: str) -> list[Delta]:
         """Take a piece of text; tell of it if it cannot belong to a call."""
@@ -99,7 +100,8 @@ class FoundCalls(PlainAnswer):
         if found is None:
             return super().put(held)
         self.calls = [
-            _call(i, name, arguments, self._stamp) for i, (name, arguments) in enumerate(found)
+            _call(i, name, arguments, self._stamp)
+            for i, (name, arguments) in enumerate(found[: self._most])
         ]
         return [{"tool_calls": [_copy(call)]} for call in self.calls]
 

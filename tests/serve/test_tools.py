@@ -9,6 +9,7 @@ import pytest
 
 import cpumix
 from cpumix.api.chat import Chat, ChatRequest
+from cpumix.api.choice import Choice
 from cpumix.api.served_model import ServedModel
 from cpumix.api.stamp import Stamp
 from cpumix.api.tools import FoundCalls, parse_calls
@@ -107,3 +108,13 @@ def test_a_conversation_with_tools_is_encoded_once(served, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode_chat", encode_chat)
     ask(served)
     assert [options["tools"] for options in encoded] == [TOOLS]
+
+
+def test_no_more_than_one_call_without_parallel_ones(served):
+    calls = json.dumps([CALL, {"name": "clock", "arguments": {}}])
+    for parallel, names in ((None, NAMES), (True, NAMES), (False, NAMES[:1])):
+        asked = ask(served, parallel_tool_calls=parallel)
+        (choice,) = asked.whole([Choice(asked.requests[0], calls, finish="eos")])["choices"]
+        called = choice["message"]["tool_calls"]
+        assert [call["function"]["name"] for call in called] == names
+        assert choice["finish_reason"] == "tool_calls"
