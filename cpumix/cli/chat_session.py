@@ -120,13 +120,14 @@ class ChatSession:
         try:
             goes_on = True
             while goes_on:
-                self.last = generation = self._generation(written, made)
-                try:
-                    for piece in generation:
-                        self.screen.put(piece)
-                finally:
-                    written += generation.text
-                    made += len(generation.token_ids)
+                with PromptStatus() as status:
+                    self.last = generation = self._generation(written, made, status)
+                    try:
+                        for piece in generation:
+                            self.screen.put(piece)
+                    finally:
+                        written += generation.text
+                        made += len(generation.token_ids)
                 full = generation.stop_reason == "context"
                 goes_on = full and self._goes_on(written)
         except Ended:
@@ -154,9 +155,9 @@ class ChatSession:
         if not generation.complete:
             self.screen.say("the answer is not complete: it needs more tokens, see /set")
 
-    def _generation(self, written: str, made: int) -> Generation:
+    def _generation(self, written: str, made: int, status: PromptStatus) -> Generation:
         """Return the text that goes on after what is `written` of the answer, `made` tokens."""
-        params, status = self.settings.params, PromptStatus()
+        params = self.settings.params
         if params.seed is not None:
             params = replace(params, seed=params.seed + self._again)
         most, model = self._most_tokens, self.model

@@ -108,14 +108,13 @@ def command(
                 question.text, raw=raw or special, special=special, **wanted
             )
         try:
-            with helped(loaded.kv):
+            with helped(loaded.kv), status:
                 for piece in generation:
                     click.echo(piece, nl=False)
             done = generation.stats
             if prompt_cache and done.cached_tokens < done.prompt_tokens - 1:
                 loaded.save_prompt(prompt_cache, generation)
         finally:  # after Ctrl-C too: the numbers so far are worth having
-            status.clear()
             click.echo()
             _say(note for note in loaded.notes if note not in said)
             if generation.stop_reason == "context":

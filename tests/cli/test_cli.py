@@ -233,37 +233,6 @@ def test_run_hands_on_the_file_for_the_trace(invoke, model, tmp_path):
     assert (tmp_path / "trace.tsv").read_text() == "a line\n"
 
 
-def test_prompt_status_is_one_line_with_the_time_left(monkeypatch, capsys):
-    from cpumix.cli import progress
-
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    status = progress.PromptStatus()
-    for now[0], done in ((0.5, 1), (2.0, 10), (2.1, 11), (40.0, 50)):
-        status(done, 100)
-    shown = capsys.readouterr().err
-    assert shown == "\rprompt: 10 of 100 tokens, 20.0 s left\rprompt: 50 of 100 tokens, 40.8 s left"
-    status(100, 100)
-    assert (
-        capsys.readouterr().err == "\r" + " " * len("prompt: 50 of 100 tokens, 40.8 s left") + "\r"
-    )
-    status.clear()
-    assert capsys.readouterr().err == ""
-
-
-def test_prompt_status_is_for_terminals(monkeypatch, capsys):
-    from cpumix.cli import progress
-
-    now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    status = progress.PromptStatus()
-    now[0] = 9.0
-    status(1, 2)
-    status.clear()
-    assert capsys.readouterr().err == ""
-
-
 def test_run_reads_the_prompt_from_stdin(invoke, model):
     assert invoke("run", "-p", "-", stdin="Grüße 🌍\n").exit_code == 0
     assert model.asked["prompt"] == "Grüße 🌍"
