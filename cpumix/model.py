@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -209,8 +208,11 @@ class Model(Reader):
         With a seed, text i has the seed + i. Several texts of one prompt share it in the KV cache:
         `generate_many([prompt] * 3)` gives three answers.
         """
-        each, ask = self._seeded(self._params(params, changes)), self._requests.of_prompt
-        texts = [ask(p, raw, own, max_tokens, draft) for p, own in zip(prompts, each, strict=False)]
+        params, ask = self._params(params, changes), self._requests.of_prompt
+        texts = [
+            ask(prompt, raw, params.seeded(i), max_tokens, draft)
+            for i, prompt in enumerate(prompts)
+        ]
         return Generations([Generation(self._engine, request) for request in texts])
 
     def chat_many(
@@ -224,9 +226,11 @@ class Model(Reader):
         **changes: Any,
     ) -> Generations:
         """Write the next message of several conversations; see `chat` and `generate_many`."""
-        each, ask = self._seeded(self._params(params, changes)), self._requests.of_chat
-        pairs = zip(conversations, each, strict=False)
-        texts = [ask(chat, template or {}, own, max_tokens, draft) for chat, own in pairs]
+        params, ask = self._params(params, changes), self._requests.of_chat
+        texts = [
+            ask(chat, template or {}, params.seeded(i), max_tokens, draft)
+            for i, chat in enumerate(conversations)
+        ]
         return Generations([Generation(self._engine, request) for request in texts])
 
     def save_prompt(self, path: str | Path, generation: Generation) -> int:
@@ -264,11 +268,6 @@ class Model(Reader):
     def _params(self, params: SamplingParams | None, changes: dict[str, Any]) -> SamplingParams:
         self._check_open()
         return replace(params or self.sampling_defaults, **changes)
-
-    def _seeded(self, params: SamplingParams) -> Iterator[SamplingParams]:
-        """Yield the parameters of one text after the other."""
-        for i in count():
-            yield params if params.seed is None else replace(params, seed=params.seed + i)
 
     def _check_open(self) -> None:
         if not self._finalizer.alive:

@@ -19,7 +19,7 @@ from .sampling_fields import (
     check_max_tokens,
     refuse_unsupported,
 )
-from .served_model import ServedModel, seeded
+from .served_model import ServedModel
 from .stamp import Stamp
 from .tools import ForcedCall, FoundCalls, PlainAnswer, explanation
 from .usage import FINGERPRINT, FINISH_REASONS, chat_logprobs, timings, usage
@@ -91,7 +91,7 @@ class Chat:
         self.requests: list[Request] = [
             service.request(
                 ids,
-                seeded(params, index),
+                params.seeded(index),
                 fields.max_tokens if most is None else most,
                 salt=salt,
                 continuing=goes_on,

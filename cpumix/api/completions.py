@@ -12,7 +12,7 @@ from .choice import Choice
 from .errors import ApiError
 from .inputs import Inputs, read_inputs
 from .sampling_fields import SamplingFields, check_max_tokens, refuse_unsupported
-from .served_model import ServedModel, seeded
+from .served_model import ServedModel
 from .stamp import Stamp
 from .usage import FINGERPRINT, FINISH_REASONS, legacy_logprobs, timings, usage
 
@@ -64,7 +64,7 @@ class Completion:
         tokens = DEFAULT_TOKENS if fields.max_tokens is None else fields.max_tokens
         self.requests: list[Request] = [
             service.request(
-                ids, seeded(params, index), tokens, salt=salt, continuing=True, param="prompt"
+                ids, params.seeded(index), tokens, salt=salt, continuing=True, param="prompt"
             )
             for index, ids in enumerate(ids for ids in prompts for _ in range(fields.choices))
         ]

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
+from cpumix.engine.requests import Requests
 from cpumix.engine.sequence import Request
 from cpumix.model import Model
-from cpumix.sampling import Sampler, SamplingParams
+from cpumix.sampling import SamplingParams
 
 from .errors import ApiError
-
-
-def seeded(params: SamplingParams, index: int) -> SamplingParams:
-    """Return the parameters of text number `index` of a request: each has a seed of its own."""
-    return params if params.seed is None else replace(params, seed=params.seed + index)
 
 
 class ServedModel:
@@ -32,7 +27,7 @@ class ServedModel:
         self.model, self.chat_template = model, chat_template
         self.name = model.file.path.stem
         self.defaults = defaults or model.sampling_defaults
-        self._ends = frozenset({*model.config.eos_token_ids, *model.tokenizer.eos_ids})
+        self._requests = Requests(model.tokenizer, model.config, model.context)
 
     @property
     def has_chat_template(self) -> bool:
@@ -79,9 +74,6 @@ class ServedModel:
                 f"logit_bias: expected tokens below {size}, found {highest}.",
                 param="logit_bias",
             )
-        sampler = Sampler(
-            params, ids, tokenizer=model.tokenizer, ends=self._ends, max_tokens=tokens
+        return self._requests.of_tokens(
+            ids, params, tokens, continuing=continuing, salt=salt, keep_stop=keep_stop
         )
-        stream = model.tokenizer.stream(continuing=continuing)
-        stop = self._ends | {*params.stop_token_ids}
-        return Request(list(ids), tokens, sampler, stop, stream, salt=salt, keep_stop=keep_stop)

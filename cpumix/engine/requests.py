@@ -91,6 +91,31 @@ class Requests:
         self.check_ids(ids)
         return ids
 
+    def of_tokens(
+        self,
+        ids: Sequence[int],
+        params: SamplingParams,
+        max_tokens: int,
+        *,
+        continuing: bool,
+        **others: Any,
+    ) -> Request:
+        """Return the request to write up to `max_tokens` tokens after `ids`, which are not checked.
+
+        `continuing` says whether the text goes on where another ended; `others` are more fields.
+        """
+        # A grammar is led to its end where the context has no more room.
+        most = min(max_tokens, self._room(ids))
+        ends = self._ends
+        sampler = Sampler(params, ids, tokenizer=self._tokenizer, ends=ends, max_tokens=most)
+        stream = self._tokenizer.stream(continuing=continuing)
+        stop = ends | {*params.stop_token_ids}
+        return Request(list(ids), max_tokens, sampler, stop, stream, **others)
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """Return how many tokens may follow: the last one need not be computed."""
+        return self._context - len(ids) + 1
+
     def _make(
         self,
         ids: list[int],
@@ -100,19 +125,9 @@ class Requests:
         draft: bool,
     ) -> Request:
         self.check(ids, 0 if max_tokens is None else max_tokens)
-        room = self._context - len(ids) + 1
-        most = room if max_tokens is None else max_tokens
-        sampler = Sampler(
-            params,
-            ids,
-            tokenizer=self._tokenizer,
-            ends=self._ends,
-            max_tokens=min(most, room),
-        )
-        stream = self._tokenizer.stream(continuing=continuing)
-        stop = self._ends | {*params.stop_token_ids}
         # Without a limit the context is: one token more than it has room for is never drawn.
-        return Request(ids, room + 1 if max_tokens is None else most, sampler, stop, stream, draft)
+        most = self._room(ids) + 1 if max_tokens is None else max_tokens
+        return self.of_tokens(ids, params, most, continuing=continuing, draft=draft)
 
     def check_writes(self) -> None:
         """Raise ConfigError for a model without a language head."""

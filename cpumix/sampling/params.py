@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -146,6 +146,10 @@ class SamplingParams:
     def greedy(self) -> bool:
         """Whether the likeliest token is taken, and nothing drawn."""
         return self.temperature == 0 and (self.dynatemp_range == 0 or self.mirostat != 0)
+
+    def seeded(self, index: int) -> SamplingParams:
+        """Return the parameters of text number `index` of several: each has a seed of its own."""
+        return self if self.seed is None else replace(self, seed=self.seed + index)
 
 
 def token_id(text: str) -> int | None:
