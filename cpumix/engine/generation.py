@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import queue
 from collections.abc import AsyncIterator, Iterator
 
@@ -12,6 +11,7 @@ from cpumix.tokenizer.tool_calls import ToolCall, parse_tool_calls
 
 from .engine import Engine
 from .events import Event, Failure, Finish, Token
+from .mailbox import Mailbox
 from .sequence import OnEvent, Request, Text
 from .stats import Stats
 
@@ -78,14 +78,8 @@ class Generation:
 
     async def __aiter__(self) -> AsyncIterator[str]:
         """Yield pieces of text; each is whole characters."""
-        events: asyncio.Queue[Event] = asyncio.Queue()
-        loop = asyncio.get_running_loop()
-
-        def put(event: Event) -> None:  # on the compute thread
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
-        self.begin(put)
+        events = Mailbox[Event]()
+        self.begin(events.put)
         try:
             while not self._ended:
                 if piece := self.take(await events.get()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -16,6 +15,7 @@ from cpumix.api.body import decode
 from cpumix.api.errors import failure
 from cpumix.api.readings import Classified, Embedded
 from cpumix.engine.job import Floats
+from cpumix.engine.mailbox import Mailbox
 from cpumix.engine.phase import Phase, Watch
 from cpumix.engine.reading import Reading
 
@@ -44,8 +44,7 @@ class Readings:
         self._jobs: dict[int, Reading] = {}
         self._cached = 0
         self._watches: list[Watch] = []
-        self._ends: asyncio.Queue[tuple[int, Found]] = asyncio.Queue()
-        self._loop, self._began = asyncio.get_running_loop(), time.monotonic()
+        self._ends, self._began = Mailbox[tuple[int, Found]](), time.monotonic()
         self._finished = False
 
     @property
@@ -101,8 +100,7 @@ class Readings:
 
     def _teller(self, index: int) -> Callable[[Found], None]:
         def tell(found: Found) -> None:  # on the compute thread
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._ends.put_nowait, (index, found))
+            self._ends.put((index, found))
 
         return tell
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from cpumix.api.choice import Choice
 from cpumix.api.errors import failure
 from cpumix.engine.events import Event, Failure, Finish, Token
 from cpumix.engine.followers import Followers
+from cpumix.engine.mailbox import Mailbox
 from cpumix.engine.phase import Phase
 from cpumix.engine.sequence import Request, Text
 from cpumix.model import Model
@@ -49,8 +49,7 @@ class Writing:
         self.choices = [Choice(request) for request in requests]
         self._tickets: list[Ticket] = [admission.enter(len(request.ids)) for request in requests]
         self._texts: list[Text | None] = [None] * len(requests)
-        self._events: asyncio.Queue[tuple[int, Event | PromptProgress]] = asyncio.Queue()
-        self._loop = asyncio.get_running_loop()
+        self._events = Mailbox[tuple[int, Event | PromptProgress]]()
         self._asked = time.monotonic()
         self._last = [self._asked] * len(requests)  # when something came of each text
         self._left = len(requests)
@@ -127,7 +126,7 @@ class Writing:
 
     def _teller(self, index: int) -> Callable[[Event], None]:
         def tell(event: Event) -> None:  # on the compute thread
-            self._tell(index, event)
+            self._events.put((index, event))
 
         return tell
 
@@ -138,13 +137,9 @@ class Writing:
             nonlocal last
             if time.monotonic() - last > NEWS:
                 last = time.monotonic()
-                self._tell(index, PromptProgress(done, whole))
+                self._events.put((index, PromptProgress(done, whole)))
 
         return report
-
-    def _tell(self, index: int, event: Event | PromptProgress) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._events.put_nowait, (index, event))
 
     def _note(self, index: int, event: Event) -> None:
         choice, now = self.choices[index], time.monotonic()
