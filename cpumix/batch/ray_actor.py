@@ -16,11 +16,11 @@ from cpumix.cache_dir import models_folder
 from cpumix.errors import ConfigError, CpumixError, quoted
 from cpumix.input_file import regular
 from cpumix.kernels.compile.code_cache import turn
-from cpumix.machine import machine_info
 from cpumix.store.reader import ModelFile
 from cpumix.store.temporary import remove_stale, whole_file
 from cpumix.units import format_size
 
+from .ray_nodes import given_threads
 from .relay import Counts
 from .settings import Settings
 from .worker import Answered, ModelOptions, Part, Worker
@@ -65,10 +65,8 @@ class RayWorker:
         As many threads as the processors that Ray gives, and no more than there are cores.
         """
         options = self._options
-        given = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        cores = max(machine_info().physical_cores // self._actors, 1)
         path = node_file(options, lambda at, n: ray.get(source.read.remote(at, n)))
-        threads = options.threads or max(min(int(given), cores), 1)
+        threads = options.threads or given_threads(actors=self._actors) or 1
         self._worker = Worker(replace(options, path=path, threads=threads), self._settings)
         return Opened(os.getpid(), threads, self._worker.notes)
 

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -21,10 +21,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cpumix.errors import ConfigError, CpumixError, escaped
-from cpumix.memory.planner import make_plan
-from cpumix.store.reader import ModelFile
 
 from .ray_actor import ModelSource, Opened, RayWorker
+from .ray_nodes import needed_bytes, usable_nodes
 from .relay import Counts
 from .settings import Settings
 from .worker import PARTS_AT_ONCE, Answered, ModelOptions, Part
@@ -78,12 +77,7 @@ class RayCrew:
         Raises ConfigError if there is none at the address.
         """
         self._options, self._settings, self._actors, self._say = options, settings, actors, say
-        with ModelFile(options.path) as file:
-            config, formats = file.config, file.formats
-        plan = make_plan(
-            config, formats, settings.context, 1, settings.kv, parallel=options.parallel
-        )
-        self._memory = plan.total_bytes if options.ram is None else options.ram
+        self._memory = needed_bytes(options, settings.context, settings.kv)
         self._is_ours = connect(address)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         make_source = ray.remote(ModelSource).options(num_cpus=0, scheduling_strategy=here)
@@ -189,9 +183,8 @@ class RayCrew:
     def _look_around(self) -> None:
         """Begin actors where there are too few, and say which of them have to wait."""
         self._looked = time.monotonic()
-        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         here = Counter(member.node for member in self.members)
-        able = [node for node in nodes if self._failures[node["NodeID"]] < MOST_FAILURES]
+        able = [node for node in usable_nodes() if self._failures[node["NodeID"]] < MOST_FAILURES]
         if not able and not self.members:
             raise self._hopeless()
         for node in able:
@@ -213,9 +206,7 @@ class RayCrew:
         room = int(resources.get("memory", self._memory) / self._actors)
         options = self._options
         if room < self._memory:  # the pager keeps to what there is
-            options = ModelOptions(
-                options.path, options.fingerprint, options.parallel, room, options.threads
-            )
+            options = replace(options, ram=room)
         actor = (
             ray.remote(RayWorker)
             .options(

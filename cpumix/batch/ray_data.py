@@ -13,12 +13,10 @@ import pyarrow as pa
 import ray
 
 from cpumix.errors import ConfigError, quoted
-from cpumix.machine import machine_info
-from cpumix.memory.planner import make_plan
 from cpumix.model import DEMO_MODEL
-from cpumix.store.reader import ModelFile
 
 from .files.parquet_file import result_columns, result_schema
+from .ray_nodes import given_threads, needed_bytes, usable_nodes
 from .settings import RESULT_FIELDS, Settings
 from .worker import ModelOptions, Part, Worker, look_at
 
@@ -70,7 +68,7 @@ class Generate:
             found.context, found.kv, sampling, seed, max_tokens, raw, system, chat_template
         )
         options = ModelOptions(
-            path, found.fingerprint, parallel, ram, threads or _threads(spare_cpus)
+            path, found.fingerprint, parallel, ram, threads or given_threads(spare_cpus)
         )
         self._worker = Worker(options, settings)
         self._numbers = count()
@@ -125,8 +123,7 @@ def generate(
     """
     if not ray.is_initialized():
         ray.init()
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    nodes = [node for node in nodes if node.get("CPU")]
+    nodes = [node["Resources"] for node in usable_nodes()]
     spare = 1
     cpus = min(int(node["CPU"]) for node in nodes) - spare
     memory = min(
@@ -146,25 +143,11 @@ def generate(
 
 
 def _memory(model: str | Path | None, options: Mapping[str, Any]) -> int:
-    """Return the bytes that an actor needs, by the plan."""
-    if options.get("ram") is not None:
-        return int(options["ram"])
+    """Return the bytes that an actor needs."""
     path = DEMO_MODEL if model is None else Path(model)
     found = look_at(path, options.get("context"), options.get("kv", "auto"))
-    with ModelFile(path) as file:
-        plan = make_plan(
-            file.config, file.formats, found.context, 1, found.kv, options.get("parallel", 8)
-        )
-    return plan.total_bytes
-
-
-def _threads(spare: int) -> int | None:
-    """Return how many threads an actor takes; None outside of Ray: as always."""
-    context = ray.get_runtime_context() if ray.is_initialized() else None
-    if context is None or context.get_actor_id() is None:
-        return None
-    given = context.get_assigned_resources().get("CPU", 0)
-    return max(min(int(given) + spare, machine_info().physical_cores), 1)
+    loaded = ModelOptions(path, found.fingerprint, options.get("parallel", 8), options.get("ram"))
+    return needed_bytes(loaded, found.context, found.kv)
 
 
 def _line(prompt: Any, key: Any) -> bytes:
