@@ -29,13 +29,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import cpumix
 from cpumix.measure.perplexity import Comparison, cut, evaluate
 from cpumix.measure.recorded import Recorded
 from cpumix.memory.mixing import DENSE_FORMATS, EXPERT_FORMATS
-from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.precision import PRECISIONS, LayerFormats, Precision
 from cpumix.store import ModelFile, ModelWriter, build_entries, build_metadata
+from cpumix.store.matrices import matrices_of
 
 CONTEXT = 512
 INT6 = Precision.uniform("int6", experts="q6", dense="q6")  # no level, but a format of experts
@@ -76,7 +79,7 @@ class Bench:
             cpumix.convert(checkpoint, path, precision)
             file = stack.enter_context(ModelFile(path))
             for entry in file.tensors.values():
-                self._sources.update({part: (file, entry.name) for part in entry.parts})
+                self._sources.update({part: (file, entry) for part in entry.parts})
         model = stack.enter_context(cpumix.load(self._folder / "bf16.bin", context=CONTEXT))
         self.config, self._original = model.config, model.file
         self._reference = stack.enter_context(Recorded(model))
@@ -109,17 +112,11 @@ class Bench:
                     writer.write(entry.name, self._bytes(part))
             writer.commit()
 
-    def _bytes(self, part: tuple[str, str]) -> memoryview:
+    def _bytes(self, part: tuple[str, str]) -> NDArray[np.uint8]:
         """Return the bytes of one matrix, of a name and a format."""
-        file, holder = self._sources[part]
-        entry, start = file.tensors[holder], 0
-        shapes = {spec.name: spec.shape for spec in self.config.tensors()}
-        for other in entry.parts:
-            nbytes = tensor_bytes(other[1], shapes[other[0]])
-            if other == part:
-                return memoryview(file.data(holder))[start : start + nbytes]
-            start += nbytes
-        raise AssertionError(part)
+        file, tensor = self._sources[part]
+        found = matrices_of(file, tensor)
+        return next(matrix.data for matrix in found if (matrix.spec.name, matrix.format) == part)
 
 
 def measure_all(bench: Bench) -> Iterator[dict[str, Any]]:
