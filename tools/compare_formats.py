@@ -32,6 +32,7 @@ from cpumix.store import ModelFile
 
 CONTEXT = 512
 PIECE = 16 << 10  # letters, up to the end of a line
+HEAD = "    MB   bits       KL      +-   ppl ratio   same top"
 KINDS = ("none", "same", "shipped")
 
 
@@ -89,6 +90,16 @@ def rows(
                     }
 
 
+def figures(row: dict[str, Any]) -> str:
+    """Return what is printed of a row, in the columns of `HEAD`."""
+    return (
+        f"{row['weight_bytes'] / 1e6:>6.2f} "
+        f"{row['bits_per_weight']:>6.2f} {row['kl_divergence']:>8.5f} "
+        f"{row['kl_divergence_error']:>7.5f} {row['ratio']:>11.5f} "
+        f"{100 * row['same_top']:>8.2f} %"
+    )
+
+
 def sizes(path: Path) -> dict[str, float]:
     """Return the bytes of a model file and of its weights, and the bits of a weight."""
     with ModelFile(path) as file:
@@ -124,15 +135,10 @@ def main(
 ) -> None:
     """Print a table, row by row as they are measured."""
     found, content = [], text.read_text(encoding="utf-8")
-    click.echo("level    calibration    MB   bits       KL      +-   ppl ratio   same top")
+    click.echo(f"level    calibration{HEAD}")
     for row in rows(checkpoint, content, levels.split(","), calibrations, windows, tokens):
         found.append(row)
-        click.echo(
-            f"{row['level']:<8} {row['calibration']:<10} {row['weight_bytes'] / 1e6:>6.2f} "
-            f"{row['bits_per_weight']:>6.2f} {row['kl_divergence']:>8.5f} "
-            f"{row['kl_divergence_error']:>7.5f} {row['ratio']:>11.5f} "
-            f"{100 * row['same_top']:>8.2f} %"
-        )
+        click.echo(f"{row['level']:<8} {row['calibration']:<10} {figures(row)}")
         sys.stdout.flush()
     if target is not None:
         target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -78,14 +78,7 @@ class Engine(NamedTuple):
             tool = self.bench.with_name("llama-quantize" + self.bench.suffix)
             _run([str(tool), str(source), str(target), kind, str(threads)])
             return
-        import llama_cpp
-
-        options = llama_cpp.llama_model_quantize_default_params()
-        options.nthread = threads
-        options.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-        paths = str(source).encode(), str(target).encode()
-        if llama_cpp.llama_model_quantize(*paths, options):
-            raise click.ClickException(f"llama.cpp could not make {target}.")
+        llama_gguf.quantize(source, target, kind, threads)
 
     def measure(self, model: Path, threads: int) -> Speeds:
         """Run every kind of work once, after a warm-up."""

@@ -11,7 +11,6 @@ bfloat16 weights, as llama-perplexity --kl-divergence does. See docs/accuracy.md
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import sys
 import tempfile
@@ -20,7 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import llama_gguf
 import numpy as np
+from compare_formats import HEAD, figures
 from numpy.typing import NDArray
 
 import cpumix
@@ -53,19 +54,6 @@ class Theirs:
         return np.array(self._model.scores[: len(ids)], np.float32)
 
 
-def quantize(source: Path, target: Path, kind: str) -> None:
-    """Let llama.cpp quantize a GGUF file to one of its types."""
-    import llama_cpp
-
-    params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
-    done = llama_cpp.llama_model_quantize(
-        str(source).encode(), str(target).encode(), ctypes.byref(params)
-    )
-    if done != 0:
-        raise SystemExit(f"llama.cpp: expected it to quantize to {kind}, found that it failed.")
-
-
 def rows(
     checkpoint: Path, text: str, types: Sequence[str], windows: int | None
 ) -> Iterator[dict[str, Any]]:
@@ -78,7 +66,7 @@ def rows(
             own = model.config, model.tokenizer
         with Recorded(Theirs(original, *own)) as reference:
             for kind in types:
-                quantize(original, path, kind)
+                llama_gguf.quantize(original, path, kind)
                 found = evaluate(
                     Theirs(path, *own), text, against=reference, context=CONTEXT, windows=windows
                 )
@@ -105,15 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="file for the result")
     options = parser.parse_args(arguments)
     found, text = [], options.text.read_text(encoding="utf-8")
-    print("type         MB   bits       KL      +-   ppl ratio   same top")
+    print(f"type     {HEAD}")
     for row in rows(options.checkpoint, text, options.types.split(","), options.windows):
         found.append(row)
-        print(
-            f"{row['level']:<8} {row['weight_bytes'] / 1e6:>6.2f} {row['bits_per_weight']:>6.2f} "
-            f"{row['kl_divergence']:>8.5f} {row['kl_divergence_error']:>7.5f} "
-            f"{row['ratio']:>11.5f} {100 * row['same_top']:>8.2f} %",
-            flush=True,
-        )
+        print(f"{row['level']:<8} {figures(row)}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -1,4 +1,4 @@
-"""Writes a checkpoint as the GGUF file that llama.cpp reads, weights unchanged, for comparisons.
+"""GGUF files for comparisons: a checkpoint with its weights unchanged, and llama.cpp's types of it.
 
 Names, metadata and the order of the rows of q and k follow llama.cpp's "llama" architecture: it
 rotates neighbouring pairs of a head's columns, where the checkpoints rotate its halves.
@@ -6,6 +6,7 @@ rotates neighbouring pairs of a head's columns, where the checkpoints rotate its
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -50,6 +51,17 @@ def write(folder: Path, target: Path) -> None:
             for source in part.sources:
                 file.write(_rows(checkpoint, part, source).tobytes())
             file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def quantize(source: Path, target: Path, kind: str, threads: int = 0) -> None:
+    """Let the package llama-cpp-python write a GGUF file in one of llama.cpp's types."""
+    import llama_cpp
+
+    options = llama_cpp.llama_model_quantize_default_params()
+    options.nthread, options.ftype = threads, getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    paths = str(source).encode(), str(target).encode()
+    if llama_cpp.llama_model_quantize(*paths, ctypes.byref(options)):
+        raise SystemExit(f"llama.cpp: expected it to quantize to {kind}, found that it failed.")
 
 
 def _parts(config: ModelConfig) -> Iterator[Part]:
