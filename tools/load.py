@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from soaking import WORDS
 
 from cpumix.machine import machine_info, processor_name
 
-WORDS = "and they returned to the city of the king who was with him in those days".split()
 PATIENCE = 600.0  # seconds for a server to begin
 OURS, THEIRS = "cpumix", "llama-server"
 

@@ -23,6 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from soaking import WORDS
+
 from cpumix.batch.files.json_lines import JsonLines
 from cpumix.batch.here import CrewHere
 from cpumix.batch.job import BatchJob, Crew
@@ -31,8 +33,6 @@ from cpumix.batch.settings import Settings
 from cpumix.batch.worker import ModelOptions, look_at
 from cpumix.measure.parallel import measure_parallel
 from cpumix.model import DEMO_MODEL, Model
-
-WORDS = "and they returned to the city of the king who was with him in those days".split()
 
 
 def run_batch(crew: Crew, folder: Path, lines: int, tokens: int, seed: int) -> float:

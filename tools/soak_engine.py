@@ -12,45 +12,19 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 import threading
 import time
 from pathlib import Path
+
+from soaking import WORDS, MemoryWatch
 
 import cpumix
 from cpumix.machine import rss_bytes
 from cpumix.model import Model
 from cpumix.units import format_size, parse_size
 
-WORDS = "and they returned to the city of the king who was with him in those days".split()
 SAMPLE_SECONDS = 0.02
-
-
-class Memory(threading.Thread):
-    """Samples resident memory until stopped."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.samples: list[int] = []
-        self._stop_asked = threading.Event()
-
-    def run(self) -> None:
-        """Sample."""
-        while not self._stop_asked.wait(SAMPLE_SECONDS):
-            self.samples.append(rss_bytes())
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop_asked.set()
-        self.join()
-
-    def growth(self) -> float:
-        """Return the last quarter's median as a multiple of the second's."""
-        quarter = len(self.samples) // 4
-        parts = self.samples[quarter : 2 * quarter], self.samples[3 * quarter :]
-        early, late = (statistics.median(part) for part in parts)
-        return late / early
 
 
 class Soak:
@@ -90,9 +64,9 @@ class Soak:
             time.sleep(draw.random() / 50)
 
 
-def soak(model: Model, minutes: float, texts: int, seed: int) -> tuple[Soak, Memory]:
+def soak(model: Model, minutes: float, texts: int, seed: int) -> tuple[Soak, MemoryWatch]:
     """Let `texts` threads ask for texts."""
-    run, memory = Soak(model, 40, seed), Memory()
+    run, memory = Soak(model, 40, seed), MemoryWatch(rss_bytes, SAMPLE_SECONDS)
     until = time.monotonic() + 60 * minutes
     threads = [threading.Thread(target=run.talk, args=(i, until)) for i in range(texts)]
     memory.start()

@@ -18,7 +18,6 @@ import json
 import random
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from soaking import WORDS, MemoryWatch
 
 from cpumix.machine import machine_info
 from cpumix.units import format_size, parse_size
 
-WORDS = "and they returned to the city of the king who was with him in those days".split()
 SAMPLE_SECONDS = 0.05
 PATIENCE = 120.0  # seconds for a server to become idle
 MAX_WAIT = 5.0  # seconds that a client waits that was sent away
@@ -189,31 +188,6 @@ class Clients:
             self.faults.append(f"fewer than {places} places are left")
 
 
-class Watch(threading.Thread):
-    """Samples the memory of a process until stopped."""
-
-    def __init__(self, process: psutil.Process) -> None:
-        super().__init__(daemon=True)
-        self._process, self._stop_asked = process, threading.Event()
-        self.samples: list[int] = []
-
-    def run(self) -> None:
-        """Sample."""
-        while not self._stop_asked.wait(SAMPLE_SECONDS):
-            self.samples.append(self._process.memory_info().rss)
-
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop_asked.set()
-        self.join()
-
-    def growth(self) -> float:
-        """Return the last quarter's median as a multiple of the second's."""
-        quarter = max(len(self.samples) // 4, 1)
-        early, late = self.samples[quarter : 2 * quarter], self.samples[-quarter:]
-        return statistics.median(late) / statistics.median(early or late)
-
-
 @contextlib.contextmanager
 def served(options: argparse.Namespace, log: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run a server until the block ends; yield its process and its port."""
@@ -234,14 +208,15 @@ def served(options: argparse.Namespace, log: Path) -> Iterator[tuple[subprocess.
         process.communicate()
 
 
-def soak(options: argparse.Namespace, log: Path) -> tuple[Clients, Watch]:
+def soak(options: argparse.Namespace, log: Path) -> tuple[Clients, MemoryWatch]:
     """Let the clients talk, and look at what is left."""
     tasks = draw_tasks(options.prompts, options.seed, options.model)
     with served(options, log) as (process, port):
         run, watched = Clients(port, tasks, options.seed), psutil.Process(process.pid)
         run.fill(options.parallel)
         run.wait_until_idle()
-        descriptors, watch = watched.num_fds(), Watch(watched)
+        descriptors = watched.num_fds()
+        watch = MemoryWatch(lambda: watched.memory_info().rss, SAMPLE_SECONDS)
         watch.start()
         until = time.monotonic() + 60 * options.minutes
         threads = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import soak_engine
+from soaking import MemoryWatch
 
 
 @pytest.mark.slow
@@ -14,7 +15,7 @@ def test_short_soak_finds_nothing(capsys):
 
 
 def test_faults_are_told(capsys, monkeypatch):
-    run, memory = soak_engine.Soak.__new__(soak_engine.Soak), soak_engine.Memory()
+    run, memory = soak_engine.Soak.__new__(soak_engine.Soak), MemoryWatch(int, 1)
     run.whole, run.broken, run.faults = 3, 1, ["prompt 5 gave another text than before"]
     memory.samples = [1 << 30] * 8 + [3 << 30] * 8
     monkeypatch.setattr(soak_engine, "soak", lambda *arguments: (run, memory))

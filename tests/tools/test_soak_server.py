@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import soak_server
+from soaking import MemoryWatch
 
 
 @pytest.mark.slow
@@ -63,7 +64,7 @@ def test_what_is_left_is_told(monkeypatch):
 
 
 def test_faults_decide_the_status(capsys, monkeypatch):
-    run, watch = soak_server.Clients(1, [], 0), soak_server.Watch(None)
+    run, watch = soak_server.Clients(1, [], 0), MemoryWatch(int, 1)
     watch.samples = [1 << 30] * 8 + [3 << 30] * 8
     monkeypatch.setattr(soak_server, "soak", lambda *arguments: (run, watch))
     assert soak_server.main(["--ram", "4G"]) == 0
