@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -15,6 +15,7 @@ from cpumix.input_file import read_text
 from cpumix.units import parse_size
 
 from .optional_value import OptionalValue
+from .output_file import OutputFile
 
 SHIPPED_TEXT = ""  # of --calibrate without a file
 AS_IS = "as-is"  # of a checkpoint, so only `convert` knows what it means
@@ -262,34 +263,15 @@ logprobs = click.option(
     "in the file of --stats-json.",
 )
 stats = click.option("--stats", is_flag=True, help="Say on stderr how fast it was.")
-
-
-class _Output(click.File):
-    """A text file that is opened with its first line: a run that is refused leaves it as it was."""
-
-    def __init__(self) -> None:
-        super().__init__("w", encoding="utf-8", lazy=True)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> IO[Any]:
-        """Say now, not after the run, that nothing can be written there."""
-        path = Path(value)
-        place = path if path.exists() else path.parent
-        if value != "-" and (path.is_dir() or not os.access(place, os.W_OK)):
-            self.fail(f"{value!r}: expected a file that can be written.", param, ctx)
-        return super().convert(value, param, ctx)
-
-
 stats_json = click.option(
     "--stats-json",
-    type=_Output(),
+    type=OutputFile(),
     metavar="FILE",
     help="Write the same numbers to FILE as one JSON object.",
 )
 trace = click.option(
     "--trace",
-    type=_Output(),
+    type=OutputFile(),
     metavar="FILE",
     help="Write a line to FILE for each layer and token: which experts, found in memory or not.",
 )
