@@ -17,7 +17,7 @@ from cpumix.quant.compensate import compensate
 from cpumix.quant.tiles import TILE_ROWS
 
 from ..losses import Losses
-from ..slices import Slice, book_of, convert_slice, to_numbers
+from ..slices import Encode, Slice, book_of, convert_slice, to_numbers
 from ..tensor_errors import ROUNDED_FORMATS
 from .moments import Moments
 from .workers import Workers
@@ -51,27 +51,19 @@ class MatrixRounder:
     losses: Losses
     read: Callable[[Slice], NDArray[Any] | Coded]
 
-    def round(
-        self,
-        slices: Sequence[Slice],
-        moments: Moments | None,
-        feedbacks: list[Floats] | None = None,
-    ) -> tuple[Bytes, OutputErrors]:
+    def round(self, slices: Sequence[Slice], moments: Moments | None) -> tuple[Bytes, OutputErrors]:
         """Return the bytes of a matrix, whose slices these are, and its errors.
 
-        `feedbacks` are those of the moments, if the caller has them already. Without moments it is
-        rounded as without calibration, and its errors are those of the weights.
+        Without moments it is rounded as without calibration, and its errors are those of the
+        weights.
         """
         first = slices[0]
-        rounder = FORMATS[first.format].rounder
-        calibrates = moments is not None and rounder is not None and first.entry.book is None
-        if moments is not None and calibrates and feedbacks is None:
-            feedbacks = moments.feedbacks()
+        rounds = FORMATS[first.format].rounder is not None and first.entry.book is None
+        encoder = encode if moments is None or not rounds else self._encoder(moments)
         tiles, rows = [], []
         for s in slices:
             found = self.read(s)
-            as_calibrated = self._encoder(feedbacks or []) if calibrates else encode
-            made, _ = convert_slice(s, found, self.losses, as_calibrated)
+            made, _ = convert_slice(s, found, self.losses, encoder)
             step = max(1, s.source.shape[0] // TILE_ROWS // SAMPLED_TILES)
             numbers = np.atleast_2d(to_numbers(found))
             for tile in range(-(s.start // TILE_ROWS) % step, len(made), step):
@@ -90,7 +82,7 @@ class MatrixRounder:
         made = (convert_slice(s, self.read(s), self.losses)[0] for s in slices)
         return np.concatenate([data.reshape(-1).view(np.uint8) for data in made])
 
-    def _encoder(self, feedbacks: list[Floats]) -> Callable[[NDArray[Any], str], tuple[Bytes, int]]:
+    def _encoder(self, moments: Moments) -> Encode:
         def encode(rows: NDArray[Any], format_name: str) -> tuple[Bytes, int]:
             wide = widen(rows)
             largest = int((np.ascontiguousarray(wide).view(np.uint32) & 0x7FFFFFFF).max())
@@ -99,7 +91,7 @@ class MatrixRounder:
             if largest >= 0x7F800000:  # the caller will refuse it
                 return np.zeros(target.nbytes(*wide.shape), np.uint8), largest
             rounder, round_panel = target.rounder, panel_rounder(format_name)
-            scales = find_row_scales(wide, format_name)
+            scales, feedbacks = find_row_scales(wide, format_name), moments.feedbacks()
 
             def round_piece(first: int) -> Bytes:
                 own = slice(first, first + PIECE_ROWS)

@@ -30,10 +30,12 @@ class Moments:
         self._parts = [slice(a, b) for a, b in pairwise(bounds)]
         self._sums = [np.zeros((p.stop - p.start,) * 2, np.float32) for p in self._parts]
         self._workers = workers
+        self._feedbacks: list[Floats] | None = None
         self.columns, self.weight = columns, 0.0
 
     def add(self, x: Floats, weights: Floats | None = None) -> None:
         """Add inputs x (m, >= k), zero beyond k, each as often as its weight says, or once."""
+        self._feedbacks = None
         if weights is not None:
             with np.errstate(over="ignore"):  # `are_finite` tells
                 x = x * np.sqrt(weights)[:, None]
@@ -53,6 +55,7 @@ class Moments:
 
     def blend(self, other: Moments, weight: float) -> None:
         """Add the mean of other inputs as if it had been seen as often as `weight` says."""
+        self._feedbacks = None
         for own, theirs in zip(self._sums, other._sums, strict=True):
             own += theirs * np.float32(weight / other.weight)
         self.weight += weight
@@ -63,7 +66,7 @@ class Moments:
         return all(bool(np.isfinite(np.diag(part)).all()) for part in self._sums)
 
     def feedbacks(self) -> list[Floats]:
-        """Return the feedback of each part, for `compensate`."""
+        """Return the feedback of each part, for `compensate`; computed once for all matrices."""
 
         def of_part(sums: Floats) -> Floats:
             h = sums.astype(np.float64)
@@ -71,7 +74,9 @@ class Moments:
             diagonal += DAMPING * diagonal.mean() or 1.0
             return feedback(h)
 
-        return self._workers.map(of_part, self._sums)
+        if self._feedbacks is None:
+            self._feedbacks = self._workers.map(of_part, self._sums)
+        return self._feedbacks
 
     def loss(self, rows: Floats) -> float:
         """Return the mean sum of squares of these rows' (r, k) products with the inputs."""

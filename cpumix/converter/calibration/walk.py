@@ -118,12 +118,9 @@ class Walk:
                 tensors.bytes[entry.name], _ = self._make(entry, None)
 
         def make(roles: Sequence[Role], moments: Moments | None) -> None:
-            feedbacks = None
             for role in roles:
-                if moments is not None and feedbacks is None:
-                    feedbacks = moments.feedbacks()
                 name = places[role].name
-                tensors.bytes[name], found[role] = self._make(places[role], moments, feedbacks)
+                tensors.bytes[name], found[role] = self._make(places[role], moments)
 
         def weights() -> LayerWeights:
             return replace(Weights(tensors).layer(layer), index=0, is_last=False)
@@ -179,10 +176,9 @@ class Walk:
         what = f"layer {entry.spec.layer}, expert {entry.spec.expert}"
         self._check(inputs, what)
         (w1_name, kind), (w3_name, _), (w2_name, _) = entry.parts
-        feedbacks = inputs.feedbacks()
-        w1, of_w1 = self._rounder.round(self._slices[entry.name, w1_name], inputs, feedbacks)
-        w3, of_w3 = self._rounder.round(self._slices[entry.name, w3_name], inputs, feedbacks)
-        del feedbacks, inputs
+        w1, of_w1 = self._rounder.round(self._slices[entry.name, w1_name], inputs)
+        w3, of_w3 = self._rounder.round(self._slices[entry.name, w3_name], inputs)
+        del inputs
         _, inner, outer = entry.shape
         gate, up = (as_part(part, entry, kind, inner, outer) for part in (w1, w3))
         hidden = Moments(self._config.intermediate_size, HIDDEN_WIDTH, workers)
@@ -233,7 +229,7 @@ class Walk:
             )
 
     def _make(
-        self, entry: TensorEntry, moments: Moments | None, feedbacks: list[Floats] | None = None
+        self, entry: TensorEntry, moments: Moments | None
     ) -> tuple[Bytes, OutputErrors | None]:
         """Return a dense tensor's bytes, and its errors unless it is finished, or a vector."""
         if entry.name in self._finished:
@@ -241,7 +237,7 @@ class Walk:
         slices = self._slices[entry.name, entry.name]
         if entry.format == FLOAT32:
             return self._rounder.keep(slices), None
-        return self._rounder.round(slices, moments, feedbacks)
+        return self._rounder.round(slices, moments)
 
     def _write(
         self, entry: TensorEntry, data: Bytes, found: OutputErrors | None, energy: float
