@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tiny_checkpoint import make_weights
 
 import cpumix
 import cpumix.converter.calibration.calibration
+import cpumix.converter.calibration.moments
 from cpumix.cli.main import main
 from cpumix.converter.calibration.text import SHIPPED, read_calibration
 from cpumix.converter.tensor_errors import ROUNDED_FORMATS
@@ -263,13 +265,23 @@ def test_text_that_comes_with_the_package(source):
     assert SHIPPED.stat().st_size < 200_000
 
 
-def test_low_copies_are_rounded_for_the_same_inputs(source, tmp_path):
+def test_low_copies_are_rounded_for_the_same_inputs(source, tmp_path, monkeypatch):
+    factored = Counter[str]()
+    moments = cpumix.converter.calibration.moments
+
+    def feedback(h: np.ndarray, real: Any = moments.feedback) -> Any:
+        factored[name] += 1
+        return real(h)
+
+    monkeypatch.setattr(moments, "feedback", feedback)
     for name, options in {
         "plain": {"calibrate": HELDOUT},
         "low": {"calibrate": HELDOUT, "low_copy": True},
         "free": {"low_copy": True},
     }.items():
         cpumix.convert(source, tmp_path / name, "int4", calibration_tokens=TOKENS, **options)
+    experts = MOE["num_hidden_layers"] * MOE["num_local_experts"]
+    assert factored["low"] == factored["plain"] + experts  # for w2 only: w1 and w3 share theirs
     files = (ModelFile(tmp_path / name) for name in ("plain", "low", "free"))
     with contextlib.ExitStack() as stack:
         plain, low, free = (stack.enter_context(file) for file in files)

@@ -43,6 +43,9 @@ class OutputErrors(NamedTuple):
         return np.array([self.written, *self.by_format]) * factor
 
 
+RoundedMatrix = tuple[Bytes, OutputErrors]
+
+
 @dataclass(frozen=True)
 class MatrixRounder:
     """What all matrices share."""
@@ -51,7 +54,7 @@ class MatrixRounder:
     losses: Losses
     read: Callable[[Slice], NDArray[Any] | Coded]
 
-    def round(self, slices: Sequence[Slice], moments: Moments | None) -> tuple[Bytes, OutputErrors]:
+    def round(self, slices: Sequence[Slice], moments: Moments | None) -> RoundedMatrix:
         """Return the bytes of a matrix, whose slices these are, and its errors.
 
         Without moments it is rounded as without calibration, and its errors are those of the

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from cpumix.transformer.weights import LayerWeights, Weights
 
 from ..slices import Slice
 from ..tensor_errors import TensorErrors
-from .matrix import Bytes, Floats, MatrixRounder, OutputErrors
+from .matrix import Bytes, Floats, MatrixRounder, OutputErrors, RoundedMatrix
 from .moments import Moments
 from .stream import TokenStream
 
@@ -65,6 +66,24 @@ class LayerTensors:
         """Return a tensor's bytes, zeros for one that is not there yet."""
         found = self.bytes.get(name)
         return np.zeros(self.tensors[name].nbytes, np.uint8) if found is None else found
+
+
+class Visits(NamedTuple):
+    """What an expert is rounded for."""
+
+    tokens: NDArray[np.int64]
+    """That the router sends it."""
+    weights: Floats
+    """Of these tokens."""
+    mean: Moments | None
+    """Of all tokens, None if all of them are sent, or nothing is rounded."""
+    share: float
+    """How many tokens the mean counts as."""
+
+    @property
+    def importance(self) -> Floats:
+        """How much each token counts."""
+        return np.square(self.weights)
 
 
 class Walk:
@@ -148,57 +167,71 @@ class Walk:
             for _, x in stream.chunks(np.arange(stream.tokens)):
                 mean.add(x)
             self._check(mean, f"layer {layer}, experts")
+        for _, own in groupby(entries, lambda entry: entry.spec.expert):
+            self._expert(list(own), mean, share)
+
+    def _expert(self, entries: Sequence[TensorEntry], mean: Moments | None, share: float) -> None:
+        """Write an expert, and its low copy if it has one; let its tokens go on."""
+        stream, expert = self._stream, entries[0].spec.expert
+        assert expert is not None
+        visits = Visits(*stream.of_expert(expert), mean, share)
+        begun = self._round_w1_w3([e for e in entries if e.name not in self._finished], visits)
         for entry in entries:
-            assert entry.spec.expert is not None
-            tokens, weights = stream.of_expert(entry.spec.expert)
             is_copy = entry.spec.role is Role.LOW_COPY  # it serves few: tokens go by the other
-            if entry.name not in self._finished:
-                self._expert(entry, tokens, weights, mean, share)
+            if entry.name in begun:
+                self._complete(entry, *begun.pop(entry.name), visits)
             elif not is_copy:
                 data = self._writer.read(entry.name)
-                stream.add_expert(as_expert(data, entry), tokens, weights)
+                stream.add_expert(as_expert(data, entry), visits.tokens, visits.weights)
 
-    def _expert(
-        self,
-        entry: TensorEntry,
-        tokens: NDArray[np.int64],
-        weights: Floats,
-        mean: Moments | None,
-        share: float,
-    ) -> None:
-        stream, workers = self._stream, self._rounder.workers
-        importance = np.square(weights)
-        inputs = Moments(self._config.hidden_size, SHARED_WIDTH, workers)
-        for here, x in stream.chunks(tokens):
+    def _round_w1_w3(
+        self, entries: Sequence[TensorEntry], visits: Visits
+    ) -> dict[str, tuple[RoundedMatrix, RoundedMatrix]]:
+        """Return w1 and w3 of an expert and its copy, whose inputs are the same."""
+        if not entries:
+            return {}
+        importance = visits.importance
+        inputs = Moments(self._config.hidden_size, SHARED_WIDTH, self._rounder.workers)
+        for here, x in self._stream.chunks(visits.tokens):
             inputs.add(x, importance[here])
-        if mean is not None:
-            inputs.blend(mean, share)
-        what = f"layer {entry.spec.layer}, expert {entry.spec.expert}"
-        self._check(inputs, what)
-        (w1_name, kind), (w3_name, _), (w2_name, _) = entry.parts
-        w1, of_w1 = self._rounder.round(self._slices[entry.name, w1_name], inputs)
-        w3, of_w3 = self._rounder.round(self._slices[entry.name, w3_name], inputs)
-        del inputs
+        if visits.mean is not None:
+            inputs.blend(visits.mean, visits.share)
+        self._check(inputs, _name(entries[0]))
+        made = {}
+        for entry in entries:
+            (w1_name, _), (w3_name, _), _ = entry.parts
+            w1 = self._rounder.round(self._slices[entry.name, w1_name], inputs)
+            w3 = self._rounder.round(self._slices[entry.name, w3_name], inputs)
+            made[entry.name] = w1, w3
+        return made
+
+    def _complete(
+        self, entry: TensorEntry, of_w1: RoundedMatrix, of_w3: RoundedMatrix, visits: Visits
+    ) -> None:
+        """Round w2 for what w1 and w3 give as they are rounded, and write the expert."""
+        stream, tokens, importance = self._stream, visits.tokens, visits.importance
+        (w1, errors_w1), (w3, errors_w3) = of_w1, of_w3
+        (_, kind), _, (w2_name, _) = entry.parts
         _, inner, outer = entry.shape
         gate, up = (as_part(part, entry, kind, inner, outer) for part in (w1, w3))
-        hidden = Moments(self._config.intermediate_size, HIDDEN_WIDTH, workers)
+        hidden = Moments(self._config.intermediate_size, HIDDEN_WIDTH, self._rounder.workers)
         for here, x in stream.chunks(tokens):
             hidden.add(stream.see_hidden(gate, up, x), importance[here])
-        if mean is not None:
+        if visits.mean is not None:
             others = stream.some_tokens(SAMPLE_TOKENS)
             for _, x in stream.chunks(others):
-                each = np.full(len(x), share / len(others), np.float32)
+                each = np.full(len(x), visits.share / len(others), np.float32)
                 hidden.add(stream.see_hidden(gate, up, x), each)
-        self._check(hidden, what)
-        w2, of_w2 = self._rounder.round(self._slices[entry.name, w2_name], hidden)
+        self._check(hidden, _name(entry))
+        w2, errors_w2 = self._rounder.round(self._slices[entry.name, w2_name], hidden)
         data = np.concatenate([w1, w3, w2])
         if entry.spec.role is Role.LOW_COPY:
             self._put(entry, data)
             return
-        added = stream.add_expert(as_expert(data, entry), tokens, weights)
-        added += of_w2.energy * share / stream.tokens
-        self._errors.note(entry.name, 0, of_w1.scaled(added) + of_w3.scaled(added))
-        self._errors.note(entry.name, 1, of_w2.scaled(added))
+        added = stream.add_expert(as_expert(data, entry), tokens, visits.weights)
+        added += errors_w2.energy * visits.share / stream.tokens
+        self._errors.note(entry.name, 0, errors_w1.scaled(added) + errors_w3.scaled(added))
+        self._errors.note(entry.name, 1, errors_w2.scaled(added))
         self._put(entry, data)
 
     def _end(self, entries: Sequence[TensorEntry]) -> None:
@@ -257,3 +290,7 @@ class Walk:
         for part, _ in entry.parts:
             for s in self._slices[entry.name, part]:
                 self._written(s)
+
+
+def _name(entry: TensorEntry) -> str:
+    return f"layer {entry.spec.layer}, expert {entry.spec.expert}"
