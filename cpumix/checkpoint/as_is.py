@@ -6,7 +6,6 @@ from math import prod
 
 from cpumix.quant.precision import CODED, PRECISIONS, Precision
 
-from .matrix import code_values
 from .tensor import Checkpoint, SourceTensor
 
 _FLOATS = ("F8_E4M3", "F8_E5M2", "MLX mxfp8", "scaled float8")  # 8 bits of what bfloat16 has too
@@ -29,7 +28,7 @@ def choose_precision_as_is(checkpoint: Checkpoint) -> Precision:
     """
     config = checkpoint.config
     experts = [checkpoint.tensors[s.name] for s in config.tensors() if s.expert is not None]
-    values = {code_values(tensor.matrix) for tensor in experts}
+    values = {tensor.code_values for tensor in experts}
     if len(values) == 1 and None not in values:
         return CODED
     return PRECISIONS["int8" if all(map(is_quantized, experts)) else "bf16"]

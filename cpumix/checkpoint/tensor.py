@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from cpumix.config import ModelConfig
 
-from .matrix import Coded, Matrix, files_of, read_codes
+from .matrix import Coded, Matrix, code_values, files_of, read_codes
 from .namings import Naming
 
 
@@ -48,6 +49,11 @@ class SourceTensor:
     def nbytes(self) -> int:
         """Size in the checkpoint, in bytes."""
         return self.matrix.nbytes
+
+    @cached_property
+    def code_values(self) -> tuple[int, ...] | None:
+        """Which codes it can have, None if that is not known. May read a part of it, once."""
+        return code_values(self.matrix)
 
     def read_rows(self, start: int, stop: int) -> NDArray[Any]:
         """Return rows start..stop as uint16 (the bits of bfloat16), float16 or float32.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cpumix.checkpoint import Checkpoint
-from cpumix.checkpoint.matrix import code_values
 from cpumix.quant.exact import find_book
 from cpumix.store import TensorEntry
 
@@ -18,7 +17,7 @@ def with_code_books(entries: Sequence[TensorEntry], checkpoint: Checkpoint) -> l
     no common book, or the format's own.
     """
     parts = [part for entry in entries if entry.format == "q4" for part, _ in entry.parts]
-    values = {code_values(checkpoint.tensors[part].matrix) for part in parts}
+    values = {checkpoint.tensors[part].code_values for part in parts}
     common = values.pop() if len(values) == 1 else None
     book = None if common is None else find_book(common)
     return [replace(e, book=book) if e.format == "q4" else e for e in entries]

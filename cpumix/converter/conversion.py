@@ -22,7 +22,7 @@ from cpumix.memory.own_losses import read_losses
 from cpumix.memory.planner import choose_precision, default_context
 from cpumix.memory.side_bytes import count_side_bytes
 from cpumix.quant import FORMATS
-from cpumix.quant.precision import LOW_COPIES, Precision
+from cpumix.quant.precision import CODED, LOW_COPIES, Precision
 from cpumix.quant.sensitivity import MEASURED
 from cpumix.store import ModelWriter, build_entries, build_metadata
 from cpumix.store.layout import is_model_file
@@ -122,11 +122,12 @@ def convert(
         context = default_context(checkpoint.config)
         side = count_side_bytes(files, checkpoint.config.vocab_size)
         precision = choose_precision(checkpoint.config, limit, context, side=side).precision
-    as_is = choose_precision_as_is(checkpoint)
     if isinstance(precision, Precision):
         chosen = precision
-    elif precision in ("as-is", as_is.name):
-        chosen = as_is  # of two forms of int4 the one that keeps numbers of 4 bits
+    elif precision == "as-is":
+        chosen = choose_precision_as_is(checkpoint)
+    elif precision == CODED.name and choose_precision_as_is(checkpoint) is CODED:
+        chosen = CODED  # of two forms of int4 the one that keeps numbers of 4 bits
     else:
         own = None if losses_of is None else read_losses(Path(losses_of), checkpoint.config)
         chosen = find_precision(precision, checkpoint.config, own or MEASURED)

@@ -14,6 +14,7 @@ from test_encodings_by_blocks import four_bits, hqq
 from test_encodings_by_groups import gptq
 
 import cpumix
+import cpumix.checkpoint.tensor
 from cpumix.checkpoint import SourceTensor
 from cpumix.checkpoint.as_is import is_quantized
 from cpumix.checkpoint.containers.gguf import read_gguf
@@ -220,13 +221,9 @@ def test_scales_that_float16_does_not_have() -> None:
 # ---- through to the model file
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "IQ4_NL", "Q4_0", "MXFP4"])
-def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
+def write_as(name: str, place: Path) -> Path:
+    """Write a GGUF file whose matrices are all of one type, and return its path."""
     from test_gguf_source import make
-
-    from cpumix.checkpoint import open_checkpoint
-    from cpumix.quant import FORMATS
-    from cpumix.store.reader import ModelFile
 
     def edit(_: Parts, tensors: Parts) -> None:
         kind = next(kind for kind in GGML_TYPES.values() if kind.name == name)
@@ -241,7 +238,33 @@ def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
                 tensors[tensor] = tensors[tensor]._replace(kind=name, data=blocks.tobytes())
 
     config = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
-    path, _ = make(tmp_path / "x.gguf", CONFIG | config, edit=edit)
+    path, _ = make(place / "x.gguf", CONFIG | config, edit=edit)
+    return path
+
+
+@pytest.mark.parametrize(("precision", "times"), [("int8", 0), ("int4", 1), ("as-is", 1)])
+def test_codes_are_looked_at_once_where_they_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, times: int
+) -> None:
+    looked_at: list[Matrix] = []
+
+    def counted(matrix: Matrix) -> tuple[int, ...] | None:
+        looked_at.append(matrix)
+        return code_values(matrix)
+
+    monkeypatch.setattr(cpumix.checkpoint.tensor, "code_values", counted)
+    cpumix.convert(write_as("Q4_0", tmp_path), tmp_path / "x.bin", precision)
+    experts = 3 * CONFIG["num_hidden_layers"] * CONFIG["num_local_experts"]
+    assert len(looked_at) == times * experts
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "IQ4_NL", "Q4_0", "MXFP4"])
+def test_model_file_has_the_same_numbers(tmp_path: Path, name: str) -> None:
+    from cpumix.checkpoint import open_checkpoint
+    from cpumix.quant import FORMATS
+    from cpumix.store.reader import ModelFile
+
+    path = write_as(name, tmp_path)
     assert read_gguf(path).tensors
     report = cpumix.convert(path, tmp_path / "x.bin", "as-is")
     assert report.precision == ("int8" if name == "Q8_0" else "int4")
