@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cpumix.checkpoint import Checkpoint, SourceTensor
 from cpumix.checkpoint.matrix import Coded, widen
 from cpumix.errors import ConvertError
-from cpumix.kernels.encode import encode
+from cpumix.kernels.encode import INFINITE, encode, largest_bits
 from cpumix.quant import FLOAT32, exact
 from cpumix.quant import nbytes as tensor_bytes
 from cpumix.quant.bf16 import to_float32
@@ -21,9 +21,7 @@ from cpumix.store import TensorEntry
 from .losses import Losses, Sample
 
 SLICE_BYTES = 32 << 20  # of the source; a few of them are in memory at a time
-# Magnitudes as float32 bits: from the first on it is infinity or NaN, from the second on bfloat16
-# rounds it to infinity.
-INFINITE, BF16_INFINITE = 0x7F800000, 0x7F7F8000
+BF16_INFINITE = 0x7F7F8000  # a magnitude's float32 bits: bfloat16 rounds it to infinity
 # The largest float16 scale times 64: int4 gives a block's largest weight a code of 88 and more, and
 # its fitted scale is within 1.3 of what that needs.
 _LARGEST = 65504.0 * 64
@@ -112,7 +110,7 @@ def _round(s: Slice, rows: NDArray[Any], encode: Encode) -> NDArray[Any]:
         rows = rows.astype(np.float32)
     if s.format == FLOAT32:
         wide = to_float32(rows) if rows.dtype == np.uint16 else rows
-        largest = int(np.abs(wide).max().view(np.uint32)) if np.isfinite(wide).all() else INFINITE
+        largest = largest_bits(wide)
         data: NDArray[Any] = np.ascontiguousarray(wide)
     else:
         data, largest = encode(rows, s.format)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cpumix.checkpoint.matrix import Coded, widen
 from cpumix.kernels.compensate import find_row_scales, panel_rounder
-from cpumix.kernels.encode import encode
+from cpumix.kernels.encode import INFINITE, encode, largest_bits
 from cpumix.quant import FORMATS
 from cpumix.quant.compensate import compensate
 from cpumix.quant.tiles import TILE_ROWS
@@ -88,10 +88,10 @@ class MatrixRounder:
     def _encoder(self, moments: Moments) -> Encode:
         def encode(rows: NDArray[Any], format_name: str) -> tuple[Bytes, int]:
             wide = widen(rows)
-            largest = int((np.ascontiguousarray(wide).view(np.uint32) & 0x7FFFFFFF).max())
+            largest = largest_bits(wide)
             target = FORMATS[format_name]
             assert target.rounder is not None
-            if largest >= 0x7F800000:  # the caller will refuse it
+            if largest >= INFINITE:  # the caller will refuse it
                 return np.zeros(target.nbytes(*wide.shape), np.uint8), largest
             rounder, round_panel = target.rounder, panel_rounder(format_name)
             scales, feedbacks = find_row_scales(wide, format_name), moments.feedbacks()
