@@ -91,6 +91,13 @@ def convert_slice(
     return data, losses.add(key, is_first, before, data, *book_of(s))
 
 
+def rows_of(rows: NDArray[Any] | Coded, start: int, stop: int) -> NDArray[Any] | Coded:
+    """Return some rows of what `read` gave."""
+    if isinstance(rows, Coded):
+        return Coded(rows.codes[start:stop], rows.scales[start:stop])
+    return rows[start:stop]
+
+
 def to_numbers(rows: NDArray[Any] | Coded) -> NDArray[Any]:
     """Return what `read` gave as numbers, if it is not that already."""
     if isinstance(rows, Coded):

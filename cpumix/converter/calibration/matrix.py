@@ -17,7 +17,7 @@ from cpumix.quant.compensate import compensate
 from cpumix.quant.tiles import TILE_ROWS
 
 from ..losses import Losses
-from ..slices import Encode, Slice, book_of, convert_slice, to_numbers
+from ..slices import Encode, Slice, book_of, convert_slice, rows_of, to_numbers
 from ..tensor_errors import ROUNDED_FORMATS
 from .moments import Moments
 from .workers import Workers
@@ -68,9 +68,8 @@ class MatrixRounder:
             found = self.read(s)
             made, _ = convert_slice(s, found, self.losses, encoder)
             step = max(1, s.source.shape[0] // TILE_ROWS // SAMPLED_TILES)
-            numbers = np.atleast_2d(to_numbers(found))
             for tile in range(-(s.start // TILE_ROWS) % step, len(made), step):
-                own = widen(numbers[TILE_ROWS * tile : TILE_ROWS * (tile + 1)])
+                own = widen(to_numbers(rows_of(found, TILE_ROWS * tile, TILE_ROWS * (tile + 1))))
                 became = FORMATS[s.format].dequantize(
                     made[tile : tile + 1], *own.shape, *book_of(s)
                 )
