@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import Tokenizer
+from cpumix.tokenizer.windows import cut_windows
 
 from .comparison import Comparison, Doubles, compare, exp_mean
 
@@ -110,14 +111,14 @@ def cut(tokenizer: Tokenizer, text: str, context: int) -> list[list[int]]:
             f"context: expected at least {SMALLEST_CONTEXT} tokens to score half of, "
             f"found {context}."
         )
-    start, ids = tokenizer.encode(""), tokenizer.encode(text)
+    ids = tokenizer.encode(text)
     if len(ids) < context:
         raise ConfigError(
             f"text: expected at least {context} tokens, one window, found {len(ids)}. "
             "Take a longer text or a smaller --context."
         )
-    firsts = range(0, len(ids) - context + 1, context)
-    return [start + ids[first + len(start) : first + context] for first in firsts]
+    windows: list[list[int]] = cut_windows(tokenizer, ids, context).tolist()
+    return windows
 
 
 def _check_same_tokens(model: LanguageModel, against: LanguageModel, text: str) -> None:

@@ -24,7 +24,7 @@ from ..slices import Slice, source_bytes
 from ..tensor_errors import TensorErrors
 from .matrix import MatrixRounder
 from .stream import TokenStream
-from .text import cut_windows, read_calibration
+from .text import read_calibration, spread_windows
 from .walk import Walk, walk_order
 from .workers import Workers
 
@@ -55,7 +55,7 @@ class Calibration:
             )
         content = read_calibration(None if text is True else Path(text))
         longest = config.max_position_embeddings
-        self._windows = cut_windows(tokenizer, content, count, longest)
+        self._windows = spread_windows(tokenizer, content, count, longest)
         self._config = config
         self.entries = walk_order(config, entries)
         """In the order in which they are written."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cpumix.errors import ConfigError
 from cpumix.input_file import read_input, read_text
 from cpumix.tokenizer import Tokenizer
+from cpumix.tokenizer.windows import cut_windows
 
 SHIPPED = Path(__file__).parent / "calibration.txt.gz"
 WINDOW = 512  # tokens that know of each other
@@ -25,22 +26,18 @@ def read_calibration(path: Path | None) -> str:
     return read_text(path, "calibration text", advice)
 
 
-def cut_windows(tokenizer: Tokenizer, text: str, tokens: int, longest: int) -> NDArray[np.int64]:
+def spread_windows(tokenizer: Tokenizer, text: str, tokens: int, longest: int) -> NDArray[np.int64]:
     """Return windows of a text (windows, length), of so many tokens in all at most.
 
     Each begins with BOS if the model has one. Of a longer text they are spread over all of it.
     `longest` is the most that a window may have. Raises ConfigError for a text that is too short.
     """
-    start, ids = tokenizer.encode(""), np.array(tokenizer.encode(text), np.int64)
-    length = min(WINDOW, longest)
+    ids, length = tokenizer.encode(text), min(WINDOW, longest)
     if len(ids) < (least := LEAST * length):
         raise ConfigError(
             f"calibration text: expected at least {least} tokens, found {len(ids)}. Name a longer "
             "one, or leave the name out to take the one that cpumix brings."
         )
-    there = len(ids) // length
-    count = min(max(tokens // length, LEAST), there)
-    chosen = np.arange(count) * there // count
-    windows = ids[: there * length].reshape(there, length)[chosen]
-    windows[:, : len(start)] = start
-    return windows
+    windows = cut_windows(tokenizer, ids, length)
+    count = min(max(tokens // length, LEAST), len(windows))
+    return windows[np.arange(count) * len(windows) // count]
