@@ -18,11 +18,12 @@ from .blocks import InputRows, TilePair, rows_from
 from .codecs.codec import Codec, IntegerCodec
 from .compile.isa import active
 from .compile.jit import kernel, specialised
-from .gemm_small import fetch, load_sums, store_sums, token_rows
+from .gemm_small import fetch, token_rows
 from .rows import INPUT_HEADER, LINE, SPARE_ROWS
 from .simd import amx as amx
 from .simd.level import TOKENS
 from .simd.panel import PANEL_BLOCK, add_panel_block
+from .simd.sums import sums_of
 from .simd.vectors import Address
 
 PANEL_BLOCKS = 12  # in a panel: 24 KiB at most, which leaves room for rows
@@ -32,6 +33,8 @@ MOST_PAIRS = 8  # that go over the rows' columns together
 PANEL, SUMS, TOTALS = 0, PANEL_BLOCKS * PANEL_BLOCK, PANEL_BLOCKS * PANEL_BLOCK + amx.SUMS_BYTES
 TOTALS_BYTES = (MOST_ROWS + SPARE_ROWS) * 128
 SCRATCH_BYTES = TOTALS + MOST_PAIRS * TOTALS_BYTES
+
+load_sums, store_sums = sums_of(TOKENS).load, sums_of(TOKENS).store
 
 
 @kernel
@@ -120,7 +123,7 @@ def matrix_rows(codec: IntegerCodec) -> Any:
 
 def float_rows(codec: Codec) -> Any:
     """Make `chunk_rows` of a format without 8-bit activations, which needs no panel."""
-    add_rows, tile_bytes = token_rows(codec), codec.tile_bytes
+    add_rows, tile_bytes = token_rows(codec, TOKENS, 0), codec.tile_bytes
 
     @specialised(kernel, codec.name)
     def float_rows(
@@ -128,10 +131,9 @@ def float_rows(codec: Codec) -> Any:
     ) -> None:
         lines = tiles.blocks * tile_bytes // LINE * TOKENS // rows + 1
         for row in range(0, rows, TOKENS):
-            next0, next1 = tiles.w0 + ahead, tiles.w1 + ahead
-            fetch(next0, next1, lines)
+            fetch(tiles.w0 + ahead, tiles.w1 + ahead, lines)
             ahead += LINE * lines
-            add_rows(tiles, rows_from(inputs, row), totals + 128 * row, next0, next1)
+            add_rows(tiles, rows_from(inputs, row), totals + 128 * row)
 
     return float_rows
 

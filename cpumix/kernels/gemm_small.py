@@ -1,8 +1,9 @@
 """Two tiles of weights times a few rows: too few to make up for unpacking a panel.
 
 Weights stream from memory as in `matvec`, and are widened in registers once for TOKENS rows; for
-more rows than these, two tiles are read again, from the second-level cache, while the next two are
-fetched: all groups of rows together ask for all or most of their lines.
+more rows than these, two tiles are read again, from the second-level cache. As a block keeps a
+group of rows busy for longer than one row, the processor's own prefetchers do not look far enough
+ahead: the first group asks for what comes AHEAD bytes later.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from .simd.level import LEVEL, TOKENS
 from .simd.sums import sums_of
 from .simd.vectors import Address, prefetch_l2
 
-SUMS = sums_of(TOKENS)
-load_sums, store_sums = SUMS.load, SUMS.store
+AHEAD = 4096  # bytes; 2048 to 16384 do as well
+PAIR = 2  # rows that are left at the end: TOKENS would be multiplied for nothing
 # With 16 registers, sums of two tiles and their totals would not stay in them.
 SEVERAL_AT_ONCE = LEVEL.registers == 32
 FEW_ROWS = (
@@ -37,31 +38,32 @@ def fetch(next0: Address, next1: Address, lines: int) -> None:
 
 
 @lru_cache
-def token_rows(codec: Codec) -> Any:
-    """Make the kernel that adds two tiles times TOKENS rows to their totals.
+def token_rows(codec: Codec, tokens: int, ahead: int) -> Any:
+    """Make the kernel that adds two tiles times `tokens` rows to their totals.
 
-    It fetches `codec.lines` lines for each block from two places.
+    With each block it fetches what lies `ahead` bytes behind, nothing if that is 0.
     """
-    add_block, load_table = codec.add_block(TOKENS), codec.load_table
-    tile_bytes, x_bytes, lines = codec.tile_bytes, codec.x_bytes, codec.lines
+    add_block, load_table = codec.add_block(tokens), codec.load_table
+    tile_bytes, x_bytes, sums = codec.tile_bytes, codec.x_bytes, sums_of(tokens)
+    load_sums, store_sums = sums.load, sums.store
+    lines = -(-tile_bytes // LINE) if ahead else 0
 
-    @specialised(kernel, codec.name)
-    def token_rows(
-        tiles: TilePair, inputs: InputRows, totals: Address, next0: Address, next1: Address
-    ) -> None:
+    @specialised(kernel, f"{tokens}_{ahead}_{codec.name}")
+    def token_rows(tiles: TilePair, inputs: InputRows, totals: Address) -> None:
         w0, w1, blocks, book = tiles
         x, x_stride, header = inputs
         total, table = load_sums(totals), load_table(book)
+        next0, next1 = w0 + ahead, w1 + ahead
         for _ in range(blocks):
             fetch(next0, next1, lines)
             total = add_block(total, w0, w1, table, x, x_stride, header)
-            w0, w1, x, header = (
+            w0, w1, next0, next1 = (
                 w0 + tile_bytes,
                 w1 + tile_bytes,
-                x + x_bytes,
-                header + INPUT_HEADER,
+                next0 + tile_bytes,
+                next1 + tile_bytes,
             )
-            next0, next1 = next0 + LINE * lines, next1 + LINE * lines
+            x, header = x + x_bytes, header + INPUT_HEADER
         store_sums(totals, total)
 
     return token_rows
@@ -69,23 +71,18 @@ def token_rows(codec: Codec) -> Any:
 
 @lru_cache
 def few_rows(codec: Codec) -> Any:
-    """Make the kernel that adds two tiles times a few rows to their totals.
-
-    Meanwhile it fetches what lies `ahead` bytes behind both tiles, if there is time: with one group
-    of rows, memory is the limit as it is.
-    """
-    add_rows, lines = token_rows(codec), codec.lines
+    """Make the kernel that adds two tiles times a few rows to their totals."""
+    add_first = token_rows(codec, TOKENS, AHEAD)
+    add_next, add_last = token_rows(codec, TOKENS, 0), token_rows(codec, PAIR, 0)
 
     @specialised(kernel, codec.name)
-    def few_rows(
-        tiles: TilePair, inputs: InputRows, rows: int, ahead: int, totals: Address
-    ) -> None:
-        next0, next1 = tiles.w0, tiles.w1
-        if rows > TOKENS:
-            next0, next1 = next0 + ahead, next1 + ahead
-        for row in range(0, rows, TOKENS):
-            add_rows(tiles, rows_from(inputs, row), totals + 128 * row, next0, next1)
-            fetched = LINE * lines * tiles.blocks
-            next0, next1 = next0 + fetched, next1 + fetched
+    def few_rows(tiles: TilePair, inputs: InputRows, rows: int, totals: Address) -> None:
+        add_first(tiles, inputs, totals)
+        for row in range(TOKENS, rows, TOKENS):
+            place = rows_from(inputs, row)
+            if rows - row > PAIR:
+                add_next(tiles, place, totals + 128 * row)
+            else:
+                add_last(tiles, place, totals + 128 * row)
 
     return few_rows

@@ -63,7 +63,7 @@ def compile_for(level: isa.Level) -> dict[str, str]:
         os.environ["NUMBA_CPU_NAME"], os.environ["NUMBA_CPU_FEATURES"] = PROCESSORS[level.name], ""
     from numba.core import types
 
-    from cpumix.kernels import attention_block, blocks
+    from cpumix.kernels import attention_block, blocks, gemm_small
     from cpumix.kernels.codecs import CODECS
 
     found = {}
@@ -80,14 +80,14 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     number = types.int64
     tiles = types.NamedUniTuple(number, 4, blocks.TilePair)
     inputs = types.NamedUniTuple(number, 3, blocks.InputRows)
-    rest = {"matvec.one_row": [number], "gemm_small.token_rows": [number] * 3}
+    few = {"gemm_small.token_rows": (gemm_small.TOKENS, gemm_small.AHEAD)}
     for name, formats in LOOPS.items():
         for kind in formats:
-            kernel = named(name)(CODECS[kind])
+            kernel = named(name)(CODECS[kind], *few.get(name, ()))
             if name == "gemm.first_rows":
                 keep(f"{name}@{kind}", kernel, tiles, number, inputs, number, number)
             else:
-                keep(f"{name}@{kind}", kernel, tiles, inputs, *rest[name])
+                keep(f"{name}@{kind}", kernel, tiles, inputs, number)
     keep("gemm.panel_rows", named("gemm.panel_rows"), number, number, inputs, *[number] * 3)
     amx = named("simd.amx.panel_rows")
     keep("simd.amx.panel_rows", amx, number, number, inputs, number, number)

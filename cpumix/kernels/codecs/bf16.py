@@ -48,7 +48,7 @@ def encode(x: Address, out: Address) -> None:
 class Bf16(Codec):
     """bfloat16 weights; columns are added one after the other, in float32."""
 
-    name, tile_bytes, lines, steps = "bf16", bf16.TILE_BYTES, 0, 16
+    name, tile_bytes, steps = "bf16", bf16.TILE_BYTES, 16
     x_bytes, takes_codes = 4 * BLOCK, False
     encode = staticmethod(encode)
 

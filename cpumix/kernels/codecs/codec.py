@@ -50,8 +50,6 @@ class Codec(ABC):
     """Bytes of a row of activations that a block of 32 columns takes."""
     takes_codes: bool
     """Whether the activations are 8-bit codes with headers, or float32."""
-    lines: int
-    """Cache lines of each tile's block that a group of rows prefetches in `gemm_small`."""
     steps: int
     """How many equal parts, one after the other, a block of 32 columns is added in."""
     encode: Any

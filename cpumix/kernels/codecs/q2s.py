@@ -16,7 +16,7 @@ from .row_scaled import RowScaledCodec, look_up
 class Q2S(RowScaledCodec):
     """2-bit weights in rows with a scale."""
 
-    name, lines, steps = "q2s", 1, 2
+    name, steps = "q2s", 2
     definition = q2s.FORMAT
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102

@@ -29,7 +29,7 @@ LOW_LINES = 2  # with two bits of each code; a line with the third follows
 class Q3S(RowScaledCodec):
     """3-bit weights in rows with a scale."""
 
-    name, lines, steps = "q3s", 2, 2
+    name, steps = "q3s", 2
     definition = q3s.FORMAT
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102

@@ -57,7 +57,7 @@ def encode(x: Address, out: Address) -> None:
 class Q4(IntegerCodec):
     """4-bit weights with a code book."""
 
-    name, tile_bytes, lines, steps = "q4", q4.TILE_BYTES, 2, 4
+    name, tile_bytes, steps = "q4", q4.TILE_BYTES, 4
     encode, choose = staticmethod(encode), float16_scales("q4", search_scale)
 
     def table(self, b: Builder, address: Value) -> Value:  # noqa: D102

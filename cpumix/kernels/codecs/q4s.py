@@ -16,7 +16,7 @@ from .row_scaled import RowScaledCodec, look_up
 class Q4S(RowScaledCodec):
     """4-bit weights in rows with a scale."""
 
-    name, lines, steps = "q4s", 2, 4
+    name, steps = "q4s", 4
     definition = q4s.FORMAT
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102

@@ -82,7 +82,7 @@ def encode(x: Address, out: Address) -> None:
 class Q6(IntegerCodec):
     """6-bit weights."""
 
-    name, tile_bytes, lines, steps = "q6", q6.TILE_BYTES, 3, 4
+    name, tile_bytes, steps = "q6", q6.TILE_BYTES, 4
     encode, choose = staticmethod(encode), float16_scales("q6", search_scale)
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102

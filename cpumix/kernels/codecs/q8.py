@@ -71,7 +71,7 @@ def encode(x: Address, out: Address) -> None:
 class Q8(IntegerCodec):
     """8-bit weights."""
 
-    name, tile_bytes, lines, steps = "q8", q8.TILE_BYTES, 3, 8
+    name, tile_bytes, steps = "q8", q8.TILE_BYTES, 8
     encode, choose = staticmethod(encode), float16_scales("q8", find_scale)
 
     def load(self, b: Builder, tile: Value, step: Value) -> tuple[Value, ...]:  # noqa: D102
