@@ -3,7 +3,7 @@
 Weights stream from memory as in `matvec`, and are widened in registers once for TOKENS rows; for
 more rows than these, two tiles are read again, from the second-level cache. As a block keeps a
 group of rows busy for longer than one row, the processor's own prefetchers do not look far enough
-ahead: the first group asks for what comes AHEAD bytes later.
+ahead: the first group asks for what comes FETCH_BYTES later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .simd.level import LEVEL, TOKENS
 from .simd.sums import sums_of
 from .simd.vectors import Address, prefetch_l2
 
-AHEAD = 4096  # bytes; 2048 to 16384 do as well
+FETCH_BYTES = 4096  # ahead; 2048 to 16384 do as well
 PAIR = 2  # rows that are left at the end: TOKENS would be multiplied for nothing
 # With 16 registers, sums of two tiles and their totals would not stay in them.
 SEVERAL_AT_ONCE = LEVEL.registers == 32
@@ -72,7 +72,7 @@ def token_rows(codec: Codec, tokens: int, ahead: int) -> Any:
 @lru_cache
 def few_rows(codec: Codec) -> Any:
     """Make the kernel that adds two tiles times a few rows to their totals."""
-    add_first = token_rows(codec, TOKENS, AHEAD)
+    add_first = token_rows(codec, TOKENS, FETCH_BYTES)
     add_next, add_last = token_rows(codec, TOKENS, 0), token_rows(codec, PAIR, 0)
 
     @specialised(kernel, codec.name)

@@ -80,7 +80,7 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     number = types.int64
     tiles = types.NamedUniTuple(number, 4, blocks.TilePair)
     inputs = types.NamedUniTuple(number, 3, blocks.InputRows)
-    few = {"gemm_small.token_rows": (gemm_small.TOKENS, gemm_small.AHEAD)}
+    few = {"gemm_small.token_rows": (gemm_small.TOKENS, gemm_small.FETCH_BYTES)}
     for name, formats in LOOPS.items():
         for kind in formats:
             kernel = named(name)(CODECS[kind], *few.get(name, ()))

@@ -61,6 +61,8 @@ SPILLING = {
     ("avxvnni", "gemm.first_rows@q4s"): 2.4,
     ("avxvnni", "gemm.first_rows@q3s"): 1.5,
     ("avxvnni", "gemm.first_rows@q2s"): 2.2,
+    ("avx512", "matvec.one_row@q4s"): 16,  # the addresses of both tiles, once a block
+    ("avx512", "matvec.one_row@q3s"): 16,
     ("avx512vnni", "gemm_small.token_rows@q3s"): 10,
     ("avx512vnni", "gemm.first_rows@q4s"): 30,
     ("avx512vnni", "gemm.first_rows@q3s"): 20,
