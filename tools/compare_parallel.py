@@ -35,7 +35,8 @@ OURS = "cpumix"
 def measure_cpumix(model: Path, counts: str, threads: int) -> Speeds:
     """Run `cpumix bench` once."""
     words = [sys.executable, "-m", "cpumix", "bench", str(model), "--parallel", counts, "--json"]
-    rows = json.loads(_run([*words, "--rounds", "1", "--threads", str(threads)]))["rows"]
+    words += ["--rounds", "1", "--threads", str(threads)]
+    rows = json.loads(_run(words).stdout)["rows"]
     return {row["parallel"]: row["tok_s"] for row in rows if "parallel" in row}
 
 
@@ -44,19 +45,21 @@ def measure_other(command: list[str], counts: str, threads: int) -> Speeds:
     room = max(map(int, counts.split(","))) * (TEXT_TOKENS + WRITTEN_TOKENS)
     words = [*command, "-c", str(room), "-b", "2048", "-ub", "512", "-t", str(threads)]
     words += ["-npp", str(TEXT_TOKENS), "-ntg", str(WRITTEN_TOKENS), "-npl", counts]
-    table = [re.findall(r"[\d.]+", line) for line in _run(words).splitlines() if line[:1] == "|"]
+    done = _run(words)
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]  # forks write it on stderr
+    table = [re.findall(r"[\d.]+", line) for line in lines if line[:1] == "|"]
     found = {int(row[2]): float(row[7]) for row in table if len(row) == 10}
     if not found:
         raise click.ClickException(f"{command[0]}: expected a table of speeds, found none.")
     return found
 
 
-def _run(words: list[str]) -> str:
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
         raise click.ClickException(f"{words[0]} failed with status {done.returncode}: {last[0]}")
-    return done.stdout
+    return done
 
 
 @click.command(help=__doc__)
