@@ -52,6 +52,7 @@ NEEDS = {
     "python tools/compare_formats.py": "a checkpoint, and minutes",
     "python tools/compare_llama_cpp.py": "llama.cpp",
     "python tools/compare_llama_types.py": "llama.cpp",
+    "python tools/compare_parallel.py": "llama.cpp",
     "python tools/load.py": "llama-server, and minutes of a quiet machine",
     "python tools/soak_server.py": "minutes",
     "python tools/make_big_model.py": "25 GB of disk",
