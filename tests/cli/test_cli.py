@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import click
 import pytest
 from click.testing import CliRunner
+from command_line import parse
 
 import cpumix
 from cpumix.cli import sampling
@@ -96,6 +97,11 @@ def test_help(invoke, arguments):
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("Usage: ")
+
+
+def test_help_after_a_command_was_only_parsed(invoke):
+    parse("warmup", [])
+    assert invoke("warmup", "-h").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from click.testing import CliRunner
+from command_line import parse
 
 from cpumix.cli.main import main
 
@@ -67,7 +68,7 @@ def test_unit_calls_the_command_as_it_is(tmp_path, monkeypatch):
     service = parser["Service"]
     program, command, model, *options = service["ExecStart"].split()
     assert program == "/opt/cpumix/bin/cpumix"
-    context = main.get_command(None, command).make_context(command, [model, *options])
+    context = parse(command, [model, *options])
     assert context.params["host"] == "127.0.0.1"
     assert service["LoadCredential"].startswith(f"{context.params['api_key_file'].name}:")
     assert "mincore" in service["SystemCallFilter"]
