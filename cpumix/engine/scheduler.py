@@ -22,9 +22,9 @@ from cpumix.quant.kv import KV_BLOCK
 
 from .job import Job
 
-# Rows of a step while a job writes. Of two layers of Mixtral 8x7B at int4, prompts of 64 reach
-# four fifths of the speed of prompts of 512, in an eighth of the time (`cpumix bench`).
-MIXED_ROWS = 64
+# Rows of a step while a job writes. Of two layers of Mixtral 8x7B at int4, a prompt beside four
+# texts has 73 % of its speed alone with 128, 53 % with 64 (`tools/measure_waits.py`).
+MIXED_ROWS = 128
 
 
 class Share(NamedTuple):
