@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from importlib.util import find_spec
@@ -31,9 +30,10 @@ from typing import Any, NamedTuple
 
 import click
 import llama_gguf
+from side_by_side import head, run, to_json
 
 from cpumix.kernels.simd.limits import Limits
-from cpumix.machine import machine_info, processor_name
+from cpumix.machine import machine_info
 from cpumix.measure.bench import DECODE_TOKENS, PROMPT_TOKENS
 
 PAIRS = {"int4": ("Q4_0", "Q4_K_M"), "int8": ("Q8_0",)}
@@ -76,7 +76,7 @@ class Engine(NamedTuple):
         """Write `source` in one of llama.cpp's types."""
         if self.bench is not None:
             tool = self.bench.with_name("llama-quantize" + self.bench.suffix)
-            _run([str(tool), str(source), str(target), kind, str(threads)])
+            run([str(tool), str(source), str(target), kind, str(threads)])
             return
         llama_gguf.quantize(source, target, kind, threads)
 
@@ -84,13 +84,15 @@ class Engine(NamedTuple):
         """Run every kind of work once, after a warm-up."""
         if self.bench is None:
             numbers = map(str, (threads, DECODE_TOKENS, *PROMPT_TOKENS))
-            rows = json.loads(_run([sys.executable, "-c", PYTHON_BENCH, str(model), *numbers]))
+            rows = json.loads(
+                run([sys.executable, "-c", PYTHON_BENCH, str(model), *numbers]).stdout
+            )
             return {(work, tokens): speed for work, tokens, speed in rows}
         words = [str(self.bench), "-m", str(model), "-t", str(threads), "-r", str(SAMPLES)]
         words += ["-p", ",".join(map(str, PROMPT_TOKENS)), "-n", str(DECODE_TOKENS)]
         best: Speeds = {}
         for options in self.options:
-            for row in json.loads(_run([*words, "-fa", "0,1", "-o", "json", *options])):
+            for row in json.loads(run([*words, "-fa", "0,1", "-o", "json", *options]).stdout):
                 work = ("prefill", row["n_prompt"]) if row["n_prompt"] else ("decode", 1)
                 best[work] = max(best.get(work, 0.0), statistics.median(row["samples_ts"]))
         return best
@@ -99,16 +101,8 @@ class Engine(NamedTuple):
 def measure_cpumix(model: Path, threads: int) -> Speeds:
     """Run every kind of work once, after a warm-up."""
     words = [sys.executable, "-m", "cpumix", "bench", str(model), "--rounds", str(SAMPLES)]
-    rows = json.loads(_run([*words, "--json", "--threads", str(threads)]))["rows"]
+    rows = json.loads(run([*words, "--json", "--threads", str(threads)]).stdout)["rows"]
     return {(r["work"], r["tokens"]): r["tok_s"] for r in rows}
-
-
-def _run(words: list[str]) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise click.ClickException(f"{words[0]} failed with status {done.returncode}: {last[0]}")
-    return done.stdout
 
 
 def _show(text: str) -> None:
@@ -117,7 +111,7 @@ def _show(text: str) -> None:
 
 def _timed(words: list[str]) -> float:
     began = time.perf_counter()
-    _run(words)
+    run(words)
     return time.perf_counter() - began
 
 
@@ -164,11 +158,9 @@ def main(
     if converter is not None:
         rows += _compare_conversion(engine, checkpoint, converter, folder, threads)
     if as_json:
-        machine = {"processor": processor_name(), "threads": threads, "memory_gb_s": memory}
-        click.echo(json.dumps({**machine, "rows": rows}))
+        click.echo(to_json(threads, memory, rows))
         return
-    click.echo(f"{processor_name()}, {threads} threads, median of {rounds} rounds in turns")
-    click.echo(f"memory in these rounds: {', '.join(f'{speed:.1f}' for speed in memory)} GB/s")
+    click.echo(head(threads, rounds, memory))
     for row in rows:
         click.echo(
             f"{row['work']:<8} {row['tokens']:>4}  {row['precision']} {_spread(row, 'cpumix')}   "
@@ -193,7 +185,7 @@ def _make(engine: Engine, checkpoint: Path, folder: Path, threads: int) -> dict[
         _show(f"making {path.name}")
         if name in PAIRS:
             words = [sys.executable, "-m", "cpumix", "convert", str(checkpoint), str(path)]
-            _run([*words, "--precision", name])
+            run([*words, "--precision", name])
             continue
         if not plain.exists():
             llama_gguf.write(checkpoint, plain)

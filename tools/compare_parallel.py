@@ -18,14 +18,14 @@ import json
 import re
 import shlex
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 import click
+from side_by_side import head, run, to_json
 
 from cpumix.kernels.simd.limits import Limits
-from cpumix.machine import machine_info, processor_name
+from cpumix.machine import machine_info
 from cpumix.measure.parallel import TEXT_TOKENS, WRITTEN_TOKENS
 
 Speeds = dict[int, float]  # tokens per second, by the number of texts
@@ -36,7 +36,7 @@ def measure_cpumix(model: Path, counts: str, threads: int) -> Speeds:
     """Run `cpumix bench` once."""
     words = [sys.executable, "-m", "cpumix", "bench", str(model), "--parallel", counts, "--json"]
     words += ["--rounds", "1", "--threads", str(threads)]
-    rows = json.loads(_run(words).stdout)["rows"]
+    rows = json.loads(run(words).stdout)["rows"]
     return {row["parallel"]: row["tok_s"] for row in rows if "parallel" in row}
 
 
@@ -45,21 +45,13 @@ def measure_other(command: list[str], counts: str, threads: int) -> Speeds:
     room = max(map(int, counts.split(","))) * (TEXT_TOKENS + WRITTEN_TOKENS)
     words = [*command, "-c", str(room), "-b", "2048", "-ub", "512", "-t", str(threads)]
     words += ["-npp", str(TEXT_TOKENS), "-ntg", str(WRITTEN_TOKENS), "-npl", counts]
-    done = _run(words)
+    done = run(words)
     lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]  # forks write it on stderr
     table = [re.findall(r"[\d.]+", line) for line in lines if line[:1] == "|"]
     found = {int(row[2]): float(row[7]) for row in table if len(row) == 10}
     if not found:
         raise click.ClickException(f"{command[0]}: expected a table of speeds, found none.")
     return found
-
-
-def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
-        raise click.ClickException(f"{words[0]} failed with status {done.returncode}: {last[0]}")
-    return done
 
 
 @click.command(help=__doc__)
@@ -94,11 +86,9 @@ def main(
         for count in each[0]
     ]
     if as_json:
-        machine = {"processor": processor_name(), "threads": threads, "memory_gb_s": memory}
-        click.echo(json.dumps({**machine, "rows": rows}))
+        click.echo(to_json(threads, memory, rows))
         return
-    click.echo(f"{processor_name()}, {threads} threads, median of {rounds} rounds in turns")
-    click.echo(f"memory in these rounds: {', '.join(f'{speed:.1f}' for speed in memory)} GB/s")
+    click.echo(head(threads, rounds, memory))
     for row in rows:
         told = "" if row["engine"] == OURS else f"   cpumix has {row['ratio']:.2f} of it"
         speed = f"{row['tok_s']:7.1f} tok/s ({row['low']:.1f}-{row['high']:.1f})"
