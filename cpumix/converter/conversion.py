@@ -164,9 +164,10 @@ def convert(
         order=[e.name for e in ordered] if discard_shards or calibration else None,
         results=errors.results,
     ) as writer:
-        finished = writer.finished
-        left = [s.source.paths for s in slices if s.entry.name not in finished]
-        disposal = ShardDisposal(left, folder, shards) if discard_shards else None
+        finished, disposal = writer.finished, None
+        if discard_shards:
+            left = [s.source.paths for s in slices if s.entry.name not in finished]
+            disposal = ShardDisposal(left, folder, shards)
         write = write_tensors if calibration is None else calibration.write_tensors
         losses = write(writer, slices, disposal, errors, progress)
         writer.commit()
