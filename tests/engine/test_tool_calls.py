@@ -7,21 +7,13 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from chat_models import write_chat_model
+from chat_models import WITH_CALLS, write_chat_model
 
 import cpumix
 from cpumix.errors import ConfigError
 from cpumix.sampling.tools import call_schema
 from cpumix.tokenizer.tool_calls import ToolCall, parse_tool_calls
 
-WITH_CALLS = (
-    "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}"
-    "{% for m in messages %}[{{ m.role }}]\n{{ m.content or '' }}"
-    "{% for call in m.tool_calls %}<call>\n"
-    '{"name": {{ call.function.name | tojson }}, '
-    '"parameters": {{ call.function.arguments | tojson }}}</call>{% endfor %}\n{% endfor %}'
-    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
-)
 ASKED = [{"role": "user", "content": "one two three"}]
 AGE = {
     "type": "object",

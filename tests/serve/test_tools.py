@@ -6,6 +6,7 @@ import json
 
 import msgspec
 import pytest
+from chat_models import WITH_CALLS
 
 import cpumix
 from cpumix.api.chat import Chat, ChatRequest
@@ -60,14 +61,6 @@ def test_arguments_that_are_text_stay_as_they_are():
     assert parse_calls(call, NAMES) == [("clock", "{}")]
 
 
-WITH_CALLS = (
-    "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}"
-    "{% for m in messages %}[{{ m.role }}]\n{{ m.content or '' }}"
-    "{% for call in m.tool_calls %}<call>\n"
-    '{"name": {{ call.function.name | tojson }}, '
-    '"parameters": {{ call.function.arguments | tojson }}}</call>{% endfor %}\n{% endfor %}'
-    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
-)
 TOOLS = [{"type": "function", "function": {"name": name}} for name in NAMES]
 
 

@@ -12,6 +12,15 @@ TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant]\n{% endif %}"
 )
+WITH_CALLS = (
+    "{% for t in tools or [] %}<{{ t | tojson }}>{% endfor %}"
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content or '' }}"
+    "{% for call in m.tool_calls %}<call>\n"
+    '{"name": {{ call.function.name | tojson }}, '
+    '"parameters": {{ call.function.arguments | tojson }}}</call>{% endfor %}\n{% endfor %}'
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+"""A template that tells of tools, and writes calls."""
 
 
 def write_chat_model(folder: Path, template: str = TEMPLATE, **changes: object) -> Path:
