@@ -16,10 +16,11 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import httpx2
 import pytest
-from served_models import serve
+from served_models import serve, wait_for
 from tiny_models import CONFIGS, write_source
 
 import cpumix
@@ -66,21 +67,34 @@ def test_every_complaint_has_its_test():
 
 
 def test_04_long_prompt_lets_others_write(demo):
-    loop, sizes = demo.model.engine.loop, []
-    loop.on_step = sizes.append
+    loop, sizes, asked = demo.model.engine.loop, [], Event()
+
+    def note(size: int) -> None:  # on the compute thread
+        sizes.append(size)
+        asked.wait(60)  # so that the text is being written when the prompt comes
+
+    loop.on_step = note
     try:
-        with httpx2.stream(
-            "POST",
-            f"{demo.url}/v1/completions",
-            json={"prompt": "And", "max_tokens": 400, "stream": True, "ignore_eos": True},
-        ) as first:
+        with (
+            ThreadPoolExecutor(1) as pool,
+            httpx2.stream(
+                "POST",
+                f"{demo.url}/v1/completions",
+                json={"prompt": "And", "max_tokens": 400, "stream": True, "ignore_eos": True},
+            ) as first,
+        ):
             lines = first.iter_lines()
             next(lines)
-            post(demo, prompt="sea " * 430, max_tokens=1)
+            second = pool.submit(post, demo, prompt="sea " * 430, max_tokens=1)
+            wait_for(lambda: demo.service.admission.texts == 2)
+            asked.set()
+            second.result()
+            loop.call(lambda: None)  # an answer may arrive before its step is told of
             pieces = sum(size > 1 for size in sizes)  # of the prompt, beside the text
             assert pieces > 430 // MIXED_ROWS
             assert max(sizes) <= MIXED_ROWS
     finally:
+        asked.set()
         loop.on_step = None
 
 

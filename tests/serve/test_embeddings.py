@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import re
 import threading
-import time
 
 import httpx2
 import numpy as np
 import openai
 import pytest
-from served_models import serve
+from served_models import serve, wait_for
 
 import cpumix
 from cpumix.api.readings import MAX_TEXTS
@@ -42,13 +41,6 @@ def is_idle(served) -> bool:
     jobs = engine.loop.call(lambda: engine.scheduler.jobs)
     admission = served.service.admission
     return not jobs and admission.texts == admission.prompt_tokens == 0
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("form", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])

@@ -6,14 +6,12 @@ import json
 import re
 import socket
 import threading
-import time
-from collections.abc import Callable
 
 import httpx2
 import openai
 import pytest
 from click.testing import CliRunner
-from served_models import serve
+from served_models import serve, wait_for
 
 import cpumix
 from cpumix.api.errors import ApiError
@@ -32,14 +30,6 @@ def served():
         serve(model, max_queue=1, chat_template="mistral-v1") as served,
     ):
         yield served
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until something is so; fail if it does not become so."""
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def post(served, **body) -> socket.socket:

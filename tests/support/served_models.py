@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cpumix.model import Model
@@ -23,6 +24,14 @@ class Served(NamedTuple):
     model: Model
     service: Service
     log: list[dict[str, Any]]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something is so; fail if it does not become so."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
