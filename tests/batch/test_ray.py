@@ -90,10 +90,17 @@ def written(folder: Path, crew: Crew, show: Any = lambda done, counts: None) -> 
     return job.target.read_bytes()
 
 
+def wait_for_all(crew: ray_crew.RayCrew) -> None:
+    """Return when each actor has opened the model."""
+    while not all(member.opened for member in crew.members):
+        crew.take(1.0)
+
+
 def test_two_actors_of_which_one_is_killed(cluster, loading, tmp_path):
     alone = written(tmp_path / "alone", CrewHere(*loading))
     said: list[str] = []
     crew = ray_crew.RayCrew(*loading, actors=2, say=said.append)
+    wait_for_all(crew)  # else one may be done with everything before the other has begun
     killed: list[int] = []
 
     def kill(done, counts):
@@ -121,8 +128,7 @@ def test_all_processors_are_asked_for_and_nothing_else_is(cluster, loading):
     crew = ray_crew.RayCrew(*loading, actors=3)
     try:
         assert [member.cpus for member in crew.members] == [1, 1, 1]
-        while not all(member.opened for member in crew.members):
-            crew.take(1.0)
+        wait_for_all(crew)
         # An actor that reads the model, and calls of `counts`, wait for nothing.
         assert ray.get(crew._source.read.remote(0, 4), timeout=60) == b"GGUF"
     finally:
