@@ -58,29 +58,20 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def imports() -> dict[str, dict[str, object]]:
-    """What the import of each module loads, or its error.
-
-    Each is imported alone, in a process that has none of ours yet: NumPy and, for those that need
-    it, numba are there already, which take longest.
-    """
+@pytest.mark.long_run
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin with NumPy")
+def test_each_module_imports_alone():
+    """In a process with none of ours: NumPy and numba, which take longest, are there already."""
     heavy = [module for module in MODULES if NEEDS_NUMBA.match(module)]
     light = [module for module in MODULES if module not in heavy]
     found = fresh(IMPORT_EACH, " ".join(light), " ".join(heavy), OPENBLAS_NUM_THREADS="1")
-    return json.loads(found)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that begin with NumPy")
-@pytest.mark.parametrize("module", MODULES)
-def test_module_imports_alone(imports, module):
-    found = imports[module]
-    assert "error" not in found, found["error"]
-    if not NEEDS_NUMBA.match(module):
-        assert not found["numba"]
-    others = ("cpumix.serve", "cpumix.batch.ray", "cpumix.ray")  # uvicorn and Ray have commands
-    if not module.startswith(("cpumix.cli", *others)):
-        assert not found["click"]
+    imports = json.loads(found)
+    assert sorted(imports) == MODULES
+    errors = {module: answer["error"] for module, answer in imports.items() if "error" in answer}
+    assert not errors
+    assert not [module for module in light if imports[module]["numba"]]
+    others = ("cpumix.cli", "cpumix.serve", "cpumix.batch.ray", "cpumix.ray")  # all have commands
+    assert not [m for m in MODULES if imports[m]["click"] and not m.startswith(others)]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "-h"], ["convert", "-h"]])

@@ -23,7 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cpumix.checkpoint.containers import read_tensors
+from cpumix.checkpoint.containers import CONTAINERS
+from cpumix.checkpoint.containers.gguf import read_gguf
 from cpumix.checkpoint.stored import NUMPY_DTYPES, StoredTensor
 from cpumix.errors import CpumixError
 from cpumix.store import gguf
@@ -119,6 +120,7 @@ KINDS: dict[str, tuple[str, Callable[[Random], bytes]]] = {
     "torch-legacy": (".bin", whole(torch_legacy)),
     "gguf": (".gguf", whole(foreign_gguf)),
 }
+READERS = {**CONTAINERS, ".gguf": lambda path: read_gguf(path).tensors}
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
@@ -156,7 +158,7 @@ def check(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     began = time.process_time()
     try:
-        tensors = read_tensors(path)
+        tensors = READERS[path.suffix](path)
     except CpumixError as error:
         text = str(error)
         assert "\n" not in text and text.isprintable(), f"not one clean line: {text!r}"

@@ -11,18 +11,25 @@ import os
 import re
 from math import prod
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from cpumix.errors import ConvertError, quoted
 from cpumix.input_file import regular
 from cpumix.store import gguf
 
 from ..encodings.ggml import GGML_TYPES, UNREAD_TYPES
-from ..head import NO_HEADS, Head, Heads, read_head
-from ..random_access import FileStream, RandomAccess
+from ..files import refuse_pointer, unreadable
 from ..stored import StoredTensor
 
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_PARTS = 10_000
+
+
+class GgufModel(NamedTuple):
+    """The metadata of a model and its tensors by name, of all parts."""
+
+    metadata: dict[str, Any]
+    tensors: dict[str, StoredTensor]
 
 
 def is_gguf(path: Path) -> bool:
@@ -41,20 +48,20 @@ def part_number(path: Path) -> int | None:
     return int(match[2]) if match else None
 
 
-def read_gguf(path: Path, heads: Heads = NO_HEADS) -> Head:
+def read_gguf(path: Path) -> GgufModel:
     """Return what the headers of a file, and of the other parts of its model, say.
 
-    Files that are not here are among `heads`. Raises FormatError for a damaged header, ConvertError
-    for tensors that are not in the file or of a type that cpumix does not read, and missing parts.
+    Raises FormatError for a damaged header, ConvertError for tensors that are not in the file or
+    of a type that cpumix does not read, and for missing parts.
     """
-    head = read_head(path, parse_head, heads)
-    count = head.metadata.get("split.count", 1)
+    metadata, tensors = _read_file(path)
+    count = metadata.get("split.count", 1)
     if type(count) is not int or count <= 1:
-        return head
-    metadata, promised = head.metadata, None
+        return GgufModel(metadata, tensors)
+    promised = None
     all_tensors: dict[str, StoredTensor] = {}
-    for number, part in enumerate(_parts(path, count, heads)):
-        tensors, found = read_head(part, parse_head, heads)
+    for number, part in enumerate(_parts(path, count)):
+        found, tensors = _read_file(part)
         if found.get("split.no") != number or found.get("split.count") != count:
             raise ConvertError(
                 f'"{part}": expected part {number} of {count} by its metadata (split.no, '
@@ -73,11 +80,11 @@ def read_gguf(path: Path, heads: Heads = NO_HEADS) -> Head:
             f'"{path}": expected {promised} tensors in {count} parts, found {len(all_tensors)}. '
             "Download all parts of one model."
         )
-    return Head(all_tensors, metadata)
+    return GgufModel(metadata, all_tensors)
 
 
-def _parts(path: Path, count: int, heads: Heads) -> list[Path]:
-    """Return the files of a split model, all of which exist or are among `heads`."""
+def _parts(path: Path, count: int) -> list[Path]:
+    """Return the files of a split model, all of which exist."""
     match = _PART.fullmatch(path.name)
     if match is None or int(match[3]) != count or count > _MOST_PARTS:
         raise ConvertError(
@@ -86,7 +93,7 @@ def _parts(path: Path, count: int, heads: Heads) -> list[Path]:
         )
     parts = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
     for part in parts:
-        if part not in heads and not part.exists():
+        if not part.exists():
             raise ConvertError(
                 f'"{part}": a split model has {count} parts, and this one is absent. '
                 f'Download it to "{path.parent}".'
@@ -94,14 +101,15 @@ def _parts(path: Path, count: int, heads: Heads) -> list[Path]:
     return parts
 
 
-def parse_head(file: RandomAccess) -> Head:
-    """Return the tensors of a file, which may be one part of a model, and its metadata.
-
-    Raises FormatError for a damaged header, ConvertError for tensors that are not in the file or
-    of a type that cpumix does not read.
-    """
-    path, size = file.path, file.size
-    header = gguf.parse_header(FileStream(file, gguf.HEADER_LIMIT), size, str(path))
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
+    try:
+        with open(path, "rb", buffering=1 << 20, opener=regular) as file:
+            refuse_pointer(path, file.read(64))
+            file.seek(0)
+            size = path.stat().st_size
+            header = gguf.parse_header(file, size, str(path))
+    except OSError as e:
+        raise unreadable(path, e) from e
     tensors = {t.name: _place(path, t, header.data_start) for t in header.tensors}
     end, before = header.data_start, "the header"
     for name, t in sorted(tensors.items(), key=lambda item: item[1].offset):
@@ -116,7 +124,7 @@ def parse_head(file: RandomAccess) -> Head:
             f'"{path}": the file is cut off: expected at least {end} bytes for its tensors, found '
             f"{size}. Download it again, or join its parts."
         )
-    return Head(tensors, header.metadata)
+    return header.metadata, tensors
 
 
 def _place(path: Path, tensor: gguf.TensorInfo, data_start: int) -> StoredTensor:

@@ -13,10 +13,10 @@ from cpumix.errors import ConvertError, quoted
 from cpumix.input_file import regular
 from cpumix.store.layout import is_model_file
 
-from ...containers.gguf import is_gguf, part_number, read_gguf
+from ...containers.gguf import GgufModel, is_gguf, part_number, read_gguf
 from ...encodings import assemble
-from ...head import NO_HEADS, Head, Heads
 from ...namings.gguf import namings
+from ...shards import Heads
 from ...tensor import Contents
 from .. import huggingface
 from .config import ROPE_FACTORS, config_of
@@ -25,11 +25,11 @@ from .tokenizer import describe_tokenizer, tokenizer_files
 __all__ = ["claims", "read", "read_config", "read_files"]
 
 
-def claims(path: Path, heads: Heads) -> bool:
+def claims(path: Path) -> bool:
     """Whether this is a GGUF file, or a folder with some and with no weights of other kinds."""
     if not path.is_dir():
-        return path in heads or is_gguf(path)
-    return bool(_models_in(path)) and not any(k.exists(path, heads) for k in huggingface.SHARDS)
+        return is_gguf(path)
+    return bool(_models_in(path)) and not any(k.exists(path) for k in huggingface.SHARDS)
 
 
 def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
@@ -44,7 +44,7 @@ def read_files(path: Path) -> dict[str, bytes]:
 
 def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a file, with all parts of its model, holds."""
-    model = _read_model(path, heads)
+    model = _read_model(path)
     config = config_of(model, str(path), ignored)
     files = tokenizer_files(model.metadata, str(path))
     ends = json.loads(files["generation_config.json"])["eos_token_id"]
@@ -62,9 +62,7 @@ def _models_in(folder: Path) -> list[Path]:
     return [path for path in found if part_number(path) in (None, 1)]
 
 
-def _read_model(path: Path, heads: Heads = NO_HEADS) -> Head:
-    if path in heads:
-        return read_gguf(path, heads)
+def _read_model(path: Path) -> GgufModel:
     if path.is_dir():
         models = _models_in(path)
         if len(models) > 1:
