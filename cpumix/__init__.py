@@ -6,8 +6,9 @@ when it is first used, so that `import cpumix` and `cpumix --help` stay instant.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import names_in
 
 if TYPE_CHECKING:
     from cpumix.converter import convert as convert
@@ -19,19 +20,16 @@ if TYPE_CHECKING:
 __version__ = "0.3.0"
 __all__ = ["SamplingParams", "__version__", "convert", "export", "load", "plan"]
 
-_HOMES = {
-    "SamplingParams": "cpumix.sampling.params",
-    "convert": "cpumix.converter",
-    "export": "cpumix.exporter",
-    "load": "cpumix.loading",
-    "plan": "cpumix.fit.planning",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cpumix' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = names_in(
+    __name__,
+    {
+        "SamplingParams": "sampling.params",
+        "convert": "converter",
+        "export": "exporter",
+        "load": "loading",
+        "plan": "fit.planning",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -11,9 +11,17 @@ starts does not fail later over a name, a shape or a missing file. Three axes, o
 merges adapters into any of them.
 """
 
-from .lora import merge_adapter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpumix.lazy import names_in
+
 from .open import open_checkpoint, read_config, read_files
 from .tensor import Checkpoint, SourceTensor
+
+if TYPE_CHECKING:
+    from .lora import merge_adapter as merge_adapter
 
 __all__ = [
     "Checkpoint",
@@ -23,3 +31,4 @@ __all__ = [
     "read_config",
     "read_files",
 ]
+__getattr__ = names_in(__name__, {"merge_adapter": "lora"})

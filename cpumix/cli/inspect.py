@@ -27,22 +27,31 @@ def command(source: Path, as_json: bool) -> None:
     SOURCE is a model file, or a checkpoint in any form that `cpumix convert` takes, or the folder
     of a low-rank adapter. Only headers are read, so one of any size answers at once.
     """
-    from cpumix.checkpoint.lora import describe_adapter
     from cpumix.checkpoint.open import find_source_name
     from cpumix.inspector import inspect
 
-    if find_source_name(source) is None and (adapter := describe_adapter(source)) is not None:
-        if as_json:
-            facts = {"path": str(source), "source": "adapter", **adapter._asdict()}
-            click.echo(json.dumps(facts))
-        else:
-            click.echo("\n".join(_adapter_lines(source, adapter)))
+    if find_source_name(source) is None and _is_adapter(source, as_json):
         return
     found = inspect(source)
     if as_json:
         click.echo(json.dumps(found.to_json()))
     else:
         click.echo("\n".join(_lines(found)))
+
+
+def _is_adapter(path: Path, as_json: bool) -> bool:
+    """Show the adapter at a path; return whether there is one."""
+    from cpumix.checkpoint.lora import describe_adapter
+
+    adapter = describe_adapter(path)
+    if adapter is None:
+        return False
+    if as_json:
+        facts = {"path": str(path), "source": "adapter", **adapter._asdict()}
+        click.echo(json.dumps(facts))
+    else:
+        click.echo("\n".join(_adapter_lines(path, adapter)))
+    return True
 
 
 def _adapter_lines(path: Path, adapter: AdapterFacts) -> list[str]:

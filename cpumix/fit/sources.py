@@ -11,7 +11,7 @@ from pathlib import Path
 from cpumix.input_file import read_input, regular
 
 from ..checkpoint import read_config, read_files
-from ..checkpoint.containers.gguf import is_gguf
+from ..checkpoint.containers.gguf_files import is_gguf
 from ..checkpoint.sources.huggingface import from_fields
 from ..checkpoint.sources.mistral import from_params
 from ..config import ModelConfig, without_fields

@@ -5,8 +5,9 @@ Modules are loaded when they are first used: the command line shows the paramete
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from cpumix.lazy import names_in
 
 if TYPE_CHECKING:
     from .defaults import model_defaults as model_defaults
@@ -17,16 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LogProbability", "Sampler", "SamplingParams", "StopMatcher", "model_defaults"]
 
-_HOMES = {
-    "LogProbability": "log_probabilities",
-    "Sampler": "sampler",
-    "SamplingParams": "params",
-    "StopMatcher": "stop",
-    "model_defaults": "defaults",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'cpumix.sampling' has no attribute '{name}'")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+__getattr__ = names_in(
+    __name__,
+    {
+        "LogProbability": "log_probabilities",
+        "Sampler": "sampler",
+        "SamplingParams": "params",
+        "StopMatcher": "stop",
+        "model_defaults": "defaults",
+    },
+)

@@ -5,9 +5,19 @@
 in memory.
 """
 
-from .layout import TensorEntry, build_entries, build_metadata
-from .reader import MappedTensor, ModelFile
-from .writer import ModelWriter
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cpumix.lazy import names_in
+
+if TYPE_CHECKING:
+    from .layout import TensorEntry as TensorEntry
+    from .layout import build_entries as build_entries
+    from .layout import build_metadata as build_metadata
+    from .reader import MappedTensor as MappedTensor
+    from .reader import ModelFile as ModelFile
+    from .writer import ModelWriter as ModelWriter
 
 __all__ = [
     "MappedTensor",
@@ -17,3 +27,14 @@ __all__ = [
     "build_entries",
     "build_metadata",
 ]
+__getattr__ = names_in(
+    __name__,
+    {
+        "MappedTensor": "reader",
+        "ModelFile": "reader",
+        "ModelWriter": "writer",
+        "TensorEntry": "layout",
+        "build_entries": "layout",
+        "build_metadata": "layout",
+    },
+)

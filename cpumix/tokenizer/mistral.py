@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 from functools import cache
-from importlib.resources import files as resources
+from pathlib import Path
 from typing import Any
 
 from cpumix.errors import ConfigError, escaped
@@ -36,7 +36,7 @@ _CONTROLS = (
 @cache
 def chat_templates() -> dict[str, str]:
     """Return the chat templates of all versions, by names such as "mistral-v3"."""
-    source = (resources(__package__) / "templates/mistral.jinja").read_text(encoding="utf-8")
+    source = (Path(__file__).parent / "templates" / "mistral.jinja").read_text(encoding="utf-8")
     return {f"mistral-v{n}": f"{{%- set version = {n} %}}\n{source}" for n in VERSIONS}
 
 

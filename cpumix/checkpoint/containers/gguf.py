@@ -1,14 +1,12 @@
 """Reads the headers of GGUF files of other programs, split ones too, and trusts nothing in them.
 
 The bytes of a header are `store.gguf`'s business; here each tensor's type and extent are checked
-against the file. A split model lies in NAME-00001-of-0000N.gguf and so on: each part has a header
-with offsets of its own, only the first has the metadata of the model, and it may have no tensor.
+against the file. Each part of a split model has a header with offsets of its own. Only the first
+has the metadata of the model, and it may have no tensor.
 """
 
 from __future__ import annotations
 
-import os
-import re
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +18,7 @@ from cpumix.store import gguf
 from ..encodings.ggml import GGML_TYPES, UNREAD_TYPES
 from ..files import refuse_pointer, unreadable
 from ..stored import StoredTensor
-
-_PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
-_MOST_PARTS = 10_000
+from .gguf_files import find_parts
 
 
 class GgufModel(NamedTuple):
@@ -30,22 +26,6 @@ class GgufModel(NamedTuple):
 
     metadata: dict[str, Any]
     tensors: dict[str, StoredTensor]
-
-
-def is_gguf(path: Path) -> bool:
-    """Whether a file is called or begins as GGUF files are."""
-    if not os.path.isfile(path):
-        return False
-    if path.suffix == ".gguf":
-        return True
-    with open(path, "rb", opener=regular) as file:
-        return file.read(4) == gguf.MAGIC
-
-
-def part_number(path: Path) -> int | None:
-    """Return which part of a split model a file's name says that it is, from 1; None of a whole."""
-    match = _PART.fullmatch(path.name)
-    return int(match[2]) if match else None
 
 
 def read_gguf(path: Path) -> GgufModel:
@@ -60,7 +40,7 @@ def read_gguf(path: Path) -> GgufModel:
         return GgufModel(metadata, tensors)
     promised = None
     all_tensors: dict[str, StoredTensor] = {}
-    for number, part in enumerate(_parts(path, count)):
+    for number, part in enumerate(find_parts(path, count)):
         found, tensors = _read_file(part)
         if found.get("split.no") != number or found.get("split.count") != count:
             raise ConvertError(
@@ -81,24 +61,6 @@ def read_gguf(path: Path) -> GgufModel:
             "Download all parts of one model."
         )
     return GgufModel(metadata, all_tensors)
-
-
-def _parts(path: Path, count: int) -> list[Path]:
-    """Return the files of a split model, all of which exist."""
-    match = _PART.fullmatch(path.name)
-    if match is None or int(match[3]) != count or count > _MOST_PARTS:
-        raise ConvertError(
-            f'"{path}": one of {count} parts of a split model: expected a name that ends in '
-            f"-00001-of-{count:05}.gguf, found {quoted(path.name)}. Give all parts their names."
-        )
-    parts = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
-    for part in parts:
-        if not part.exists():
-            raise ConvertError(
-                f'"{part}": a split model has {count} parts, and this one is absent. '
-                f'Download it to "{path.parent}".'
-            )
-    return parts
 
 
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
