@@ -25,6 +25,7 @@ with redirect_stdout(sys.stderr), suppress(SystemExit):
 eval(f"print({sys.argv[1]})")
 """
 MODULES = "*sys.modules"
+THREADS = "len(os.listdir('/proc/self/task')), os.environ.get('OPENBLAS_NUM_THREADS')"
 # What other commands need, of ours and of others.
 SLOW = {
     *("numba", "llvmlite", "jinja2", "tokenizers", "sentencepiece", "numpy.random", "numpy.ma"),
@@ -95,3 +96,13 @@ def rows(room: str, modules: list[str]) -> set[str]:
     begin = f"cpumix.checkpoint.{room}."
     names = {name.removeprefix(begin).partition(".")[0] for name in modules if begin in name}
     return names - {"gguf", "gguf_files"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no account of threads")
+@pytest.mark.parametrize("command", ["inspect {}/hf", "fit {}/hf --no-probe --ram 8G"])
+def test_numpy_has_the_threads_that_the_user_names_or_none(sources, command, monkeypatch):
+    """And the variable that tells it is the user's again afterwards."""
+    words = command.format(sources).split()
+    assert after(THREADS, words, OPENBLAS_NUM_THREADS="2")[1:] == ["2"]
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    assert after(THREADS, words) == ["1", "None"]

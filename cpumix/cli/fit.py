@@ -13,6 +13,7 @@ import click
 from cpumix.units import format_size
 
 from . import options
+from .numpy_start import start_numpy
 
 NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "total"}
 
@@ -51,6 +52,7 @@ def command(
     if verify is not None:
         _verify(verify, ram, context, kv, not no_probe, as_json)
         return
+    start_numpy()
     from cpumix.fit.answer import answer
     from cpumix.fit.probe import find_bandwidths
     from cpumix.fit.sources import open_source

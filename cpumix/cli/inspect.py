@@ -12,6 +12,7 @@ from cpumix.errors import escaped, quoted
 from cpumix.units import format_count, format_size
 
 from . import options
+from .numpy_start import start_numpy
 
 if TYPE_CHECKING:
     from cpumix.checkpoint.lora import AdapterFacts
@@ -27,6 +28,7 @@ def command(source: Path, as_json: bool) -> None:
     SOURCE is a model file, or a checkpoint in any form that `cpumix convert` takes, or the folder
     of a low-rank adapter. Only headers are read, so one of any size answers at once.
     """
+    start_numpy()
     from cpumix.checkpoint.open import find_source_name
     from cpumix.inspector import inspect
 
