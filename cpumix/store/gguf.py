@@ -27,7 +27,7 @@ anything is allocated for it, and a header may take at most `HEADER_LIMIT`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, BinaryIO
@@ -36,6 +36,8 @@ import numpy as np
 
 from cpumix.errors import FormatError, quoted
 
+from .strings import LENGTH, Strings, read_strings
+
 MAGIC = b"GGUF"
 VERSION = 3
 READ_VERSIONS = (2, 3)
@@ -43,7 +45,6 @@ F32_TENSOR, INT8 = 0, 24  # the tensor types that cpumix writes
 ITEM_BYTES = {F32_TENSOR: 4, INT8: 1}
 DEFAULT_ALIGNMENT = 32
 HEADER_LIMIT = 256 << 20  # bytes; the largest part is the tokenizer, 17 MB for 256k tokens
-_AHEAD = 1 << 20  # bytes of strings that are read at once
 ITEM_LIMIT = 2_000_000  # strings, metadata and tensors: each costs a microsecond, however short
 
 _UINT32, _FLOAT32, _BOOL, _STRING, _ARRAY, _UINT64, _INT64 = 4, 6, 7, 8, 9, 10, 11
@@ -141,13 +142,14 @@ def _encode_value(value: Any) -> tuple[int, bytes]:
     raise TypeError(f"GGUF metadata has no type for {type(value).__name__}")
 
 
-def parse_header(stream: BinaryIO, size: int, where: str) -> Header:
+def parse_header(stream: BinaryIO, size: int, where: str, late: Collection[str] = ()) -> Header:
     """Read the header of a GGUF file of `size` bytes; `where` names the file in errors.
 
-    Number arrays become read-only NumPy arrays, string arrays lists of str. Reads `end` bytes and
-    no more, buffering aside. Raises FormatError for whatever is not a well-formed header of GGUF
-    version 2 or 3; tensor types and the extents of tensors are left to the caller, as files of
-    other programs have types unknown here.
+    Number arrays become read-only NumPy arrays, string arrays lists of str. Those under the keys in
+    `late` become `Strings`, which raise FormatError when they are read and are not UTF-8. Reads
+    `end` bytes and no more, buffering aside. Raises FormatError for whatever is not a well-formed
+    header of GGUF version 2 or 3; tensor types and the extents of tensors are left to the caller,
+    as files of other programs have types unknown here.
     """
     at = _Cursor(stream, size, where)
     magic = at.take(4, "the magic number")
@@ -175,7 +177,9 @@ def parse_header(stream: BinaryIO, size: int, where: str) -> Header:
                 f"metadata key {quoted(key)}: expected a new name, found it "
                 + ("twice" if key else "empty")
             )
-        metadata[key] = at.value(at.number("<I", f"type of {quoted(key)}"), quoted(key))
+        value = at.value(at.number("<I", f"type of {quoted(key)}"), quoted(key))
+        is_late = key in late or not isinstance(value, Strings)
+        metadata[key] = value if is_late else list(value)
 
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 8 or alignment & (alignment - 1):
@@ -256,36 +260,25 @@ class _Cursor:
                 f"{what} before byte {self.position}: expected UTF-8 text, found {data[:16]!r}"
             ) from e
 
-    def strings(self, n: int, what: str) -> list[str]:
-        """Read `n` strings as `string` does, only faster: a tokenizer has half a million."""
-        texts: list[str] = []
-        end, unpack = min(self.size, HEADER_LIMIT), struct.Struct("<Q").unpack_from
-        ahead, begin, at = b"", self.position, 0  # bytes from `begin` on, and a place in them
-        for _ in range(n):
-            length = unpack(ahead, at)[0] if at + 8 <= len(ahead) else _AHEAD
-            if at + 8 + length > len(ahead):
-                begin, at = begin + at, 0
-                self.stream.seek(begin)
-                ahead = self.stream.read(min(_AHEAD, end - begin))
-                length = unpack(ahead)[0] if len(ahead) >= 8 else 0
-                if len(ahead) < 8 + length <= end - begin:
-                    ahead += self.stream.read(8 + length - len(ahead))
-                if len(ahead) < 8 + length:
-                    raise self.damaged(
-                        f"{what} at byte {begin}: expected a string of {length} bytes, "
-                        f"found {max(end - begin - 8, 0)} before the end of the header"
-                    )
-            at += 8 + length
-            try:
-                texts.append(str(ahead[at - length : at], "utf-8"))
-            except UnicodeDecodeError as e:
-                raise self.damaged(
-                    f"{what}, string {len(texts)}: expected UTF-8 in an array, "
-                    f"found {e.object!r:.40}"
-                ) from e
-        self.position = begin + at
+    def strings(self, n: int, what: str) -> Strings:
+        """Read `n` strings, many at once."""
+        parts = read_strings(self.stream, n, self.position, min(self.size, HEADER_LIMIT))
+        found = Strings(
+            parts,
+            lambda number, data: self.damaged(
+                f"{what}, string {number}: expected UTF-8 in an array, found {data!r:.40}"
+            ),
+        )
+        self.position += found.nbytes
         self.stream.seek(self.position)
-        return texts
+        if len(found) < n:
+            head = self.stream.read(min(self.left, LENGTH.size))
+            length = LENGTH.unpack(head)[0] if len(head) == LENGTH.size else 0
+            raise self.damaged(
+                f"{what} at byte {self.position}: expected a string of {length} bytes, "
+                f"found {max(self.left - LENGTH.size, 0)} before the end of the header"
+            )
+        return found
 
     def value(self, code: int, what: str) -> Any:
         if code == _STRING:

@@ -20,6 +20,8 @@ from ..files import refuse_pointer, unreadable
 from ..stored import StoredTensor
 from .gguf_files import find_parts
 
+_LATE = ("tokenizer.ggml.merges",)  # the most strings by far, and few commands look at them
+
 
 class GgufModel(NamedTuple):
     """The metadata of a model and its tensors by name, of all parts."""
@@ -69,7 +71,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
             refuse_pointer(path, file.read(64))
             file.seek(0)
             size = path.stat().st_size
-            header = gguf.parse_header(file, size, str(path))
+            header = gguf.parse_header(file, size, str(path), _LATE)
     except OSError as e:
         raise unreadable(path, e) from e
     tensors = {t.name: _place(path, t, header.data_start) for t in header.tensors}

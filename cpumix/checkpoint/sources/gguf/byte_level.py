@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cpumix.errors import ConvertError, quoted
+from cpumix.store.strings import Strings
 
 from .pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from .vocabulary import CONTROL, PREFIX, USER_DEFINED, GgufVocabulary
@@ -26,7 +27,7 @@ def write_json(
     if isinstance(whole, str) and whole:
         return whole.encode(), pre.adds_bos
     merges = metadata.get(PREFIX + "merges")
-    if not isinstance(merges, list):
+    if not isinstance(merges, list | Strings):
         raise ConvertError(
             f'"{where}": {PREFIX}merges: expected the merges of a byte-level BPE, found none. '
             "Convert the model's Hugging Face checkpoint."
@@ -59,7 +60,7 @@ def write_json(
                 "byte_fallback": False,
                 "ignore_merges": pre.ignore_merges,
                 "vocab": {text: token for token, text in enumerate(vocabulary.tokens)},
-                "merges": merges,
+                "merges": list(merges),
             },
         },
         ensure_ascii=False,
