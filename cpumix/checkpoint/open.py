@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from cpumix.config import ModelConfig
@@ -35,7 +35,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return find_source(path).read_config(path, ignored)
 
 
-def read_files(path: Path) -> dict[str, bytes]:
+def read_files(path: Path) -> Mapping[str, bytes]:
     """Return the side files of what lies at `path`, by name: no weights need be there.
 
     Raises ConvertError or ConfigError.

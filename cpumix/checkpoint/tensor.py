@@ -79,7 +79,7 @@ class Contents:
     """By their names there."""
     namings: tuple[Naming, ...]
     """Those that may occur, the likeliest first."""
-    files: dict[str, bytes]
+    files: Mapping[str, bytes]
     """The tokenizer and what belongs to it, by file name."""
     notes: tuple[str, ...] = ()
     """A sentence for each side file that could not be read and was left out."""
@@ -94,7 +94,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: Mapping[str, SourceTensor]
     """By canonical name, in the order of `ModelConfig.tensors`."""
-    files: dict[str, bytes]
+    files: Mapping[str, bytes]
     """Side files by name, such as "tokenizer.model"."""
     source_bytes: int
     """Of the weights."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from cpumix.checkpoint.late_files import LateFiles, solid_bytes
 from cpumix.config import ModelConfig
 from cpumix.errors import ConfigError
 from cpumix.tokenizer import prepare_files
@@ -55,12 +56,18 @@ def count_side_bytes(files: Mapping[str, bytes], vocab_size: int) -> SideBytes:
     if "tokenizer.model" in files:
         name, vocabulary = "tokenizer.model", MODEL_FACTOR * len(files["tokenizer.model"])
     else:
-        name, data = "tokenizer.json", files.get("tokenizer.json", b"")
-        vocabulary = JSON_FACTOR * (len(data) - data.count(b" ") - data.count(b"\n"))
-        vocabulary -= TOKENIZER_LIBRARIES
-    others = sum(len(data) for other, data in files.items() if other != name) - SMALL_FILES
+        name = "tokenizer.json"
+        vocabulary = JSON_FACTOR * _solid_bytes(files, name) - TOKENIZER_LIBRARIES
+    others = sum(len(files[other]) for other in files if other != name) - SMALL_FILES
     kept = max(vocabulary - TOKEN_BYTES * vocab_size, 0) + KEPT_FACTOR * max(others, 0)
     return SideBytes(kept, READING_FACTOR * (others + SMALL_FILES) if others > 0 else 0)
+
+
+def _solid_bytes(files: Mapping[str, bytes], name: str) -> int:
+    """Count a file's bytes but blanks and line ends, if it is there."""
+    if isinstance(files, LateFiles) and name in files:
+        return files.solid_bytes(name)
+    return solid_bytes(files.get(name, b""))
 
 
 def foresee_side_bytes(files: Mapping[str, bytes], vocab_size: int) -> SideBytes:

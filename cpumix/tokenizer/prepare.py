@@ -18,20 +18,23 @@ _OBJECTS = (
 )
 
 
-def prepare_files(files: Mapping[str, bytes]) -> dict[str, bytes]:
+def prepare_files(files: Mapping[str, bytes]) -> Mapping[str, bytes]:
     """Return the files to keep, under the names that transformers gives them.
 
     What is damaged is left out. Of Mistral's own files, a tokenizer.model.v3 is renamed, and a
-    tekken.json made one that is quick to read, a tokenizer.json.
+    tekken.json made one that is quick to read, a tokenizer.json. If all stay as they are, it is
+    `files` itself, and no vocabulary is read.
 
     Raises ConfigError for a damaged tekken.json; the notes of a `Tokenizer` made from the same
     `files` name what is left out.
     """
     side = SideFiles(files)
-    damaged = [name for name in _OBJECTS if name in files and not side.is_object(name)]
-    kept = {name: data for name, data in files.items() if name not in damaged}
+    dropped = {name for name in _OBJECTS if name in files and not side.is_object(name)}
+    dropped |= {name for name in files if name == TEKKEN or MODEL.fullmatch(name)}
+    if not dropped:
+        return files
+    kept = {name: data for name, data in files.items() if name not in dropped}
     own = own_format(files)
-    kept = {n: d for n, d in kept.items() if n != TEKKEN and not MODEL.fullmatch(n)}
     if own is None:
         return kept
     settings = TokenizerSettings.from_files(files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from typing import Any
 from zlib import crc32
 
@@ -10,11 +11,14 @@ import numpy as np
 import pytest
 from gguf_files import TOKENIZERS, byte_level_metadata, sentencepiece_metadata
 
+from cpumix.checkpoint.late_files import LateFile, LateFiles, solid_bytes
 from cpumix.checkpoint.sources.gguf.pre_tokenizers import PRE_TOKENIZERS
 from cpumix.checkpoint.sources.gguf.tokenizer import tokenizer_files
 from cpumix.errors import ConvertError
 from cpumix.sampling import SamplingParams, model_defaults
-from cpumix.tokenizer import Tokenizer
+from cpumix.store.gguf import encode_header, parse_header
+from cpumix.store.strings import Strings
+from cpumix.tokenizer import Tokenizer, prepare_files
 
 GOLDENS = json.loads((TOKENIZERS / "goldens.json").read_text(encoding="utf-8"))
 PRE = json.loads((TOKENIZERS / "gguf-pre.json").read_text(encoding="utf-8"))
@@ -186,6 +190,47 @@ def test_damaged_byte_level_is_refused() -> None:
     metadata = byte_level_metadata()
     del metadata["tokenizer.ggml.merges"]
     refused(metadata, "expected the merges of a byte-level BPE, found none")
+
+
+@pytest.mark.parametrize("n", [1, 9, 10, 11, 100, 101, 1002])
+def test_a_file_that_is_not_written_yet_has_the_size_that_it_will_have(n: int) -> None:
+    """Whatever JSON makes of its bytes: escapes, blanks, line ends, letters of several bytes."""
+    letters = [*map(chr, range(256)), "Ġ", "日", "🦊", "\u2028"]
+    random = np.random.default_rng(n)
+    texts = ["".join(random.choice(letters, random.integers(1, 6))) for _ in range(3 * n)]
+    tokens = list(dict.fromkeys(f"{text}{i}" for i, text in enumerate(texts[:n])))
+    tokens[-1] = ""
+    metadata = byte_level_metadata() | {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": random.integers(1, 7, n).astype(np.int32),
+    }
+    for merges in (texts[n:], [], ["a b"], as_in_a_header(texts[n:]), as_in_a_header([])):
+        files = tokenizer_files(metadata | {"tokenizer.ggml.merges": merges}, "m.gguf")
+        before = files.solid_bytes("tokenizer.json")
+        written = files["tokenizer.json"]
+        assert json.loads(written)["model"]["merges"] == list(merges)
+        assert before == len(written.translate(None, b" \n"))
+        assert before == solid_bytes(written) == files.solid_bytes("tokenizer.json")
+
+
+def as_in_a_header(texts: list[str]) -> Strings:
+    """Return strings as the header of a GGUF file has them."""
+    data = encode_header({"k": texts}, [])
+    found: Strings = parse_header(BytesIO(data), len(data), "m", ["k"]).metadata["k"]
+    return found
+
+
+def test_a_late_file_is_written_once_and_only_to_be_read() -> None:
+    written = []
+    late = LateFile(lambda: written.append(1) or b"a b", lambda: 2)
+    files = LateFiles({"x": late, "y": b"c\n"})
+    assert ("x" in files, "z" in files, len(files), list(files)) == (True, False, 2, ["x", "y"])
+    assert (files.solid_bytes("x"), files.solid_bytes("y"), files.get("z")) == (2, 1, None)
+    assert prepare_files(files) is files
+    assert not written
+    assert dict(files) == {"x": b"a b", "y": b"c\n"} == dict(files)
+    assert written == [1]
+    assert files.solid_bytes("x") == 2
 
 
 def test_how_a_model_wants_to_be_sampled_is_kept() -> None:

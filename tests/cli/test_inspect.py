@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from checkpoints import LLAMA, MIXTRAL, write_checkpoint, write_shard
 from click.testing import CliRunner
+from gguf_files import byte_level_metadata, metadata_of, tensors_of, write_gguf
 from model_files import CONFIG, FILES, write
+from tiny_checkpoint import make_weights
 
 import cpumix
+from cpumix.checkpoint.sources.gguf import byte_level as gguf_byte_level
 from cpumix.cli.main import main
 from cpumix.quant.precision import CODED, PRECISIONS
+from cpumix.store import strings
 
 
 @pytest.fixture
@@ -117,6 +121,70 @@ def test_inspect_of_an_adapter(tmp_path, kind):
     text = invoke("inspect", tmp_path).stdout
     assert text.startswith(f"{tmp_path}: {kind} adapter, 512 bytes in 2 tensors")
     assert ("trained on: not named" if kind == "Mistral" else r'trained on: "a\x1bmodel"') in text
+
+
+@pytest.fixture
+def byte_level(tmp_path):
+    """A GGUF file whose tokenizer has merges; change its bytes to damage them."""
+    metadata = byte_level_metadata()
+    config = LLAMA | {"vocab_size": len(metadata["tokenizer.ggml.tokens"])}
+    tensors = tensors_of(config, make_weights(config, seed=0))
+    return write_gguf(tmp_path / "m.gguf", metadata_of(config) | metadata, tensors)
+
+
+MERGES = byte_level_metadata()["tokenizer.ggml.merges"]
+
+
+def test_plans_neither_decode_merges_nor_write_a_tokenizer(byte_level, monkeypatch):
+    """The numbers are those of the written file; `convert` decodes and writes."""
+    decoded, written = [], []
+
+    def spies(module, name, seen):
+        original = getattr(module, name)
+
+        def spy(*arguments):
+            seen.append(original(*arguments))
+            return seen[-1]
+
+        monkeypatch.setattr(module, name, spy)
+
+    spies(strings, "_decode", decoded)
+    spies(strings.Strings, "_decode_each", decoded)
+    spies(gguf_byte_level, "_encode", written)
+    facts = json.loads(invoke("inspect", byte_level, "--json").stdout)
+    fit = invoke("fit", byte_level, "--no-probe", "--ram", "4G", "--json")
+    assert fit.exit_code == 0
+    assert byte_level_metadata()["tokenizer.ggml.tokens"] in decoded
+    assert MERGES not in decoded
+    assert all(not json.loads(text)["model"]["merges"] for text in written)
+    target = byte_level.with_name("m.bin")
+    cpumix.convert(byte_level, target, "int8")
+    assert MERGES in decoded
+    assert json.loads(written[-1])["model"]["merges"] == MERGES
+    found = json.loads(invoke("inspect", target, "--json").stdout)
+    assert facts["memory"]["bytes"]["int8"] == found["memory"]["bytes"]["int8"]
+
+
+@pytest.mark.parametrize("damage", ["count", "length", "text"])
+def test_merges_that_lie_are_refused_when_they_are_read(byte_level, damage):
+    """A count or a length that is wrong ends every command, a text that is none what decodes it."""
+    data = byte_level.read_bytes()
+    at = data.index(b"tokenizer.ggml.merges") + len(b"tokenizer.ggml.merges") + 8
+    count, length = (int.from_bytes(data[place : place + 8], "little") for place in (at, at + 8))
+    place, lie, sentence = {
+        "count": (at, (count + 1).to_bytes(8, "little"), ""),
+        "length": (at + 8, (length + 1).to_bytes(8, "little"), ""),
+        "text": (at + 16, b"\xff", '"tokenizer.ggml.merges", string 0: expected UTF-8'),
+    }[damage]
+    assert count == len(MERGES)
+    byte_level.write_bytes(data[:place] + lie + data[place + len(lie) :])
+    convert = invoke("convert", byte_level, byte_level.with_name("m.bin"))
+    inspect = invoke("inspect", byte_level)
+    assert convert.exit_code == 1
+    assert sentence in convert.stderr
+    assert "The file is damaged: copy or download it again." in convert.stderr
+    assert inspect.exit_code == int(damage != "text")
+    assert damage == "text" or inspect.stderr == convert.stderr
 
 
 def test_inspect_imports_no_compiler(model):

@@ -9,7 +9,7 @@ ConfigError. `open` tries the rows of `SOURCES` in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ class CheckpointSource(NamedTuple):
 
     claims: Callable[[Path], bool]
     read_config: Callable[[Path, Collection[str]], ModelConfig]
-    read_files: Callable[[Path], dict[str, bytes]]
+    read_files: Callable[[Path], Mapping[str, bytes]]
     read: Callable[[Path, Collection[str], Heads], Contents]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
     return config_of(_read_model(path), str(path), ignored)
 
 
-def read_files(path: Path) -> dict[str, bytes]:
+def read_files(path: Path) -> Mapping[str, bytes]:
     """Return the files that a vocabulary in a file's metadata stands for."""
     return tokenizer_files(_read_model(path).metadata, str(path))
 

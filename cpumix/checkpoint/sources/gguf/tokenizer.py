@@ -14,6 +14,7 @@ from typing import Any
 
 from cpumix.errors import ConvertError, quoted
 
+from ...late_files import LateFile, LateFiles
 from . import byte_level, sentencepiece
 from .vocabulary import PREFIX, read_vocabulary
 
@@ -38,7 +39,7 @@ _ENDS = frozenset(
 )
 
 
-def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]:
+def tokenizer_files(metadata: Mapping[str, Any], where: str) -> LateFiles:
     """Return the tokenizer's files by name; `where` names the GGUF file in errors.
 
     Raises ConvertError for a missing or damaged tokenizer, and for kinds unknown to cpumix.
@@ -50,13 +51,13 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
         for key, name in _NAMED_IDS.items()
         if key in vocabulary.ids
     }
+    files: dict[str, bytes | LateFile] = {}
     if kind == "llama":
-        files = {"tokenizer.model": sentencepiece.write_model(vocabulary, where)}
+        files["tokenizer.model"] = sentencepiece.write_model(vocabulary, where)
         settings["added_tokens_decoder"] = sentencepiece.added_tokens(vocabulary)
         adds_bos = True
     elif kind == "gpt2":
-        text, adds_bos = byte_level.write_json(vocabulary, metadata, where)
-        files = {"tokenizer.json": text}
+        files["tokenizer.json"], adds_bos = byte_level.write_json(vocabulary, metadata, where)
     else:
         raise ConvertError(
             f'"{where}": {PREFIX}model: expected "llama" or "gpt2", found {quoted(kind)}. '
@@ -69,7 +70,7 @@ def tokenizer_files(metadata: Mapping[str, Any], where: str) -> dict[str, bytes]
     files["tokenizer_config.json"] = json.dumps(settings).encode()
     generation = {"eos_token_id": list(dict.fromkeys(ends)), **_sampling(metadata)}
     files["generation_config.json"] = json.dumps(generation).encode()
-    return files
+    return LateFiles(files)
 
 
 def describe_tokenizer(metadata: Mapping[str, Any]) -> str:

@@ -55,7 +55,8 @@ def read_vocabulary(metadata: Mapping[str, Any], where: str) -> GgufVocabulary:
     tokens = metadata.get(PREFIX + "tokens")
     if not isinstance(tokens, list) or not tokens:
         raise refuse("tokens", "a list of tokens", "none")
-    tokens = [text or f"[EMPTY_{token}]" for token, text in enumerate(tokens)]
+    if "" in tokens:
+        tokens = [text or f"[EMPTY_{token}]" for token, text in enumerate(tokens)]
     if len(set(tokens)) < len(tokens):
         twice = Counter(tokens).most_common(1)[0][0]
         raise refuse("tokens", "each token once", f"{quoted(twice)} twice")
