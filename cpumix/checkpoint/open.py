@@ -9,22 +9,22 @@ from cpumix.config import ModelConfig
 from cpumix.errors import ConvertError
 
 from .files import unreadable
+from .head import NO_HEADS, Heads
 from .match import match
-from .shards import Heads
 from .sources import SOURCES, CheckpointSource
 from .tensor import Checkpoint
 
 
 def open_checkpoint(
-    path: Path, ignored: Collection[str] = (), heads: Heads | None = None
+    path: Path, ignored: Collection[str] = (), heads: Heads = NO_HEADS
 ) -> Checkpoint:
     """Read a checkpoint's side files and headers, and check that it is whole.
 
-    Fields of its config that are named in `ignored` count as absent. `heads` are the tensors of
-    shards that are not there yet. Raises ConvertError for what is missing, damaged or superfluous,
+    Fields of its config that are named in `ignored` count as absent. `heads` are those of
+    files that are not there yet. Raises ConvertError for what is missing, damaged or superfluous,
     ConfigError for a model that cpumix does not run.
     """
-    return match(find_source(path).read(path, ignored, heads or {}))
+    return match(find_source(path, heads).read(path, ignored, heads))
 
 
 def read_config(path: Path, ignored: Collection[str] = ()) -> ModelConfig:
@@ -43,17 +43,17 @@ def read_files(path: Path) -> Mapping[str, bytes]:
     return find_source(path).read_files(path)
 
 
-def find_source_name(path: Path) -> str | None:
+def find_source_name(path: Path, heads: Heads = NO_HEADS) -> str | None:
     """Return the name in `SOURCES` of what `path` is, or None; ConvertError if unreadable."""
     try:
-        return next((name for name, source in SOURCES.items() if source.claims(path)), None)
+        return next((name for name, source in SOURCES.items() if source.claims(path, heads)), None)
     except OSError as e:
         raise unreadable(path, e) from e
 
 
-def find_source(path: Path) -> CheckpointSource:
+def find_source(path: Path, heads: Heads = NO_HEADS) -> CheckpointSource:
     """Return the kind of source that `path` is. Raises ConvertError if it is none."""
-    name = find_source_name(path)
+    name = find_source_name(path, heads)
     if name is not None:
         return SOURCES[name]
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +13,9 @@ from cpumix.errors import ConvertError, quoted
 
 from .containers import CONTAINERS
 from .files import read_json
+from .head import NO_HEADS, Heads, read_head
 from .stored import StoredTensor
 
-Heads = Mapping[Path, dict[str, StoredTensor]]
-"""The tensors of shards that are not here yet, by path and name."""
 _NUMBERED = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.[a-z]+)")
 
 
@@ -41,27 +40,31 @@ class ShardNames(NamedTuple):
         )
         return [self.single] if self.single in found else found
 
-    def find(self, folder: Path) -> list[Path]:
+    def find(self, folder: Path, heads: Heads = NO_HEADS) -> list[Path]:
         """Return the shards in a folder, without an index."""
-        return [folder / name for name in self.pick(path.name for path in folder.glob("*"))]
+        return [folder / name for name in self.pick(names_in(folder, heads))]
 
-    def exists(self, folder: Path) -> bool:
+    def exists(self, folder: Path, heads: Heads = NO_HEADS) -> bool:
         """Whether a folder has shards of this kind, or an index that promises some."""
-        return bool(self.find(folder)) or bool(
+        return bool(self.find(folder, heads)) or bool(
             self.index_name and (folder / self.index_name).exists()
         )
+
+
+def names_in(folder: Path, heads: Heads) -> set[str]:
+    """Return the names of a folder's files, with those that are not here yet."""
+    return {p.name for p in folder.glob("*")} | {p.name for p in heads if p.parent == folder}
 
 
 def read_shards(folder: Path, names: ShardNames, heads: Heads) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's shards by its name there. Raises ConvertError."""
     index = _read_index(folder, names, heads)
-    paths = sorted({folder / shard for shard in index.values()}) or names.find(folder)
+    paths = sorted({folder / shard for shard in index.values()}) or names.find(folder, heads)
     if not index:
-        _check_numbers(paths)
+        _check_numbers(paths, heads)
     tensors: dict[str, StoredTensor] = {}
     for path in paths:
-        found = heads[path] if path in heads else CONTAINERS[path.suffix](path)
-        for name, stored in found.items():
+        for name, stored in read_head(path, CONTAINERS[path.suffix], heads).tensors.items():
             if name in tensors:
                 raise ConvertError(
                     f"tensor {quoted(name)}: expected it in one shard, found it in two, "
@@ -104,14 +107,14 @@ def _read_index(folder: Path, names: ShardNames, heads: Heads) -> dict[str, str]
     return found
 
 
-def _check_numbers(paths: list[Path]) -> None:
+def _check_numbers(paths: list[Path], heads: Heads) -> None:
     """Raise ConvertError if a numbered shard's brothers are not all there."""
     for path in paths:
         if match := _NUMBERED.fullmatch(path.name):
             stem, _, last, suffix = match.groups()
             for number in range(1, int(last) + 1):
                 name = f"{stem}-{number:05}-of-{last}{suffix}"
-                if not (path.parent / name).exists():
+                if path.parent / name not in heads and not (path.parent / name).exists():
                     raise ConvertError(
                         f'shard "{name}": the name of "{path.name}" promises it, but it is '
                         f'absent. Download it to "{path.parent}".'

@@ -112,7 +112,7 @@ def convert(
         place, shards = open_shards(hub_name)
     else:
         place = download(hub_name)
-    checkpoint = open_checkpoint(place, ignore_fields, shards.heads if shards else None)
+    checkpoint = open_checkpoint(place, ignore_fields, shards.heads if shards else {})
     for folder, times in lora:
         checkpoint = merge_adapter(checkpoint, Path(folder), times)
     tokenizer = Tokenizer.from_files(checkpoint.files)  # refuse a damaged one now

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cpumix.checkpoint.containers import safetensors
+from cpumix.checkpoint.containers import CONTAINERS
 from cpumix.checkpoint.files import read_into
-from cpumix.checkpoint.stored import StoredTensor
+from cpumix.checkpoint.head import Head
+from cpumix.checkpoint.random_access import FileBytes
 from cpumix.errors import ConvertError, quoted
 
 from .download import earlier_download, fetch_all
@@ -43,7 +44,7 @@ class HubShards:
         with ThreadPoolExecutor(_HEADS, "cpumix-fetch") as readers:
             heads = list(readers.map(self._read_head, self._files))
         self.heads = dict(zip(self._files, heads, strict=True))
-        """The tensors of each shard, by its path and their names."""
+        """What each shard's head says."""
 
     @property
     def identity(self) -> list[tuple[str, int, str]]:
@@ -92,16 +93,12 @@ class HubShards:
             )
         out[:] = found
 
-    def _read_head(self, path: Path) -> dict[str, StoredTensor]:
-        size = self.sizes[path]
-
-        def read(offset: int, count: int) -> bytes:
-            out = bytearray(min(count, size - offset))
-            self._fill(path, offset, memoryview(out))
-            return bytes(out)
-
-        found = safetensors.parse_header(path, size, read)
-        return {name: replace(part, read_into=self._read_into) for name, part in found.items()}
+    def _read_head(self, path: Path) -> Head:
+        head = CONTAINERS[path.suffix](FileBytes(path, self.sizes[path], self._fill))
+        tensors = {
+            name: replace(part, read_into=self._read_into) for name, part in head.tensors.items()
+        }
+        return head._replace(tensors=tensors)
 
     def _bar(self) -> Any:
         """Return a bar that shows nothing, since the conversion has one, and ends when closed."""

@@ -17,8 +17,8 @@ import cpumix
 import cpumix.checkpoint.tensor
 from cpumix.checkpoint import SourceTensor
 from cpumix.checkpoint.as_is import is_quantized
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.checkpoint.containers.gguf import read_gguf
-from cpumix.checkpoint.containers.safetensors import read_header
 from cpumix.checkpoint.encodings import assemble
 from cpumix.checkpoint.encodings.ggml import GGML_TYPES
 from cpumix.checkpoint.encodings.plain import PlainMatrix
@@ -199,7 +199,7 @@ def test_number_that_is_none_is_found_with_a_book_too(tmp_path: Path) -> None:
 
     write(tmp_path / "source", "compressed-tensors")
     shard = tmp_path / "source" / "model.safetensors"
-    stored = read_header(shard)["model.layers.0.block_sparse_moe.experts.1.w1.weight_scale"]
+    stored = read_tensors(shard)["model.layers.0.block_sparse_moe.experts.1.w1.weight_scale"]
     with open(shard, "r+b") as file:
         file.seek(stored.offset)
         file.write(np.array([np.nan], np.float16).tobytes())

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch_files import write_entries
 
-from cpumix.checkpoint.containers.npz import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.errors import ConvertError
 
 ARRAYS = {
@@ -30,7 +30,7 @@ def entry(array: np.ndarray, version: tuple[int, int] = (1, 0)) -> bytes:
 
 def test_arrays_of_numpy(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **ARRAYS)
-    found = read_header(tmp_path / "x.npz")
+    found = read_tensors(tmp_path / "x.npz")
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert np.array_equal(found[name].read(), array), name
@@ -40,7 +40,7 @@ def test_second_version_and_bfloat16(tmp_path: Path) -> None:
     bits = np.arange(6, dtype=np.uint16).reshape(2, 3)
     data = entry(bits.view("V2"), (2, 0)).replace(b"|V2", b"<V2")
     write_entries(tmp_path / "x.npz", {"a.npy": data})
-    stored = read_header(tmp_path / "x.npz")["a"]
+    stored = read_tensors(tmp_path / "x.npz")["a"]
     assert stored.dtype == "BF16"
     assert np.array_equal(stored.read(), bits)
 
@@ -48,7 +48,7 @@ def test_second_version_and_bfloat16(tmp_path: Path) -> None:
 def test_compressed_file_is_refused(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", **ARRAYS)
     with pytest.raises(ConvertError, match="expected it stored as it is, found it compressed"):
-        read_header(tmp_path / "x.npz")
+        read_tensors(tmp_path / "x.npz")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_compressed_file_is_refused(tmp_path: Path) -> None:
 def test_strange_array_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     write_entries(tmp_path / "x.npz", {"a.npy": data})
     with pytest.raises(ConvertError, match=message):
-        read_header(tmp_path / "x.npz")
+        read_tensors(tmp_path / "x.npz")
 
 
 def test_other_file_is_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_other_file_is_refused(tmp_path: Path) -> None:
     ):
         path.write_bytes(text)
         with pytest.raises(ConvertError, match=message):
-            read_header(path)
+            read_tensors(path)
     path.unlink()
     with pytest.raises(ConvertError, match="cannot read this part of the checkpoint"):
-        read_header(path)
+        read_tensors(path)

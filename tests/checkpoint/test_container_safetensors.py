@@ -12,7 +12,7 @@ import pytest
 from checkpoints import write_checkpoint, write_header, write_shard
 
 from cpumix.checkpoint import open_checkpoint
-from cpumix.checkpoint.containers.safetensors import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.checkpoint.stored import StoredTensor
 from cpumix.errors import ConvertError
 
@@ -24,7 +24,7 @@ def shard(tmp_path: Path) -> Path:
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(ConvertError, match=re.escape(message)) as error:
-        read_header(path)
+        read_tensors(path)
     assert str(path) in str(error.value)
 
 
@@ -36,7 +36,7 @@ def test_header_is_read_in_any_order(shard: Path) -> None:
     header = {"b": entry(8, 12, [1, 1]), "a": entry(0, 8), "empty": entry(8, 8, [0, 3])}
     write_header(shard, {"__metadata__": {"format": "pt"}, **header}, bytes(12))
     start = shard.stat().st_size - 12
-    assert read_header(shard) == {
+    assert read_tensors(shard) == {
         "b": StoredTensor(shard, "F32", (1, 1), start + 8, 4),
         "a": StoredTensor(shard, "F32", (2,), start, 8),
         "empty": StoredTensor(shard, "F32", (0, 3), start + 8, 0),
@@ -45,7 +45,7 @@ def test_header_is_read_in_any_order(shard: Path) -> None:
 
 def test_header_of_an_unknown_dtype_is_read(shard: Path) -> None:
     write_header(shard, {"a": entry(0, 3, [6], "F4")}, bytes(3))
-    assert read_header(shard)["a"].nbytes == 3
+    assert read_tensors(shard)["a"].nbytes == 3
 
 
 @pytest.mark.parametrize("data", [b"", b"1234567", b"<!DOCTYPE html><html>", b"\xff" * 16])

@@ -13,7 +13,7 @@ import pytest
 import torch_files
 from torch_files import View, number, state_dict, text, write_entries, write_legacy, write_zip
 
-from cpumix.checkpoint.containers.torch import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.errors import ConvertError
 
 DATA = Path(__file__).parents[1] / "data" / "torch"
@@ -26,7 +26,7 @@ TENSORS = {
 
 def refused(path: Path, message: str) -> None:
     with pytest.raises(ConvertError, match=message) as error:
-        read_header(path)
+        read_tensors(path)
     assert str(path) in str(error.value)
 
 
@@ -41,7 +41,7 @@ def widen(bits: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["zip.bin", "nested.pt", "legacy.bin"])
 def test_files_of_pytorch(name: str) -> None:
-    found = read_header(DATA / name)
+    found = read_tensors(DATA / name)
     big = np.arange(60, dtype=np.float32).reshape(10, 6)
     assert np.array_equal(widen(found["bf16"].read()), np.arange(24).reshape(4, 6))
     assert np.array_equal(found["top"].read(), big[:4])
@@ -59,7 +59,7 @@ def test_files_of_pytorch(name: str) -> None:
 @pytest.mark.parametrize("write", [write_zip, write_legacy])
 def test_made_files(tmp_path: Path, write) -> None:
     write(tmp_path / "x.bin", TENSORS)
-    found = read_header(tmp_path / "x.bin")
+    found = read_tensors(tmp_path / "x.bin")
     assert {name: t.read().tolist() for name, t in found.items()} == {
         name: array.tolist() for name, array in TENSORS.items()
     }
@@ -67,7 +67,7 @@ def test_made_files(tmp_path: Path, write) -> None:
 
 def test_parameters(tmp_path: Path) -> None:
     write_zip(tmp_path / "x.bin", TENSORS, parameters=True, byteorder="little")
-    assert read_header(tmp_path / "x.bin")["wide"].read().tolist() == [0, 1, 2, 3, 4]
+    assert read_tensors(tmp_path / "x.bin")["wide"].read().tolist() == [0, 1, 2, 3, 4]
 
 
 # ---- programs in pickles: none is ever run
@@ -196,10 +196,11 @@ def test_compressed_entries_are_refused(tmp_path: Path) -> None:
 
 
 def test_entry_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "x", "w") as file:
+    path = tmp_path / "x.bin"
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "w") as file:
         file.writestr("x/data.pkl", b"1")
         file.writestr("x/data.pkl", b"2")
-    refused(tmp_path / "x", 'expected the entry "x/data.pkl" once, found it twice')
+    refused(path, 'expected the entry "x/data.pkl" once, found it twice')
 
 
 def edit(path: Path, old: bytes, new: bytes) -> None:
@@ -231,6 +232,13 @@ def test_too_many_entries_are_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cpumix.checkpoint.containers.zip_entries._MOST", 3)
     write_zip(tmp_path / "x.bin", TENSORS)
     refused(tmp_path / "x.bin", "expected at most 3 entries, found 5")
+
+
+def test_large_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read before its entries are counted."""
+    monkeypatch.setattr("cpumix.checkpoint.containers.zip_entries._MOST_DIRECTORY", 100)
+    write_zip(tmp_path / "x.bin", TENSORS)
+    refused(tmp_path / "x.bin", "expected a zip file, found a damaged one .*directory")
 
 
 def test_large_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from quantized_parts import random
 from test_encodings_by_blocks import four_bits, hqq
 from test_encodings_by_groups import gptq
 
-from cpumix.checkpoint.containers.safetensors import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.checkpoint.encodings import ENCODINGS, assemble
 from cpumix.checkpoint.matrix import count_rows
 from cpumix.checkpoint.stored import NUMPY_DTYPES
@@ -116,7 +116,7 @@ def test_changed_parts_and_settings(tmp_path: Path, form: str) -> None:
         dtypes = {n: d for n, d in dtypes.items() if sizes[n] == parts[n].dtype.itemsize}
         write_shard(tmp_path / "x.safetensors", parts, dtypes)
         try:
-            matrices = assemble(read_header(tmp_path / "x.safetensors"), encoding, changed)
+            matrices = assemble(read_tensors(tmp_path / "x.safetensors"), encoding, changed)
             for matrix in matrices.values():
                 rows = count_rows(matrix)
                 matrix.read_rows(0, min(rows, 3))

@@ -16,7 +16,7 @@ import pytest
 from checkpoints import LLAMA, MISTRAL, stored_as, write_checkpoint
 
 from cpumix.checkpoint import Checkpoint, SourceTensor, open_checkpoint
-from cpumix.checkpoint.containers.safetensors import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.errors import ConfigError, ConvertError
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -417,7 +417,7 @@ def test_shard_that_became_shorter_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     tensor = open_checkpoint(tmp_path).tensors["blk.1.expert.3.w2"]
     with open(tmp_path / "model.safetensors", "r+b") as file:
-        file.truncate(read_header(tensor.path)[tensor.source_name].offset + 10)
+        file.truncate(read_tensors(tensor.path)[tensor.source_name].offset + 10)
     with pytest.raises(
         ConvertError,
         match=r'model.safetensors": expected 768 bytes at byte \d+, found 10: the file became',

@@ -10,7 +10,7 @@ import numpy as np
 from checkpoints import write_shard
 from numpy.typing import NDArray
 
-from cpumix.checkpoint.containers.safetensors import read_header
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.checkpoint.encodings import assemble
 from cpumix.checkpoint.matrix import Matrix
 
@@ -50,7 +50,7 @@ def assembled(
 ) -> dict[str, Matrix]:
     """Write parts to a safetensors file and return the matrices that an encoding makes of them."""
     write_shard(folder / "x.safetensors", parts, dtypes)
-    return assemble(read_header(folder / "x.safetensors"), encoding, settings or {})
+    return assemble(read_tensors(folder / "x.safetensors"), encoding, settings or {})
 
 
 def check(matrix: Matrix, expected: Array, steps: tuple[int, ...] = (1, 3, 16, 1000)) -> None:

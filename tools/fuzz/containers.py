@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpumix.checkpoint.containers import CONTAINERS
-from cpumix.checkpoint.containers.gguf import read_gguf
+from cpumix.checkpoint.containers import read_tensors
 from cpumix.checkpoint.stored import NUMPY_DTYPES, StoredTensor
 from cpumix.errors import CpumixError
 from cpumix.store import gguf
@@ -120,7 +119,6 @@ KINDS: dict[str, tuple[str, Callable[[Random], bytes]]] = {
     "torch-legacy": (".bin", whole(torch_legacy)),
     "gguf": (".gguf", whole(foreign_gguf)),
 }
-READERS = {**CONTAINERS, ".gguf": lambda path: read_gguf(path).tensors}
 
 
 def mutate(data: bytes, rng: Random) -> bytes:
@@ -158,7 +156,7 @@ def check(path: Path, data: bytes) -> str:
     path.write_bytes(data)
     began = time.process_time()
     try:
-        tensors = READERS[path.suffix](path)
+        tensors = read_tensors(path)
     except CpumixError as error:
         text = str(error)
         assert "\n" not in text and text.isprintable(), f"not one clean line: {text!r}"

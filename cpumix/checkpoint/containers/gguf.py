@@ -9,41 +9,33 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from cpumix.errors import ConvertError, quoted
-from cpumix.input_file import regular
 from cpumix.store import gguf
 
 from ..encodings.ggml import GGML_TYPES, UNREAD_TYPES
-from ..files import refuse_pointer, unreadable
+from ..head import NO_HEADS, Head, Heads, read_head
+from ..random_access import FileStream, RandomAccess
 from ..stored import StoredTensor
 from .gguf_files import find_parts
 
 _LATE = ("tokenizer.ggml.merges",)  # the most strings by far, and few commands look at them
 
 
-class GgufModel(NamedTuple):
-    """The metadata of a model and its tensors by name, of all parts."""
-
-    metadata: dict[str, Any]
-    tensors: dict[str, StoredTensor]
-
-
-def read_gguf(path: Path) -> GgufModel:
+def read_gguf(path: Path, heads: Heads = NO_HEADS) -> Head:
     """Return what the headers of a file, and of the other parts of its model, say.
 
-    Raises FormatError for a damaged header, ConvertError for tensors that are not in the file or
-    of a type that cpumix does not read, and for missing parts.
+    Files that are not here are among `heads`. Raises FormatError for a damaged header, ConvertError
+    for tensors that are not in the file or of a type that cpumix does not read, and missing parts.
     """
-    metadata, tensors = _read_file(path)
-    count = metadata.get("split.count", 1)
+    head = read_head(path, parse_head, heads)
+    count = head.metadata.get("split.count", 1)
     if type(count) is not int or count <= 1:
-        return GgufModel(metadata, tensors)
-    promised = None
+        return head
+    metadata, promised = head.metadata, None
     all_tensors: dict[str, StoredTensor] = {}
-    for number, part in enumerate(find_parts(path, count)):
-        found, tensors = _read_file(part)
+    for number, part in enumerate(find_parts(path, count, heads)):
+        tensors, found = read_head(part, parse_head, heads)
         if found.get("split.no") != number or found.get("split.count") != count:
             raise ConvertError(
                 f'"{part}": expected part {number} of {count} by its metadata (split.no, '
@@ -62,18 +54,17 @@ def read_gguf(path: Path) -> GgufModel:
             f'"{path}": expected {promised} tensors in {count} parts, found {len(all_tensors)}. '
             "Download all parts of one model."
         )
-    return GgufModel(metadata, all_tensors)
+    return Head(all_tensors, metadata)
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    try:
-        with open(path, "rb", buffering=1 << 20, opener=regular) as file:
-            refuse_pointer(path, file.read(64))
-            file.seek(0)
-            size = path.stat().st_size
-            header = gguf.parse_header(file, size, str(path), _LATE)
-    except OSError as e:
-        raise unreadable(path, e) from e
+def parse_head(file: RandomAccess) -> Head:
+    """Return the tensors of a file, which may be one part of a model, and its metadata.
+
+    Raises FormatError for a damaged header, ConvertError for tensors that are not in the file or
+    of a type that cpumix does not read.
+    """
+    path, size = file.path, file.size
+    header = gguf.parse_header(FileStream(file, gguf.HEADER_LIMIT), size, str(path), _LATE)
     tensors = {t.name: _place(path, t, header.data_start) for t in header.tensors}
     end, before = header.data_start, "the header"
     for name, t in sorted(tensors.items(), key=lambda item: item[1].offset):
@@ -88,7 +79,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
             f'"{path}": the file is cut off: expected at least {end} bytes for its tensors, found '
             f"{size}. Download it again, or join its parts."
         )
-    return header.metadata, tensors
+    return Head(tensors, header.metadata)
 
 
 def _place(path: Path, tensor: gguf.TensorInfo, data_start: int) -> StoredTensor:

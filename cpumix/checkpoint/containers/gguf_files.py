@@ -13,6 +13,8 @@ from cpumix.errors import ConvertError, quoted
 from cpumix.input_file import regular
 from cpumix.store import gguf
 
+from ..head import Heads
+
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 _MOST_PARTS = 10_000
 
@@ -39,8 +41,8 @@ def models_in(folder: Path) -> list[Path]:
     return [path for path in found if part_number(path) in (None, 1)]
 
 
-def find_parts(path: Path, count: int) -> list[Path]:
-    """Return the files of a split model, or raise ConvertError if one is missing."""
+def find_parts(path: Path, count: int, heads: Heads) -> list[Path]:
+    """Return the files of a split model; ConvertError if one is neither here nor among `heads`."""
     match = _PART.fullmatch(path.name)
     if match is None or int(match[3]) != count or count > _MOST_PARTS:
         raise ConvertError(
@@ -49,7 +51,7 @@ def find_parts(path: Path, count: int) -> list[Path]:
         )
     parts = [path.with_name(f"{match[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)]
     for part in parts:
-        if not part.exists():
+        if part not in heads and not part.exists():
             raise ConvertError(
                 f'"{part}": a split model has {count} parts, and this one is absent. '
                 f'Download it to "{path.parent}".'

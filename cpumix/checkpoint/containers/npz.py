@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import re
 from math import prod
-from pathlib import Path
 
 from cpumix.errors import ConvertError, quoted
-from cpumix.input_file import regular
 
-from ..files import read_into, refuse_pointer, unreadable
+from ..head import Head
+from ..random_access import RandomAccess
 from ..stored import NUMPY_DTYPES, StoredTensor
 from .zip_entries import ZipEntry, read_entries
 
@@ -38,34 +37,26 @@ _DTYPES = {
 }  # fmt: skip
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the arrays of an npz file by name.
+def parse_head(file: RandomAccess) -> Head:
+    """Return the arrays of an npz file.
 
     Raises ConvertError when it is not one, is damaged, or holds anything but plain arrays.
     """
-    try:
-        with open(path, "rb", opener=regular) as file:
-            refuse_pointer(path, file.read(64))
-    except OSError as e:
-        raise unreadable(path, e) from e
-    return {
-        name.removesuffix(".npy"): _array(path, name, entry)
-        for name, entry in read_entries(path).items()
-    }
+    entries = read_entries(file).items()
+    return Head({name.removesuffix(".npy"): _array(file, name, entry) for name, entry in entries})
 
 
-def _array(path: Path, name: str, entry: ZipEntry) -> StoredTensor:
-    head = bytearray(min(entry.nbytes, _MOST_HEADER))
-    read_into(path, entry.offset, memoryview(head))
+def _array(file: RandomAccess, name: str, entry: ZipEntry) -> StoredTensor:
+    path, head = file.path, file.read(entry.offset, min(entry.nbytes, _MOST_HEADER))
     wide = 4 if head[6:7] > b"\x01" else 2
     begin = 8 + wide
     end = begin + int.from_bytes(head[8:begin], "little")
-    text = bytes(head[begin:end]).decode("latin-1")
+    text = head[begin:end].decode("latin-1")
     found = _HEADER.fullmatch(text)
     if head[:6] != b"\x93NUMPY" or found is None or end > len(head):
         raise ConvertError(
             f'"{path}": array {quoted(name)}: expected a plain array of NumPy, found '
-            f"{quoted(text or bytes(head[:8]))}. Download the file again."
+            f"{quoted(text or head[:8])}. Download the file again."
         )
     dtype = _DTYPES.get(found["kind"], found["kind"])
     shape = tuple(int(n) for n in found["shape"].replace(" ", "").split(",") if n)

@@ -13,57 +13,35 @@ the file ends with the last of them. Source: https://github.com/huggingface/safe
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from cpumix.errors import ConvertError, quoted
-from cpumix.input_file import regular
 
-from ..files import refuse_pointer, unreadable
+from ..head import Head
+from ..random_access import RandomAccess
 from ..stored import NUMPY_DTYPES, StoredTensor
 
 MAX_HEADER_BYTES = 100_000_000  # what the format's own library allows
 MAX_DIMENSIONS = 8
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a safetensors file by name.
+def parse_head(file: RandomAccess) -> Head:
+    """Return the tensors of a safetensors file.
 
     Raises ConvertError when it is not one, is damaged, or is not as long as its header says.
     """
-    try:
-        with open(path, "rb", opener=regular) as file:
-
-            def read(offset: int, count: int) -> bytes:
-                file.seek(offset)
-                return file.read(count)
-
-            return parse_header(path, os.fstat(file.fileno()).st_size, read)
-    except OSError as e:
-        raise unreadable(path, e) from e
-
-
-def parse_header(
-    path: Path, size: int, read: Callable[[int, int], bytes]
-) -> dict[str, StoredTensor]:
-    """Return the tensors of a file of `size` bytes, which may be elsewhere.
-
-    `read(offset, count)` returns some of its bytes, fewer at its end. Raises ConvertError likewise.
-    """
-    start = read(0, 64)
-    refuse_pointer(path, start)
-    length = int.from_bytes(start[:8], "little")
+    path, start = file.path, file.read(0, 8)
+    length = int.from_bytes(start, "little")
     if len(start) < 8 or length > MAX_HEADER_BYTES:
         raise ConvertError(
             f'"{path}": not a safetensors file: expected the length of a header in the '
-            f"first 8 bytes, found {start[:8]!r}. Download it again."
+            f"first 8 bytes, found {start!r}. Download it again."
         )
-    _check_size(path, 8 + length, size, "at least ")
-    text = read(8, length)
+    _check_size(path, 8 + length, file.size, "at least ")
+    text = file.read(8, length)
     entries = _parse(path, text)
     data = 8 + length
     tensors = {name: _tensor(path, name, entry, data) for name, entry in entries.items()}
@@ -76,8 +54,8 @@ def parse_header(
                 f"found it at byte {t.offset}",
             )
         end, before = end + t.nbytes, f'tensor "{name}"'
-    _check_size(path, end, size)
-    return tensors
+    _check_size(path, end, file.size)
+    return Head(tensors)
 
 
 def _check_size(path: Path, expected: int, size: int, least: str = "") -> None:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 from cpumix.errors import ConvertError, quoted
-from cpumix.input_file import regular
 
-from ..files import read_into, refuse_pointer, unreadable
+from ..head import Head
+from ..random_access import RandomAccess
 from ..stored import NUMPY_DTYPES, StoredTensor
 from . import pickles, zip_entries
 from .pickles import Call, Name, NotPlain, PersistentId
@@ -65,20 +65,15 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
 
-def read_header(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of a file of torch.save by name.
+def parse_head(file: RandomAccess) -> Head:
+    """Return the tensors of a file of torch.save.
 
     Raises ConvertError when it is not one, is damaged, or holds anything but tensors.
     """
+    path, is_zip = file.path, file.read(0, 4) == zip_entries.MAGIC
     try:
-        with open(path, "rb", opener=regular) as file:
-            head = file.read(64)
-    except OSError as e:
-        raise unreadable(path, e) from e
-    refuse_pointer(path, head)
-    try:
-        tensors, storages = (_read_zip if head[:4] == zip_entries.MAGIC else _read_legacy)(path)
-        return {n: _place(path, n, t, storages) for n, t in tensors.items()}
+        tensors, storages = (_read_zip if is_zip else _read_legacy)(file)
+        return Head({n: _place(path, n, t, storages) for n, t in tensors.items()})
     except NotPlain as e:
         raise ConvertError(
             f'"{path}": expected nothing but tensors, found {e}. Nothing in it was run: do not '
@@ -86,28 +81,23 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
         ) from e
 
 
-def _read_zip(path: Path) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
-    entries = zip_entries.read_entries(path)
+def _read_zip(file: RandomAccess) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
+    path, entries = file.path, zip_entries.read_entries(file)
     stem = next((n.removesuffix("data.pkl") for n in entries if n.endswith("/data.pkl")), None)
     if stem is None:
         raise _damaged(path, "expected an entry data.pkl, found none")
     order = entries.get(stem + "byteorder")
-    if order and zip_entries.read_entry(path, order, 16, "byteorder").strip() != b"little":
+    if order and zip_entries.read_entry(file, order, 16, "byteorder").strip() != b"little":
         raise _big_endian(path)
     entry = entries[stem + "data.pkl"]
-    pickled = zip_entries.read_entry(path, entry, _MOST_PICKLE, "data.pkl")
+    pickled = zip_entries.read_entry(file, entry, _MOST_PICKLE, "data.pkl")
     prefix = stem + "data/"
     storages = {n[len(prefix) :]: _Storage(*e) for n, e in entries.items() if n.startswith(prefix)}
     return _tensors(pickles.load(io.BytesIO(pickled))), storages
 
 
-def _read_legacy(path: Path) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
-    try:
-        size = path.stat().st_size
-        with open(path, "rb", opener=regular) as file:
-            stream = io.BytesIO(file.read(_MOST_PICKLE))
-    except OSError as e:
-        raise unreadable(path, e) from e
+def _read_legacy(file: RandomAccess) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]]:
+    path, stream = file.path, io.BytesIO(file.read(0, _MOST_PICKLE))
     try:
         magic = pickles.load(stream)
     except NotPlain:
@@ -123,12 +113,9 @@ def _read_legacy(path: Path) -> tuple[dict[str, _Tensor], Mapping[str, _Storage]
     dtypes = {tensor.key: tensor.dtype for tensor in tensors.values()}
     storages, at = {}, stream.tell()
     for key in keys:
-        count = bytearray(8)
-        if at + 8 <= size:
-            read_into(path, at, memoryview(count))
         itemsize = NUMPY_DTYPES[dtypes[key]].itemsize if key in dtypes else 1
-        nbytes = int.from_bytes(count, "little") * itemsize
-        if key not in dtypes or key in storages or at + 8 + nbytes > size:
+        nbytes = int.from_bytes(file.read(at, 8), "little") * itemsize
+        if key not in dtypes or key in storages or at + 8 + nbytes > file.size:
             raise _damaged(path, f"expected the storage {quoted(key)} inside the file, once")
         storages[key] = _Storage(at + 8, nbytes)
         at += 8 + nbytes

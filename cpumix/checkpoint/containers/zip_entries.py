@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 from cpumix.errors import ConvertError, quoted
 
-from ..files import read_into, unreadable
+from ..random_access import FileStream, RandomAccess
 
 MAGIC = b"PK\x03\x04"
 _LOCAL = struct.Struct("<4s22xHH")
 _MOST = 200_000  # entries; Mixtral 8x22B has 2,000 tensors
+_MOST_DIRECTORY = 32 << 20  # bytes, of which so many entries take about as many
 
 
 class ZipEntry(NamedTuple):
@@ -29,14 +30,12 @@ class ZipEntry(NamedTuple):
     nbytes: int
 
 
-def read_entries(path: Path) -> dict[str, ZipEntry]:
+def read_entries(file: RandomAccess) -> dict[str, ZipEntry]:
     """Return a zip file's entries by name. Raises ConvertError unless all are stored and apart."""
+    path = file.path
     try:
-        size = path.stat().st_size
-        with zipfile.ZipFile(path) as file:
-            infos = file.infolist()
-    except OSError as e:
-        raise unreadable(path, e) from e
+        with zipfile.ZipFile(FileStream(file, _MOST_DIRECTORY)) as archive:
+            infos = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError) as e:
         raise _damaged(path, f"expected a zip file, found a damaged one ({e})") from e
     if len(infos) > _MOST:
@@ -53,7 +52,7 @@ def read_entries(path: Path) -> dict[str, ZipEntry]:
             raise _damaged(path, f"expected the entry {name} once, found it twice")
         if info.compress_size != info.file_size:
             raise _damaged(path, f"entry {name}: its two sizes differ")
-        entries[info.filename] = _locate(path, info, size)
+        entries[info.filename] = _locate(file, info)
     end, before = 0, ""
     for name, entry in sorted(entries.items(), key=lambda item: item[1]):
         if entry.offset < end:
@@ -62,25 +61,21 @@ def read_entries(path: Path) -> dict[str, ZipEntry]:
     return entries
 
 
-def read_entry(path: Path, entry: ZipEntry, most: int, what: str) -> bytes:
+def read_entry(file: RandomAccess, entry: ZipEntry, most: int, what: str) -> bytes:
     """Return the bytes of a small entry. Raises ConvertError if it has more than `most`."""
     if entry.nbytes > most:
-        raise _damaged(path, f"{what}: expected at most {most} bytes, found {entry.nbytes}")
-    data = bytearray(entry.nbytes)
-    read_into(path, entry.offset, memoryview(data))
-    return bytes(data)
+        raise _damaged(file.path, f"{what}: expected at most {most} bytes, found {entry.nbytes}")
+    return file.read(entry.offset, entry.nbytes)
 
 
-def _locate(path: Path, info: zipfile.ZipInfo, size: int) -> ZipEntry:
+def _locate(file: RandomAccess, info: zipfile.ZipInfo) -> ZipEntry:
     begin = info.header_offset
-    if 0 <= begin <= size - _LOCAL.size:
-        header = bytearray(_LOCAL.size)
-        read_into(path, begin, memoryview(header))
-        magic, name_bytes, extra_bytes = _LOCAL.unpack(header)
+    if 0 <= begin <= file.size - _LOCAL.size:
+        magic, name_bytes, extra_bytes = _LOCAL.unpack(file.read(begin, _LOCAL.size))
         begin += _LOCAL.size + name_bytes + extra_bytes
-        if magic == MAGIC and begin + info.file_size <= size:
+        if magic == MAGIC and begin + info.file_size <= file.size:
             return ZipEntry(begin, info.file_size)
-    raise _damaged(path, f"expected the entry {quoted(info.filename)} inside the file")
+    raise _damaged(file.path, f"expected the entry {quoted(info.filename)} inside the file")
 
 
 def _damaged(path: Path, what: str) -> ConvertError:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cpumix.config import ModelConfig
 from cpumix.errors import ConvertError
 
-from ..containers import CONTAINERS
+from ..containers import read_tensors
 from ..files import read_json
 from ..tensor import Checkpoint
 from . import mistral, mlx, peft
@@ -73,7 +73,7 @@ def describe_adapter(folder: Path) -> AdapterFacts | None:
     if name is None:
         return None
     path = next(folder / file for file in _KINDS[name].files if (folder / file).exists())
-    stored = CONTAINERS[path.suffix](path)
+    stored = read_tensors(path)
     config = folder / peft.CONFIG
     fields = read_json(config) if config.exists() else {}
     base = fields.get("base_model_name_or_path", fields.get("model"))

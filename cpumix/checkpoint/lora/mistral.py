@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cpumix.config import ModelConfig
 
-from ..containers import CONTAINERS
+from ..containers import read_tensors
 from ..encodings.plain import PlainMatrix
 from ..namings import mistral as namings
 from ..namings.places import Pairs
@@ -32,7 +32,7 @@ def claims(folder: Path) -> bool:
 def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
     """Return what an adapter changes in a model, times `scale`."""
     path = folder / FILE
-    stored = CONTAINERS[path.suffix](path)
+    stored = read_tensors(path)
     naming = namings.PER_EXPERT if config.is_moe else namings.DENSE
     targets = find_targets(config, [naming])
     added: dict[str, LowRank] = {}

@@ -17,7 +17,7 @@ from typing import Any
 from cpumix.config import ModelConfig, Role
 from cpumix.errors import ConfigError, quoted
 
-from ..containers import CONTAINERS
+from ..containers import read_tensors
 from ..encodings.plain import PlainMatrix
 from ..files import read_json
 from ..matrix import Matrix
@@ -42,7 +42,7 @@ def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
     scale *= _scale(folder / CONFIG)
     targets = find_targets(config, namings(config.family))
     added: dict[str, LowRank] = {}
-    for module, parts in by_module(CONTAINERS[path.suffix](path), _SUFFIXES):
+    for module, parts in by_module(read_tensors(path), _SUFFIXES):
         if module not in targets or not {"a", "b"} <= parts.keys():
             raise unknown(module, path)
         a, b = PlainMatrix(parts["a"]), PlainMatrix(parts["b"])

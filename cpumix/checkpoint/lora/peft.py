@@ -31,7 +31,7 @@ import numpy as np
 from cpumix.config import ModelConfig, TensorSpec
 from cpumix.errors import ConfigError, ConvertError, quoted
 
-from ..containers import CONTAINERS
+from ..containers import read_tensors
 from ..encodings.parts import are_floats
 from ..encodings.plain import PlainMatrix
 from ..files import read_json
@@ -101,7 +101,7 @@ def read(folder: Path, config: ModelConfig, scale: float) -> Adapter:
                 f"{quoted(value)}. Merge it with the program that trained it."
             )
     path = next(folder / name for name in WEIGHTS if (folder / name).exists())
-    stored = {_plain_name(n): part for n, part in CONTAINERS[path.suffix](path).items()}
+    stored = {_plain_name(n): part for n, part in read_tensors(path).items()}
     targets = find_targets(config, namings(config.family))
     added: dict[str, LowRank] = {}
     replaced: dict[str, Matrix] = {}

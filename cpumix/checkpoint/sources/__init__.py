@@ -1,10 +1,10 @@
 """What people point at, one file each kind: a folder of transformers, of Mistral, a GGUF file.
 
-A source is a module with four functions: `claims(path)` tells by names alone whether it is one,
-`read_config(path, ignored)` returns its `ModelConfig`, `read_files(path)` its side files by name,
-`read(path, ignored, heads)` its `Contents`, in which shards may be that are not there yet. Where
-fields of the config are `ignored`, they are passed over. All but the first raise ConvertError or
-ConfigError. `open` tries the rows of `SOURCES` in order.
+A source is a module with four functions: `claims(path, heads)` tells by names alone whether it is
+one, `read_config(path, ignored)` returns its `ModelConfig`, `read_files(path)` its side files by
+name, `read(path, ignored, heads)` its `Contents`. Files that are not there yet are among `heads`.
+Where fields of the config are `ignored`, they are passed over. All but the first raise ConvertError
+or ConfigError. `open` tries the rows of `SOURCES` in order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cpumix.config import ModelConfig
 
-from ..shards import Heads
+from ..head import Heads
 from ..tensor import Contents
 from . import gguf, huggingface, mistral
 
@@ -25,7 +25,7 @@ __all__ = ["SOURCES", "Source"]
 class CheckpointSource(NamedTuple):
     """One kind of thing that holds a checkpoint."""
 
-    claims: Callable[[Path], bool]
+    claims: Callable[[Path, Heads], bool]
     read_config: Callable[[Path, Collection[str]], ModelConfig]
     read_files: Callable[[Path], Mapping[str, bytes]]
     read: Callable[[Path, Collection[str], Heads], Contents]

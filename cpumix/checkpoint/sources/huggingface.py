@@ -12,8 +12,9 @@ from cpumix.errors import ConfigError, ConvertError, quoted
 
 from ..encodings import assemble
 from ..files import read_json
+from ..head import Heads
 from ..namings.huggingface import namings
-from ..shards import Heads, ShardNames, read_shards
+from ..shards import ShardNames, read_shards
 from ..tensor import Contents
 from .quantization import Quantization, take_quantization
 from .side_files import read_eos_token_ids, read_side_files
@@ -43,7 +44,7 @@ PYTORCH = ShardNames(
 SHARDS = (SAFETENSORS, PYTORCH)  # in this order: many folders have the same weights twice
 
 
-def claims(path: Path) -> bool:
+def claims(path: Path, heads: Heads) -> bool:
     """Whether this is a folder of transformers."""
     return (path / CONFIG).exists()
 
@@ -63,7 +64,7 @@ def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     config, quantization = _read_config(path, ignored)
     side = read_side_files(path)
     config = replace(config, eos_token_ids=read_eos_token_ids(path, config))
-    kind = next((kind for kind in SHARDS if kind.exists(path)), None)
+    kind = next((kind for kind in SHARDS if kind.exists(path, heads)), None)
     if kind is None:
         raise _weights_missing(path)
     matrices = assemble(read_shards(path, kind, heads), *quantization)

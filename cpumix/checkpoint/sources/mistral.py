@@ -12,8 +12,9 @@ from cpumix.errors import ConfigError, ConvertError, quoted
 
 from ..encodings import assemble
 from ..files import read_json
+from ..head import Heads
 from ..namings import mistral as namings
-from ..shards import Heads, ShardNames, read_shards
+from ..shards import ShardNames, read_shards
 from ..tensor import Contents
 from . import huggingface
 from .quantization import take_quantization
@@ -49,13 +50,13 @@ _OTHERS = frozenset(
 )
 
 
-def claims(path: Path) -> bool:
+def claims(path: Path, heads: Heads) -> bool:
     """Whether this is a folder with Mistral's own weights, or with nothing but its params.json."""
     if not path.is_dir():
         return False
-    if any(kind.exists(path) for kind in huggingface.SHARDS):
+    if any(kind.exists(path, heads) for kind in huggingface.SHARDS):
         return False
-    if any(kind.exists(path) for kind in SHARDS):
+    if any(kind.exists(path, heads) for kind in SHARDS):
         return True
     return (path / PARAMS).exists() and not (path / huggingface.CONFIG).exists()
 
@@ -77,7 +78,7 @@ def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a folder holds."""
     config = read_config(path, ignored)
     side = read_side_files(path)
-    kind = next((kind for kind in SHARDS if kind.exists(path)), None)
+    kind = next((kind for kind in SHARDS if kind.exists(path, heads)), None)
     if kind is None:
         raise ConvertError(
             f"weights: expected consolidated.* or weights.*.npz beside {PARAMS}, found none in "

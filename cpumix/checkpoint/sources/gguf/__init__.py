@@ -7,6 +7,7 @@ from pathlib import Path
 from cpumix.lazy import later
 
 from ...containers.gguf_files import is_gguf, models_in
+from ...head import Heads
 from .. import huggingface
 
 __all__ = ["claims", "read", "read_config", "read_files"]
@@ -16,8 +17,8 @@ read_files = later(f"{__name__}.contents", "read_files")
 read = later(f"{__name__}.contents", "read")
 
 
-def claims(path: Path) -> bool:
+def claims(path: Path, heads: Heads) -> bool:
     """Whether this is a GGUF file, or a folder with some and with no weights of other kinds."""
     if not path.is_dir():
-        return is_gguf(path)
-    return bool(models_in(path)) and not any(k.exists(path) for k in huggingface.SHARDS)
+        return path in heads or is_gguf(path)
+    return bool(models_in(path)) and not any(k.exists(path, heads) for k in huggingface.SHARDS)

@@ -13,7 +13,7 @@ from cpumix.config import ModelConfig, without_fields
 from cpumix.config.values import whole
 from cpumix.errors import ConfigError, quoted
 
-from ...containers.gguf import GgufModel
+from ...head import Head
 
 ROPE_FACTORS = "rope_freqs.weight"  # by how much Llama 3.1 slows each rotation
 _NOT_MODELS = {  # by general.type or general.architecture
@@ -64,7 +64,7 @@ _EQUAL = {
 }
 
 
-def config_of(model: GgufModel, where: str, ignored: Collection[str] = ()) -> ModelConfig:
+def config_of(model: Head, where: str, ignored: Collection[str] = ()) -> ModelConfig:
     """Return a model's config. Raises ConfigError for what cpumix does not run."""
     _refuse_others(model, where)
     metadata = without_fields(model.metadata, ignored, f'"{where}"')
@@ -108,7 +108,7 @@ def config_of(model: GgufModel, where: str, ignored: Collection[str] = ()) -> Mo
     return ModelConfig.from_huggingface(fields | {"rope_scaling": scaling}, f'"{where}"')
 
 
-def _refuse_others(model: GgufModel, where: str) -> None:
+def _refuse_others(model: Head, where: str) -> None:
     """Raise ConfigError for a file that holds something else, or a model that cpumix has not."""
     kind = str(model.metadata.get("general.type", "model"))
     architecture = str(model.metadata.get("general.architecture", "none"))
@@ -140,7 +140,7 @@ def _scalar(value: Any, key: str, where: str) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _like_llama(model: GgufModel, fields: dict[str, Any], is_mixture: bool) -> dict[str, Any]:
+def _like_llama(model: Head, fields: dict[str, Any], is_mixture: bool) -> dict[str, Any]:
     """Return what tells Mixtral, Mistral and Llama apart, which GGUF does not."""
     if is_mixture:
         return {"architectures": ["MixtralForCausalLM"]}
@@ -167,7 +167,7 @@ def _check_others(values: dict[str, Any], config: ModelConfig, where: str) -> No
 
 
 def _rope_scaling(
-    model: GgufModel, values: dict[str, Any], config: ModelConfig, where: str
+    model: Head, values: dict[str, Any], config: ModelConfig, where: str
 ) -> dict[str, Any] | None:
     """Return the rope_scaling of a config.json."""
     factor = values.get(_SCALING + "factor") or values.get("rope.scale_linear") or 1.0

@@ -13,11 +13,11 @@ from cpumix.errors import ConvertError, quoted
 from cpumix.input_file import regular
 from cpumix.store.layout import is_model_file
 
-from ...containers.gguf import GgufModel, read_gguf
+from ...containers.gguf import read_gguf
 from ...containers.gguf_files import models_in
 from ...encodings import assemble
+from ...head import NO_HEADS, Head, Heads
 from ...namings.gguf import namings
-from ...shards import Heads
 from ...tensor import Contents
 from .config import ROPE_FACTORS, config_of
 from .tokenizer import describe_tokenizer, tokenizer_files
@@ -35,7 +35,7 @@ def read_files(path: Path) -> Mapping[str, bytes]:
 
 def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     """Return what a file, with all parts of its model, holds."""
-    model = _read_model(path)
+    model = _read_model(path, heads)
     config = config_of(model, str(path), ignored)
     files = tokenizer_files(model.metadata, str(path))
     ends = json.loads(files["generation_config.json"])["eos_token_id"]
@@ -47,7 +47,9 @@ def read(path: Path, ignored: Collection[str], heads: Heads) -> Contents:
     return Contents(path, config, matrices, namings(config), files, vocabulary=vocabulary)
 
 
-def _read_model(path: Path) -> GgufModel:
+def _read_model(path: Path, heads: Heads = NO_HEADS) -> Head:
+    if path in heads:
+        return read_gguf(path, heads)
     if path.is_dir():
         models = models_in(path)
         if len(models) > 1:
