@@ -1,11 +1,13 @@
 """Deletes the shards of a download, each as soon as the last of its tensors is converted.
 
-Those that are not here yet are fetched one after the other, the next while one is converted.
+Those that are not here yet are fetched one after the other, the next while one is converted. So two
+lie on the disk at a time, and more only if what is converted is read from more.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -35,21 +37,21 @@ class ShardDisposal:
         self._folder, self._shards = folder, shards
         self._order = [path for path in self._left if path.parent == folder]
         self._latest = 0  # place in this order: those behind it have not been begun
+        self._following = 0  # place of the one after those that were needed
+        self._lock = threading.Lock()
         for path in shards.sizes if shards else ():
             if not self._left[path]:  # of an interrupted conversion
                 delete(path)
 
     def need(self, paths: frozenset[Path]) -> None:
-        """Have the shards here that a slice is read from, and begin with the one after them."""
+        """Have the shards here that a slice is read from, and soon the one after them."""
         if self._shards is None:
             return
-        wanted = [i for i, path in enumerate(self._order) if path in paths]
-        for i in wanted:
-            self._shards.fetch(self._order[i])
-        following = max(wanted, default=-1) + 1
-        if self._latest < following < len(self._order):  # not one that may have been deleted
-            self._latest = following
-            self._shards.fetch_ahead(self._order[following])
+        for i, path in enumerate(self._order):
+            if path in paths:
+                self._shards.fetch(path)
+                self._following = max(self._following, i + 1)
+        self._fetch_ahead()
 
     def done(self, paths: frozenset[Path]) -> None:
         """Count one slice as converted; delete the shards that nothing else is read from."""
@@ -57,6 +59,17 @@ class ShardDisposal:
         for path in paths:
             if not self._left[path] and path.parent == self._folder:
                 delete(path)
+        self._fetch_ahead()
+
+    def _fetch_ahead(self) -> None:
+        """Begin with the shard after those that were needed, once only one of them is here."""
+        with self._lock:
+            following = self._following
+            if self._shards is None or not self._latest < following < len(self._order):
+                return  # begun with: it may have been deleted since
+            if sum(path.exists() for path in self._order) < 2:
+                self._latest = following
+                self._shards.fetch_ahead(self._order[following])
 
     def stop(self) -> None:
         """End a download that is going on."""
