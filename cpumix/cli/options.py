@@ -112,7 +112,8 @@ convert = click.option(
 discard_shards = click.option(
     "--discard-shards",
     is_flag=True,
-    help="Download the shards of a source on the hub one by one; delete each once it is converted.",
+    help="Download the files of a source on the hub one by one; delete each once it is converted. "
+    "A source in one file is downloaded whole, and deleted at the end.",
 )
 losses_of = click.option(
     "--losses-of",

@@ -87,13 +87,14 @@ def convert(
     target is replaced only with `force`. With `resume`, what an interrupted conversion has done is
     kept, and taken up by the next one of the same source and options. With `discard_shards`, the
     shards of a source on the hub are fetched one by one, and each is deleted from the hub's cache
-    as soon as it is converted. With `low_copy` the file holds a 2-bit copy of each expert too, for
-    tokens that need it little. Fields of config.json that are named in `ignore_fields` count as
-    absent. With `calibrate`, weights are rounded for the inputs that they have on a text: that of a
-    file, or for True one that cpumix brings; `calibration_tokens` of it, spread evenly, are used.
-    That takes hours for a large model. Mixes are composed by the losses that `losses_of`, a
-    calibrated file of the same model, has recorded; else by those of a small model. `progress` is
-    called with the source bytes done and in all.
+    as soon as it is converted; one single file is fetched whole, and deleted at the end. With
+    `low_copy` the file holds a 2-bit copy of each expert too, for tokens that need it little.
+    Fields of config.json that are named in `ignore_fields` count as absent. With `calibrate`,
+    weights are rounded for the inputs that they have on a text: that of a file, or for True one
+    that cpumix brings; `calibration_tokens` of it, spread evenly, are used. That takes hours for a
+    large model. Mixes are composed by the losses that `losses_of`, a calibrated file of the same
+    model, has recorded; else by those of a small model. `progress` is called with the source bytes
+    done and in all.
     Raises ConvertError or ConfigError; then, as after a kill, nothing is left of `target`.
     """
     check_path("source", source)

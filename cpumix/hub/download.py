@@ -24,8 +24,15 @@ def download(name: HubName) -> Path:
 
 
 def fetch_all(repository: Repository, chosen: Sequence[str]) -> Path:
-    """Download the files that `choose_files` gave; return their folder, or the GGUF file."""
-    folder = repository.fetch(chosen)
+    """Download the files that `choose_files` gave; return where the checkpoint is."""
+    return place_of(repository.fetch(chosen), chosen)
+
+
+def place_of(folder: Path, chosen: Sequence[str]) -> Path:
+    """Return where the files that `choose_files` gave are a checkpoint: the folder, or a GGUF file.
+
+    Of a split one that is the first part.
+    """
     return folder / chosen[0] if chosen[0].endswith(".gguf") else folder
 
 

@@ -32,8 +32,15 @@ class Repository:
 
     def fetch(self, names: Sequence[str]) -> Path:
         """Download some files, those that are not in the cache; return the folder they are in."""
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.file_download import repo_folder_name
 
+        if not names:  # of which the hub's package would say that it finds none
+            cache = Path(_cache() or constants.HF_HUB_CACHE).expanduser().resolve()
+            own = repo_folder_name(repo_id=self.name.repo, repo_type="model")
+            place = Path(cache, own, "snapshots", self.commit)
+            place.mkdir(parents=True, exist_ok=True)
+            return place
         with _explained(self.name):
             folder = snapshot_download(
                 self.name.repo,
