@@ -15,75 +15,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..matrix import Coded, Held, Matrix, coded
+from ..matrix import Matrix
 from ..stored import StoredTensor
-from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
+from .parts import are_floats, collect, expect, read_floats, unpack
+from .transposed import Loaded, Transposed, runs
 
 _NIBBLE_OF_ROW = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 
 
-class _Loaded(NamedTuple):
-    """The parts of a matrix in memory."""
-
-    words: NDArray[np.int32]
-    """(columns, rows / 8)."""
-    zeros: NDArray[np.float32]
-    """(rows, groups)."""
-    scales: NDArray[np.float32]
-    """(rows, groups)."""
-
-
 @dataclass(frozen=True)
-class AwqMatrix(Quantized):
+class AwqMatrix(Transposed):
     """A transposed matrix of 4 bits with a scale and a zero for each group of columns."""
 
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return rows start..stop."""
-        loaded = self._held.get(last=stop == self.shape[0])
-        groups = loaded.scales.shape[1]
-        rows = self._codes(loaded, start, stop).astype(np.float32)
-        rows = rows.reshape(stop - start, groups, self.shape[1] // groups)
-        rows -= loaded.zeros[start:stop, :, None]
-        rows *= loaded.scales[start:stop, :, None]
-        return rows.reshape(stop - start, self.shape[1])
-
-    def read_codes(self, start: int, stop: int) -> Coded | None:
-        """Return rows start..stop as codes less zeros."""
-        loaded = self._held.get(last=stop == self.shape[0])
-        rows = self._codes(loaded, start, stop).view(np.int8)
-        zeros = loaded.zeros[start:stop].astype(np.int8)
-        rows = rows - zeros.repeat(self.shape[1] // zeros.shape[1], axis=1)
-        return coded(rows, loaded.scales[start:stop])
-
-    def _codes(self, loaded: _Loaded, start: int, stop: int) -> NDArray[np.uint8]:
-        """Return codes (stop - start, columns)."""
+    def unpack_band(
+        self, words: NDArray[np.int32], start: int, stop: int, band: slice
+    ) -> NDArray[np.uint8]:
+        """Return the codes of rows start..stop in some columns."""
         first, last = start // 8, -(-stop // 8)
-        codes = _in_order(loaded.words[:, first:last])[:, start - 8 * first : stop - 8 * first]
-        return np.ascontiguousarray(codes.T)
+        turned = np.ascontiguousarray(words[band, first:last].T).view(np.uint32)
+        codes = np.empty((last - first, 8, turned.shape[1]), np.uint8)
+        for row, nibble in enumerate(_NIBBLE_OF_ROW):
+            code = turned >> np.uint32(4 * nibble)
+            np.bitwise_and(code, 15, out=codes[:, row], casting="unsafe")
+        return codes.reshape(-1, turned.shape[1])[start - 8 * first : stop - 8 * first]
 
-    @cached_property
-    def _held(self) -> Held[_Loaded]:
-        return Held(self._load)
-
-    def _load(self) -> _Loaded:
-        zeros = _in_order(self.parts["qzeros"].read())
-        return _Loaded(
+    def load(self) -> Loaded:
+        """Read all parts."""
+        zeros = unpack(self.parts["qzeros"].read(), 4)
+        zeros = zeros.reshape(len(zeros), -1, 8)[..., _NIBBLE_OF_ROW].reshape(len(zeros), -1)
+        return Loaded(
             self.parts["qweight"].read(),
-            np.ascontiguousarray(zeros.T).astype(np.float32),
+            np.ascontiguousarray(zeros.T, np.int8),
             np.ascontiguousarray(read_floats(self.parts["scales"]).T),
+            runs(self.shape[1], len(zeros)),
         )
-
-
-def _in_order(words: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Return the codes (n, 8 * words) of words (n, words) in the order of the rows."""
-    nibbles = unpack(words, 4).reshape(len(words), -1, 8)
-    return nibbles[..., _NIBBLE_OF_ROW].reshape(len(words), -1)
 
 
 def assemble(stored: dict[str, StoredTensor], settings: Mapping[str, Any]) -> dict[str, Matrix]:

@@ -16,37 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant.tiles import BLOCK
 
-from ..matrix import Coded, Held, Matrix, coded
+from ..matrix import Matrix
 from ..stored import StoredTensor
-from .parts import Quantized, are_floats, collect, expect, read_floats, unpack
+from .parts import are_floats, collect, expect, read_floats, unpack
+from .transposed import Loaded, Transposed, runs
 
-BAND = 256  # columns, a multiple of the 32 that any number of bits has in whole words
 _FORMATS = (None, "gptq", "gptq_v2")
 
 
-class _Loaded(NamedTuple):
-    """The parts of a matrix in memory."""
-
-    words: NDArray[np.int32]
-    """(columns * bits / 32, rows)."""
-    zeros: NDArray[Any]
-    """(rows, groups): of a type that codes less zeros fit into."""
-    scales: NDArray[np.float32]
-    """(rows, groups)."""
-    groups: NDArray[np.int64]
-    """(columns,): the group of each column."""
-
-
 @dataclass(frozen=True)
-class GptqMatrix(Quantized):
+class GptqMatrix(Transposed):
     """A transposed matrix with a scale and a zero for each group of columns."""
 
     bits: int
@@ -54,29 +40,12 @@ class GptqMatrix(Quantized):
     """1: zeros are stored less one."""
     symmetric: bool
 
-    def read_rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return rows start..stop."""
-        loaded, columns = self._held.get(last=stop == self.shape[0]), self.shape[1]
-        rows = np.empty((stop - start, columns), np.float32)
-        for first in range(0, columns, BAND):  # few enough that a band stays in the cache
-            band = slice(first, min(first + BAND, columns))
-            words = loaded.words[first * self.bits // 32 : band.stop * self.bits // 32, start:stop]
-            codes: NDArray[Any] = unpack(words.T, self.bits).astype(loaded.zeros.dtype, copy=False)
-            codes -= loaded.zeros[start:stop].take(loaded.groups[band], axis=1)
-            rows[:, band] = codes
-            rows[:, band] *= loaded.scales[start:stop].take(loaded.groups[band], axis=1)
-        return rows
-
-    def read_codes(self, start: int, stop: int) -> Coded | None:
-        """Return rows start..stop as codes less zeros, if groups are runs of columns."""
-        loaded, columns = self._held.get(last=stop == self.shape[0]), self.shape[1]
-        groups = loaded.scales.shape[1]
-        if columns % groups or (loaded.groups != np.arange(columns) // (columns // groups)).any():
-            return None
-        words = loaded.words[:, start:stop].T
-        rows: NDArray[Any] = unpack(words, self.bits).astype(loaded.zeros.dtype)
-        rows -= loaded.zeros[start:stop].repeat(columns // groups, axis=1)
-        return coded(rows, loaded.scales[start:stop])
+    def unpack_band(
+        self, words: NDArray[np.int32], start: int, stop: int, band: slice
+    ) -> NDArray[np.uint8]:
+        """Return the codes of rows start..stop in some columns."""
+        first, last = band.start * self.bits // 32, band.stop * self.bits // 32
+        return unpack(words[first:last, start:stop].T, self.bits)
 
     def code_values(self) -> tuple[int, ...] | None:
         """Return all codes less the zero, if there is one zero only and groups are runs."""
@@ -85,13 +54,9 @@ class GptqMatrix(Quantized):
         columns = self.shape[1]
         if len(zeros) != 1 or self.bits > 4 or columns % count or columns // count % BLOCK:
             return None
-        if (groups != np.arange(columns) // (columns // count)).any():
+        if (groups != runs(columns, count)).any():
             return None
         return tuple(range(-int(zeros[0]), (1 << self.bits) - int(zeros[0])))
-
-    @cached_property
-    def _held(self) -> Held[_Loaded]:
-        return Held(self._load)
 
     def _read_zeros(self) -> NDArray[np.uint8]:
         """Return the zeros (groups, rows) that are meant."""
@@ -109,14 +74,15 @@ class GptqMatrix(Quantized):
         """Return the group of each column."""
         count, columns = self.parts["scales"].shape[0], self.shape[1]
         if "g_idx" not in self.parts:
-            return np.arange(columns) // (columns // count)
+            return runs(columns, count)
         groups = self.parts["g_idx"].read().astype(np.int64)
         inside = groups.size == 0 or (groups.min() >= 0 and groups.max() < count)
         expect(self.name, self.parts, bool(inside), f"groups 0 to {count - 1} in g_idx")
         return groups
 
-    def _load(self) -> _Loaded:
-        return _Loaded(
+    def load(self) -> Loaded:
+        """Read all parts."""
+        return Loaded(
             self.parts["qweight"].read(),
             np.ascontiguousarray(self._read_zeros().T, np.int8 if self.bits < 8 else np.int16),
             np.ascontiguousarray(read_floats(self.parts["scales"]).T),
