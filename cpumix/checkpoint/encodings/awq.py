@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 
 from ..matrix import Matrix
 from ..stored import StoredTensor
+from .columns_first import ColumnsFirst, Loaded, runs
 from .parts import are_floats, collect, expect, read_floats, unpack
-from .transposed import Loaded, Transposed, runs
 
 _NIBBLE_OF_ROW = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 
 
 @dataclass(frozen=True)
-class AwqMatrix(Transposed):
+class AwqMatrix(ColumnsFirst):
     """A transposed matrix of 4 bits with a scale and a zero for each group of columns."""
 
     def unpack_band(

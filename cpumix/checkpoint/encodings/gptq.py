@@ -25,14 +25,14 @@ from cpumix.quant.tiles import BLOCK
 
 from ..matrix import Matrix
 from ..stored import StoredTensor
+from .columns_first import ColumnsFirst, Loaded, runs
 from .parts import are_floats, collect, expect, read_floats, unpack
-from .transposed import Loaded, Transposed, runs
 
 _FORMATS = (None, "gptq", "gptq_v2")
 
 
 @dataclass(frozen=True)
-class GptqMatrix(Transposed):
+class GptqMatrix(ColumnsFirst):
     """A transposed matrix with a scale and a zero for each group of columns."""
 
     bits: int

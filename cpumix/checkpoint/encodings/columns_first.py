@@ -33,7 +33,7 @@ class Loaded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Transposed(Quantized):
+class ColumnsFirst(Quantized):
     """A transposed matrix; kinds of it load their parts and know the order of their codes."""
 
     @abstractmethod
