@@ -63,18 +63,10 @@ def open_local(path: Path) -> RandomAccess:
 
 
 class FileStream(io.BufferedReader):
-    """The same bytes as a stream, for parsers that want one.
+    """The same bytes as a stream, for parsers that want one."""
 
-    It reads at most `most` bytes at once, whatever a hostile file may claim to be so long.
-    """
-
-    def __init__(self, file: RandomAccess, most: int) -> None:
+    def __init__(self, file: RandomAccess) -> None:
         super().__init__(_RawStream(file), _AHEAD)
-        self._most = most
-
-    def read(self, count: int | None = -1) -> bytes:
-        """Return the next `count` bytes, or fewer at the end of the file and beyond `most`."""
-        return super().read(self._most if count is None or count < 0 else min(count, self._most))
 
 
 class _RawStream(io.RawIOBase):

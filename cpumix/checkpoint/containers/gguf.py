@@ -64,7 +64,7 @@ def parse_head(file: RandomAccess) -> Head:
     of a type that cpumix does not read.
     """
     path, size = file.path, file.size
-    header = gguf.parse_header(FileStream(file, gguf.HEADER_LIMIT), size, str(path), _LATE)
+    header = gguf.parse_header(FileStream(file), size, str(path), _LATE)
     tensors = {t.name: _place(path, t, header.data_start) for t in header.tensors}
     end, before = header.data_start, "the header"
     for name, t in sorted(tensors.items(), key=lambda item: item[1].offset):

@@ -30,11 +30,20 @@ class ZipEntry(NamedTuple):
     nbytes: int
 
 
+class _BoundedStream(FileStream):
+    """Reads no more at once than a directory may have, however long it claims to be."""
+
+    def read(self, count: int | None = -1) -> bytes:
+        """Return the next `count` bytes, or fewer at the end of the file and beyond the bound."""
+        most = _MOST_DIRECTORY
+        return super().read(most if count is None or count < 0 else min(count, most))
+
+
 def read_entries(file: RandomAccess) -> dict[str, ZipEntry]:
     """Return a zip file's entries by name. Raises ConvertError unless all are stored and apart."""
     path = file.path
     try:
-        with zipfile.ZipFile(FileStream(file, _MOST_DIRECTORY)) as archive:
+        with zipfile.ZipFile(_BoundedStream(file)) as archive:
             infos = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, struct.error, OverflowError) as e:
         raise _damaged(path, f"expected a zip file, found a damaged one ({e})") from e
