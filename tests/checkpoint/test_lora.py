@@ -13,7 +13,7 @@ import pytest
 import torch_files
 from checkpoints import LLAMA, MIXTRAL, write_checkpoint, write_shard
 from click.testing import CliRunner
-from test_sources import pairs
+from mistral_weights import pairs
 from tiny_checkpoint import to_f32
 
 from cpumix.checkpoint import Checkpoint, merge_adapter, open_checkpoint
