@@ -10,6 +10,7 @@ Source: https://github.com/google/sentencepiece, src/sentencepiece_model.proto.
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import Any
 
 from cpumix.errors import ConvertError
@@ -109,6 +110,7 @@ def _field(field: int, data: bytes) -> bytes:
     return _varint(field << 3 | 2) + _varint(len(data)) + data
 
 
+@lru_cache(maxsize=1 << 10)  # lengths and fields of pieces, three for each of 32,000 tokens
 def _varint(value: int) -> bytes:
     data = bytearray()
     while value > 127:
