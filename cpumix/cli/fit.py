@@ -13,7 +13,7 @@ import click
 from cpumix.units import format_size
 
 from . import options
-from .numpy_start import start_numpy
+from .short_run import start_numpy
 
 NAMES = {"weight": "weights", "kv": "KV cache", "buffer": "buffers", "total": "total"}
 

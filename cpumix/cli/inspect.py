@@ -12,7 +12,7 @@ from cpumix.errors import escaped, quoted
 from cpumix.units import format_count, format_size
 
 from . import options
-from .numpy_start import start_numpy
+from .short_run import start_numpy, without_collector
 
 if TYPE_CHECKING:
     from cpumix.checkpoint.lora import AdapterFacts
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: cpumix inspect mixtral.bin")
 @options.source
 @options.as_json
+@without_collector()
 def command(source: Path, as_json: bool) -> None:
     """Show what a model file or a checkpoint holds.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from model_files import CONFIG, FILES, write
 from tiny_checkpoint import make_weights
 
 import cpumix
+from cpumix import inspector
 from cpumix.checkpoint.sources.gguf import byte_level as gguf_byte_level
 from cpumix.cli.main import main
 from cpumix.quant.precision import CODED, PRECISIONS
@@ -185,6 +187,24 @@ def test_merges_that_lie_are_refused_when_they_are_read(byte_level, damage):
     assert "The file is damaged: copy or download it again." in convert.stderr
     assert inspect.exit_code == int(damage != "text")
     assert damage == "text" or inspect.stderr == convert.stderr
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_nothing_looks_for_garbage_meanwhile(model, damaged, monkeypatch):
+    """And something does again afterwards, whatever happened."""
+    seen, read = [], inspector.inspect
+
+    def inspect(path):
+        seen.append(gc.isenabled())
+        return read(path)
+
+    monkeypatch.setattr(inspector, "inspect", inspect)
+    if damaged:
+        model.write_bytes(b"")
+    assert gc.isenabled()
+    assert invoke("inspect", model).exit_code == damaged
+    assert seen == [False]
+    assert gc.isenabled()
 
 
 def test_inspect_imports_no_compiler(model):
