@@ -153,10 +153,9 @@ def _of_model_file(path: Path) -> Facts:
 
 def _of_checkpoint(path: Path, checkpoint: Checkpoint) -> Facts:
     config = checkpoint.config
-    tensors = checkpoint.tensors
     context = default_context(config)
     side = foresee_side_bytes(checkpoint.files, config.vocab_size)
-    parts = [(s, tensors[s.name].encoding, tensors[s.name].nbytes) for s in config.tensors()]
+    parts = ((t.spec, t.encoding, t.nbytes) for t in checkpoint.tensors.values())
     return Facts(
         path,
         find_source_name(path) or "",

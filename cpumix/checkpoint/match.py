@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from cpumix.errors import ConvertError, quoted
 
 from .encodings.plain import DTYPES, refuse_other_dtypes
 from .matrix import Matrix, count_rows
-from .namings import Naming, choose_naming
+from .namings import Naming, Place, choose_naming
 from .tensor import Checkpoint, Contents, SourceTensor
 
 _COMPARED_ROWS = 512
@@ -32,7 +31,8 @@ def match(contents: Contents) -> Checkpoint:
                 f'tensor "{spec.name}": expected weights under the names of transformers for a '
                 f'{config.described}, found others in "{contents.path}". Get that form of it.'
             )
-    sources = dict.fromkeys(naming[spec.role].source(spec) for spec in specs)
+    names = [naming[spec.role].source(spec) for spec in specs]
+    sources = dict.fromkeys(names)
     for source, matrix in matrices.items():
         if source not in sources and not _is_idle(source, matrix, naming, config.is_moe):
             raise ConvertError(
@@ -47,26 +47,26 @@ def match(contents: Contents) -> Checkpoint:
             + (f", nor {len(missing) - 1} others. " if len(missing) > 1 else ". ")
             + f'Download all shards to "{contents.path}".'
         )
-    tensors = {spec.name: _part(spec, naming, matrices, config) for spec in specs}
+    tensors = {
+        spec.name: _part(spec, naming[spec.role], source, matrices[source], config)
+        for spec, source in zip(specs, names, strict=True)
+    }
     nbytes = sum(matrices[source].nbytes for source in sources)
     files, notes = contents.files, contents.notes
     return Checkpoint(config, tensors, files, nbytes, notes, contents.vocabulary)
 
 
 def _part(
-    tensor: TensorSpec, naming: Naming, matrices: Mapping[str, Matrix], config: ModelConfig
+    spec: TensorSpec, place: Place, source: str, matrix: Matrix, config: ModelConfig
 ) -> SourceTensor:
-    place = naming[tensor.role]
-    source = place.source(tensor)
-    matrix = matrices[source]
-    expected = place.stored_shape(tensor.shape, config)
+    expected = place.stored_shape(spec.shape, config)
     if matrix.shape != expected:
         raise ConvertError(
             f"tensor {quoted(source)}: expected shape {expected} by config.json, found "
             f'{matrix.shape}. Shard "{matrix.path}".'
         )
     refuse_other_dtypes(source, matrix)
-    return SourceTensor(tensor.name, source, place.view(matrix, tensor, config))
+    return SourceTensor(spec, source, place.view(matrix, spec, config))
 
 
 def _settle_head(config: ModelConfig, naming: Naming, matrices: dict[str, Matrix]) -> bool:

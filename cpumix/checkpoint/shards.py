@@ -59,20 +59,23 @@ def names_in(folder: Path, heads: Heads) -> set[str]:
 def read_shards(folder: Path, names: ShardNames, heads: Heads) -> dict[str, StoredTensor]:
     """Return every tensor in a folder's shards by its name there. Raises ConvertError."""
     index = _read_index(folder, names, heads)
-    paths = sorted({folder / shard for shard in index.values()}) or names.find(folder, heads)
+    paths = sorted(folder / shard for shard in {*index.values()}) or names.find(folder, heads)
     if not index:
         _check_numbers(paths, heads)
     tensors: dict[str, StoredTensor] = {}
+    homes: dict[str, str] = {}  # by tensor: a path for each of them would take half the time
     for path in paths:
-        for name, stored in read_head(path, CONTAINERS[path.suffix], heads).tensors.items():
+        found = read_head(path, CONTAINERS[path.suffix], heads).tensors
+        for name, stored in found.items():
             if name in tensors:
                 raise ConvertError(
                     f"tensor {quoted(name)}: expected it in one shard, found it in two, "
                     f'"{tensors[name].path}" and "{path}". Keep the shards of one checkpoint.'
                 )
             tensors[name] = stored
+        homes |= dict.fromkeys(found, path.name)
     for name, shard in index.items():
-        if name not in tensors or tensors[name].path != folder / shard:
+        if homes.get(name) != shard:
             raise ConvertError(
                 f"tensor {quoted(name)}: the index expects it in shard {quoted(shard)}, which has "
                 f'none of that name. Download both again. Index "{folder / names.index_name}".'

@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from cpumix.config import ModelConfig
+from cpumix.config import ModelConfig, TensorSpec
 
 from .matrix import Coded, Matrix, code_values, files_of, read_codes
 from .namings import Naming
@@ -18,12 +18,18 @@ from .namings import Naming
 
 @dataclass(frozen=True)
 class SourceTensor:
-    """A tensor under its canonical name, or the part of a fused one that has that name."""
+    """A tensor of the model, or the part of a fused one that is it."""
 
-    name: str
+    spec: TensorSpec
+    """What it is there, and its canonical name."""
     source_name: str
     """The whole tensor's name in the checkpoint; errors say this one."""
     matrix: Matrix
+
+    @property
+    def name(self) -> str:
+        """Its canonical name."""
+        return self.spec.name
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,8 +6,8 @@ from these, never taken apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
 class Role(Enum):
@@ -59,8 +59,7 @@ def tensor_name(role: Role, layer: int | None = None, expert: int | None = None)
     return whole if role is Role.EXPERT else f"{whole}.{role.value}"
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """One tensor that a model has."""
 
     name: str

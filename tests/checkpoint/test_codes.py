@@ -25,9 +25,11 @@ from cpumix.checkpoint.encodings.plain import PlainMatrix
 from cpumix.checkpoint.matrix import Matrix, code_values, coded, read_codes
 from cpumix.checkpoint.stored import StoredTensor
 from cpumix.checkpoint.views import HalfSplit, RowRange, Transposed
+from cpumix.config import Role, TensorSpec
 from cpumix.errors import ConvertError
 
 F32 = np.float32
+SPEC = TensorSpec("m", (24, 128), Role.OUTPUT)
 CONFIG = MIXTRAL
 Parts = dict[str, Any]
 
@@ -316,14 +318,14 @@ def test_weights_with_scales_and_biases_are_quantized(
     scales = np.ones((24, 128 // group), np.float16)
     parts = {"m.weight": weight, "m.scales": scales, "m.biases": scales}
     matrix = assembled(tmp_path, "mlx", parts, {"bits": bits, "group_size": group})["m.weight"]
-    assert is_quantized(SourceTensor("m", "m", matrix))
+    assert is_quantized(SourceTensor(SPEC, "m", matrix))
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F16", "BF16", "F32"])
 def test_floats_are_not_quantized(tmp_path: Path, dtype: str) -> None:
     size = {"F8_E4M3": 1, "F32": 4}.get(dtype, 2)
     stored = StoredTensor(tmp_path / "x", dtype, (8, 32), 0, 8 * 32 * size)
-    assert not is_quantized(SourceTensor("m", "m", PlainMatrix(stored)))
+    assert not is_quantized(SourceTensor(SPEC, "m", PlainMatrix(stored)))
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("BF16", "bf16"), ("F32", "bf16")])

@@ -166,7 +166,7 @@ def test_a_format_of_the_future_is_refused(tmp_path: Path, name: str, kind: str)
 
 def test_wrong_shape_of_float_tensor_is_refused(tmp_path: Path) -> None:
     entries = [
-        replace(e, spec=replace(e.spec, shape=(40, 3))) if e.name == "blk.1.router.weight" else e
+        replace(e, spec=e.spec._replace(shape=(40, 3))) if e.name == "blk.1.router.weight" else e
         for e in build_entries(CONFIG, CODED)
     ]
     refused(write(tmp_path / "m", entries=entries), r"expected f32 of \(3, 40\) .* of \(40, 3\)")
