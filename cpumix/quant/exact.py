@@ -64,7 +64,9 @@ def _to_q8(codes: Codes, scales: NDArray[np.float16], _: Codes) -> Bytes:
 def _to_q4(codes: Codes, scales: NDArray[np.float16], book: Codes) -> Bytes | None:
     nibble_of = np.full(256, 255, np.uint8)  # by a code's byte; 255 where the book has none
     nibble_of[book[::-1].view(np.uint8)] = np.arange(len(book))[::-1]
-    nibbles = nibble_of[codes.view(np.uint8)]
+    # bytes.translate looks bytes up ten times as fast as an array's index.
+    found = codes.tobytes().translate(nibble_of.tobytes())
+    nibbles = np.frombuffer(found, np.uint8).reshape(codes.shape)
     if nibbles.size and nibbles.max() > 15:
         return None
     rest = int(np.abs(book.astype(np.int16)).argmin())

@@ -53,35 +53,38 @@ def deinterleave(groups: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def pack_planes(codes: NDArray[np.uint8], planes: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return codes (m, blocks, 8 groups, ...) as lines (m, blocks, lines, ...).
+    """Return codes (m, blocks, 8 groups, ..., 4) as lines (m, blocks, lines, ..., 4).
 
     `planes` are the bits of each plane, 1, 2 or 4, the lowest bits of the codes first.
     """
-    made, rest = [], codes.shape[3:]
+    words, found, lines = codes.view(np.uint32), 0, []  # four columns at a time
     for bits in planes:
-        each = GROUPS // bits
-        part = (codes & np.uint8((1 << bits) - 1)).reshape(*codes.shape[:2], bits, each, *rest)
-        made.append(np.bitwise_or.reduce(part << _shifts(bits, len(rest)), axis=3))
-        codes = codes >> np.uint8(bits)
-    return np.concatenate(made, axis=2)
+        each, mask = GROUPS // bits, _in_each_byte(bits)
+        for group in range(0, GROUPS, each):
+            line = words[:, :, group] >> found & mask
+            for i in range(1, each):
+                line |= (words[:, :, group + i] >> found & mask) << i * bits
+            lines.append(line)
+        found += bits
+    return np.stack(lines, axis=2).view(np.uint8)
 
 
 def unpack_planes(lines: NDArray[np.uint8], planes: tuple[int, ...]) -> NDArray[np.uint8]:
     """Undo `pack_planes`."""
-    rest = lines.shape[3:]
-    codes = np.zeros((*lines.shape[:2], GROUPS, *rest), np.uint8)
-    line = found = 0
+    codes = np.zeros((*lines.shape[:2], GROUPS, *lines.shape[3:]), np.uint8)
+    words, stored, line, found = codes.view(np.uint32), lines.view(np.uint32), 0, 0
     for bits in planes:
-        plane = lines[:, :, line : line + bits, None] >> _shifts(bits, len(rest))
-        plane &= np.uint8((1 << bits) - 1)
-        codes |= plane.reshape(codes.shape) << np.uint8(found)
+        each, mask = GROUPS // bits, _in_each_byte(bits)
+        for group in range(GROUPS):
+            place, shift = line + group // each, group % each * bits
+            words[:, :, group] |= (stored[:, :, place] >> shift & mask) << found
         line, found = line + bits, found + bits
     return codes
 
 
-def _shifts(bits: int, trailing: int) -> NDArray[np.uint8]:
-    """Return where in a byte the groups of a line begin, to go before so many more axes."""
-    return np.arange(0, 8, bits, dtype=np.uint8).reshape(-1, *(1,) * trailing)
+def _in_each_byte(bits: int) -> np.uint32:
+    """Return the lowest bits of each byte of a word."""
+    return np.uint32(0x01010101 * ((1 << bits) - 1))
 
 
 def pack_scales(scale: NDArray[np.float16]) -> NDArray[np.uint8]:
