@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..matrix import Coded, Held, coded
 from .parts import Quantized
 
-BAND = 256  # columns, a multiple of the 32 that any number of bits has in whole words
+BAND = 128  # columns, a multiple of the 32 that any number of bits has in whole words
 
 
 class Loaded(NamedTuple):
@@ -54,7 +54,7 @@ class ColumnsFirst(Quantized):
             band = slice(first, min(first + BAND, columns))
             codes = self._less_zeros(loaded, start, stop, band)
             rows[:, band] = codes
-            rows[:, band] *= loaded.scales[start:stop].take(loaded.groups[band], axis=1)
+            rows[:, band] *= _spread(loaded.scales[start:stop], loaded.groups[band])
         return rows
 
     def read_codes(self, start: int, stop: int) -> Coded | None:
@@ -72,7 +72,7 @@ class ColumnsFirst(Quantized):
     def _less_zeros(self, loaded: Loaded, start: int, stop: int, band: slice) -> NDArray[Any]:
         codes = self.unpack_band(loaded.words, start, stop, band)
         signed: NDArray[Any] = codes.astype(loaded.zeros.dtype, copy=False)
-        signed -= loaded.zeros[start:stop].take(loaded.groups[band], axis=1)
+        signed -= _spread(loaded.zeros[start:stop], loaded.groups[band])
         return signed
 
     @cached_property
@@ -83,3 +83,9 @@ class ColumnsFirst(Quantized):
 def runs(columns: int, groups: int) -> NDArray[np.int64]:
     """Return the group of each column where groups are runs of columns."""
     return np.arange(columns) // (columns // groups)
+
+
+def _spread(values: NDArray[Any], groups: NDArray[np.int64]) -> NDArray[Any]:
+    """Return each column's values of (rows, groups); one column if all are of one group."""
+    one = (groups == groups[0]).all()
+    return values[:, groups[:1]] if one else values.take(groups, axis=1)
