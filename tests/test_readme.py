@@ -58,6 +58,7 @@ NEEDS = {
     "python tools/soak_server.py": "minutes",
     "python tools/make_big_model.py": "25 GB of disk",
     "python tools/make_checkpoint.py": "6.3 GB of disk",
+    "python tools/measure_conversion.py": "20 GB of disk, and minutes of a quiet machine",
 }
 
 
