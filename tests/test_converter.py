@@ -62,6 +62,7 @@ def check_file(target: Path, weights: dict[str, Any], precision: str) -> None:
             assert file.data(name).tobytes() == expected_bytes(entry, weights, precision), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows_at_once", [None, 16])
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("config", [MOE, DENSE, DENSE | {"tie_word_embeddings": True}])

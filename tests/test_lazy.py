@@ -81,6 +81,7 @@ def after(expression: str, words: list[str], **environment: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_only_what_is_needed_is_imported(sources, case):
     """Most of the time that `cpumix inspect` takes is that of its imports."""
@@ -98,6 +99,7 @@ def rows(room: str, modules: list[str]) -> set[str]:
     return names - {"gguf", "gguf_files"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no account of threads")
 @pytest.mark.parametrize("command", ["inspect {}/hf", "fit {}/hf --no-probe --ram 8G"])
 def test_numpy_has_the_threads_that_the_user_names_or_none(sources, command, monkeypatch):

@@ -114,6 +114,7 @@ def test_asyncio_streams(path, model):
     assert asyncio.run(everything()) == expected
 
 
+@pytest.mark.slow
 def test_many_prompts_in_one_call(path, model):
     texts = prompts(9, seed=2)
     found = [""] * 9
@@ -138,6 +139,7 @@ def test_answers_to_one_prompt_share_it_to_the_token(path, model):
             assert "".join(own) == text.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("kv", ["f16", "int8"])
 def test_drafts_change_no_text(path, temperature, kv):

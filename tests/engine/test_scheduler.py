@@ -121,6 +121,7 @@ class Simulation:
             assert self.content[int(slot)] == (position, job.tokens[position])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("window", [None, 30, 200])
 @pytest.mark.parametrize("cancel", [0.0, 0.01])
 @pytest.mark.parametrize("seed", range(6))

@@ -71,6 +71,7 @@ def expected(path):
         return {prompt: write(model, prompt) for prompt in (1, 5, 100)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", [1, 5, 100])  # one token, a few experts' worth, all experts'
 @pytest.mark.parametrize("predict", [False, True])
 @pytest.mark.parametrize("experts", [2, 3, 7.5, 12, 23, 24])

@@ -43,6 +43,7 @@ print(wrong, written)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(active().name == "generic", reason="NumPy encodes here")
 @pytest.mark.parametrize("name", ["q6", "q4s"])
 def test_encoders_keep_their_memory(name):

@@ -44,6 +44,7 @@ def test_each_kind_of_file_counts() -> None:
     assert (kept, reading) == (KEPT_FACTOR * (10 * MIB - SMALL_FILES), READING_FACTOR * 10 * MIB)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1 << 20, 30 << 20])
 def test_fit_and_plan_and_run_agree_to_the_byte(tmp_path: Path, size: int) -> None:
     source = write_source(tmp_path / "source", CONFIGS["moe"])

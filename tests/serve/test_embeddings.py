@@ -146,6 +146,7 @@ def test_keys_and_bodies(classifier_file, path, monkeypatch):
         assert httpx2.get(url, headers=headers).status_code == 405
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ROUTES)
 def test_queue_and_clients_that_leave(classifier_file, path):
     with (

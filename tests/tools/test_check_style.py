@@ -8,6 +8,7 @@ import check_style
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", check_style.CHECKS, ids=lambda rule: rule.__name__)
 def test_house_style(rule):
     assert list(rule(check_style.ROOT)) == []
