@@ -10,7 +10,7 @@
   defines another thing by that name.
 - A kernel takes at most 8 arguments, and the address of no array but those.
 - Every message of an error that a user can cause is matched by a test.
-- No two files of tests have one name.
+- No two files of tests have one name, and no test changes the clock that all threads read.
 """
 
 from __future__ import annotations
@@ -234,6 +234,19 @@ def check_test_files(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root)}: has the name of {first.relative_to(root)}"
 
 
+def check_clocks(root: Path) -> Iterator[str]:
+    """Complain about tests that replace a function of `time` itself.
+
+    A server that runs in another thread then sleeps for hours; replace `time` where it is used.
+    """
+    for path in sorted((root / "tests").rglob("*.py")):
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".setattr"):
+                owner = ast.unparse(node.args[0]).strip("'") if node.args else ""
+                if owner == "time" or owner.endswith(".time") or owner.startswith("time."):
+                    yield f"{path.relative_to(root)}:{node.lineno}: sets the clock of all threads"
+
+
 CHECKS = (
     check_lengths,
     check_imports,
@@ -243,6 +256,7 @@ CHECKS = (
     check_addresses,
     check_messages,
     check_test_files,
+    check_clocks,
 )
 
 

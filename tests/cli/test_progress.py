@@ -14,7 +14,7 @@ from cpumix.sampling import SamplingParams
 
 def test_prompt_status_is_one_line_with_the_time_left(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     status = progress.PromptStatus()
     for now[0], done in ((0.5, 1), (2.0, 10), (2.1, 11), (40.0, 50)):
@@ -31,7 +31,7 @@ def test_prompt_status_is_one_line_with_the_time_left(monkeypatch, capsys):
 
 def test_prompt_status_is_for_terminals(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     status = progress.PromptStatus()
     now[0] = 9.0
     status(1, 2)
@@ -41,7 +41,7 @@ def test_prompt_status_is_for_terminals(monkeypatch, capsys):
 
 def test_line_status_is_one_line_and_gone_at_the_end(monkeypatch, capsys):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with progress.LineStatus(10, 2) as status:
         now[0] = 4.0

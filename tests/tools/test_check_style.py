@@ -154,3 +154,12 @@ def test_kernels_of_many_arguments_are_seen(tree, decorator, count, complaints):
     tree("cpumix/kernels/plain.py", f"def run({arguments}, more): ...\n")
     found = list(check_style.check_kernels(root))
     assert found == ["cpumix/kernels/k.py:2: run takes 9 arguments, at most 8"][:complaints]
+
+
+@pytest.mark.parametrize("owner", ["time", "progress.time", '"time.monotonic"'])
+def test_clock_of_all_threads_is_seen(tree, owner):
+    root = tree("tests/test_one.py", f"def f(m):\n    m.setattr({owner}, 'sleep', 1)\n")
+    found = list(check_style.check_clocks(root))
+    assert found == ["tests/test_one.py:2: sets the clock of all threads"]
+    root = tree("tests/test_one.py", "def f(m):\n    m.setattr(progress, 'time', 1)\n")
+    assert list(check_style.check_clocks(root)) == []
