@@ -123,7 +123,7 @@ def matrix_rows(codec: IntegerCodec) -> Any:
 
 def float_rows(codec: Codec) -> Any:
     """Make `chunk_rows` of a format without 8-bit activations, which needs no panel."""
-    add_rows, tile_bytes = token_rows(codec, TOKENS, 0), codec.tile_bytes
+    add_rows, tile_bytes = token_rows(codec, TOKENS, 0, 0), codec.tile_bytes
 
     @specialised(kernel, codec.name)
     def float_rows(
@@ -133,7 +133,7 @@ def float_rows(codec: Codec) -> Any:
         for row in range(0, rows, TOKENS):
             fetch(tiles.w0 + ahead, tiles.w1 + ahead, lines)
             ahead += LINE * lines
-            add_rows(tiles, rows_from(inputs, row), totals + 128 * row)
+            add_rows(tiles, rows_from(inputs, row), totals + 128 * row, 0)
 
     return float_rows
 

@@ -1,9 +1,10 @@
 """Two tiles of weights times a few rows: too few to make up for unpacking a panel.
 
 Weights stream from memory as in `matvec`, and are widened in registers once for TOKENS rows; for
-more rows than these, two tiles are read again, from the second-level cache. As a block keeps a
-group of rows busy for longer than one row, the processor's own prefetchers do not look far enough
-ahead: the first group asks for what comes FETCH_BYTES later.
+more rows than these, two tiles are read again, from the second-level cache, while the next two are
+fetched. As a block keeps a group of rows busy for longer than one row, the processor's own
+prefetchers do not look far enough ahead: where few rows leave no time to fetch the next tiles, the
+first group asks for what comes FETCH_BYTES later.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .simd.sums import sums_of
 from .simd.vectors import Address, prefetch_l2
 
 FETCH_BYTES = 4096  # ahead; 2048 to 16384 do as well
+FETCHING_GROUPS = 3  # of rows together fetch all of the next two tiles
 PAIR = 2  # rows that are left at the end: TOKENS would be multiplied for nothing
 # With 16 registers, sums of two tiles and their totals would not stay in them.
 SEVERAL_AT_ONCE = LEVEL.registers == 32
@@ -38,31 +40,26 @@ def fetch(next0: Address, next1: Address, lines: int) -> None:
 
 
 @lru_cache
-def token_rows(codec: Codec, tokens: int, ahead: int) -> Any:
+def token_rows(codec: Codec, tokens: int, lines: int, step: int) -> Any:
     """Make the kernel that adds two tiles times `tokens` rows to their totals.
 
-    With each block it fetches what lies `ahead` bytes behind, nothing if that is 0.
+    With each block it fetches `lines` of both tiles from `ahead` bytes behind them on, and goes on
+    there by `step` bytes.
     """
     add_block, load_table = codec.add_block(tokens), codec.load_table
     tile_bytes, x_bytes, sums = codec.tile_bytes, codec.x_bytes, sums_of(tokens)
     load_sums, store_sums = sums.load, sums.store
-    lines = -(-tile_bytes // LINE) if ahead else 0
 
-    @specialised(kernel, f"{tokens}_{ahead}_{codec.name}")
-    def token_rows(tiles: TilePair, inputs: InputRows, totals: Address) -> None:
+    @specialised(kernel, f"{tokens}_{lines}_{step}_{codec.name}")
+    def token_rows(tiles: TilePair, inputs: InputRows, totals: Address, ahead: int) -> None:
         w0, w1, blocks, book = tiles
         x, x_stride, header = inputs
         total, table = load_sums(totals), load_table(book)
-        next0, next1 = w0 + ahead, w1 + ahead
+        place, apart = w0 + ahead, w1 - w0  # one place that moves takes fewer registers than two
         for _ in range(blocks):
-            fetch(next0, next1, lines)
+            fetch(place, place + apart, lines)
             total = add_block(total, w0, w1, table, x, x_stride, header)
-            w0, w1, next0, next1 = (
-                w0 + tile_bytes,
-                w1 + tile_bytes,
-                next0 + tile_bytes,
-                next1 + tile_bytes,
-            )
+            w0, w1, place = w0 + tile_bytes, w1 + tile_bytes, place + step
             x, header = x + x_bytes, header + INPUT_HEADER
         store_sums(totals, total)
 
@@ -71,18 +68,30 @@ def token_rows(codec: Codec, tokens: int, ahead: int) -> Any:
 
 @lru_cache
 def few_rows(codec: Codec) -> Any:
-    """Make the kernel that adds two tiles times a few rows to their totals."""
-    add_first = token_rows(codec, TOKENS, FETCH_BYTES)
-    add_next, add_last = token_rows(codec, TOKENS, 0), token_rows(codec, PAIR, 0)
+    """Make the kernel that adds two tiles times a few rows to their totals.
+
+    Meanwhile it asks for what lies `ahead` bytes behind both tiles: that comes next.
+    """
+    lines = -(-codec.tile_bytes // LINE)
+    some = -(-lines // FETCHING_GROUPS)
+    add_first = token_rows(codec, TOKENS, lines, codec.tile_bytes)
+    add_next = token_rows(codec, TOKENS, some, LINE * some)
+    add_last = token_rows(codec, PAIR, 0, 0)
 
     @specialised(kernel, codec.name)
-    def few_rows(tiles: TilePair, inputs: InputRows, rows: int, totals: Address) -> None:
-        add_first(tiles, inputs, totals)
-        for row in range(TOKENS, rows, TOKENS):
+    def few_rows(
+        tiles: TilePair, inputs: InputRows, rows: int, ahead: int, totals: Address
+    ) -> None:
+        row, fetched = 0, LINE * some * tiles.blocks
+        if rows <= 2 * TOKENS:  # these tiles are not there yet, and memory is the limit
+            add_first(tiles, inputs, totals, FETCH_BYTES)
+            row = TOKENS
+        while row < rows:
             place = rows_from(inputs, row)
             if rows - row > PAIR:
-                add_next(tiles, place, totals + 128 * row)
+                add_next(tiles, place, totals + 128 * row, ahead)
             else:
-                add_last(tiles, place, totals + 128 * row)
+                add_last(tiles, place, totals + 128 * row, 0)
+            row, ahead = row + TOKENS, ahead + fetched
 
     return few_rows

@@ -92,7 +92,7 @@ def row_by_row(codec: Codec) -> Any:
         if SEVERAL_AT_ONCE:  # a constant, so that a level need not compile what it does not use
             if rows > 1:
                 clear(totals, rows)
-                add_few(tiles, inputs, rows, totals)
+                add_few(tiles, inputs, rows, field(job, TILE_STEP), totals)
                 return
         for row in range(rows):
             add_one(tiles, rows_from(inputs, row), totals + 128 * row)

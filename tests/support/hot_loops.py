@@ -80,12 +80,14 @@ def compile_for(level: isa.Level) -> dict[str, str]:
     number = types.int64
     tiles = types.NamedUniTuple(number, 4, blocks.TilePair)
     inputs = types.NamedUniTuple(number, 3, blocks.InputRows)
-    few = {"gemm_small.token_rows": (gemm_small.TOKENS, gemm_small.FETCH_BYTES)}
+    few = {"gemm_small.token_rows": (gemm_small.TOKENS, 1, gemm_small.LINE)}
     for name, formats in LOOPS.items():
         for kind in formats:
             kernel = named(name)(CODECS[kind], *few.get(name, ()))
             if name == "gemm.first_rows":
                 keep(f"{name}@{kind}", kernel, tiles, number, inputs, number, number)
+            elif name in few:
+                keep(f"{name}@{kind}", kernel, tiles, inputs, number, number)
             else:
                 keep(f"{name}@{kind}", kernel, tiles, inputs, number)
     keep("gemm.panel_rows", named("gemm.panel_rows"), number, number, inputs, *[number] * 3)
