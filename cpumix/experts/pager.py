@@ -73,7 +73,6 @@ class ExpertPager:
         self._prefetch_queue: list[Key] = []  # those of them to be read when the disk is idle
         self._sure, self._trust = False, 0.0  # the share of guesses that proved right lately
         self._prefetched: set[Key] = set()  # begun for the next lease
-        self._whole = False  # everything is present and will stay
         self._position, self._tokens, self._faults = 0, 0, 0
         self._counters = Counters()
         self.trace: Trace | None = None
@@ -102,7 +101,6 @@ class ExpertPager:
                 p = self._ranges[key]
                 if self.region.missing(p.offset, p.nbytes):
                     self._resident_set.lose(key)
-                    self._whole = False
 
     @property
     def bounded(self) -> bool:
@@ -121,9 +119,11 @@ class ExpertPager:
         self, layer: int, used: Sequence[int], topk_ids: NDArray[np.int32]
     ) -> AbstractContextManager[Iterable[ReadyExperts]]:
         """Lease the `used` experts of a layer, which its tokens' routers chose (T, A)."""
-        if self._whole and self.trace is None:
-            self._counters.hits += len(used)
-            return nullcontext([ReadyExperts({e: self.view(layer, e) for e in used})])
+        if self._budget is None and self.trace is None:  # what is there stays
+            present = self._resident_set.present
+            if all((layer, e) in present for e in used):
+                self._counters.hits += len(used)
+                return nullcontext([ReadyExperts({e: self.view(layer, e) for e in used})])
         self._policy.use(layer, topk_ids)
         with self._changed:
             present = self._resident_set.present
@@ -186,7 +186,6 @@ class ExpertPager:
             if broken:
                 for read in lease.reads:
                     self._readers.cancel(read)
-            self._whole = self._budget is None and self._resident_set.complete
         if self.trace is not None:
             found = {e: e in lease.hits for e in (*lease.hits, *lease.misses)}
             seconds = perf_counter() - lease.began

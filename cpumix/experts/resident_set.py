@@ -21,11 +21,6 @@ class ResidentSet:
         self.evictions = 0
 
     @property
-    def complete(self) -> bool:
-        """Whether every expert there is is in memory."""
-        return len(self.present) == len(self._places)
-
-    @property
     def missing(self) -> int:
         """Bytes of what remains of broken-off reads that are counted as taken and not there."""
         return sum(self._remains.values())

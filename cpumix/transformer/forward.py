@@ -147,7 +147,7 @@ class Transformer:
 
     def _look_ahead(self, layer: LayerWeights, batch: Batch, x: ResidualStream) -> None:
         """Let the next layer's experts come while this one's compute."""
-        if not layer.is_last:
+        if self._pager.wants_prefetch and not layer.is_last:
             following = self._weights.layers[layer.index + 1]
             rows = batch.rows_through(following.is_last)
             self._prefetch(following, x.x.part(x.count - rows), rows)

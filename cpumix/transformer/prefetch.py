@@ -30,9 +30,7 @@ class Prefetch:
         self._nothing = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
 
     def __call__(self, layer: LayerWeights, x: Rows, n: int) -> None:
-        """Ask for the experts that n rows of x will probably take in `layer`, if that can help."""
-        if not self._pager.wants_prefetch:
-            return
+        """Ask for the experts that n rows of x will probably take in `layer`."""
         if layer.router is None or n >= TOKENS_PER_EXPERT * self._experts:
             self._pager.prefetch(layer.index, range(self._pager.experts), sure=True)
         elif n <= PREDICTED_ROWS:

@@ -196,15 +196,18 @@ def test_long_prompt_leaves_the_working_set(model):
     )  # those of equal use may change
 
 
-def test_whole_model_in_memory_asks_the_books_no_more(model):
+def test_experts_that_are_there_and_stay_ask_the_books_no_more(model):
     pager = page(model, None)
-    model.logits(ids_of(200))
-    model.advance([5])
-    assert pager._whole
-    lease = pager.lease(0, [0, 1], np.array([[0, 1]], np.int32))
+    with pager.lease(0, [0, 2], np.array([[0, 2]], np.int32)) as parts:
+        for expert, ready in zip([0, 2], parts, strict=True):  # as they come
+            assert list(ready.experts) == [expert]
+            ready.wait_for_down()
+    lease = pager.lease(0, [0, 2], np.array([[0, 2]], np.int32))
     assert not isinstance(lease, Lease)
     with lease as parts:
-        assert [list(ready.experts) for ready in parts] == [[0, 1]]
+        assert [list(ready.experts) for ready in parts] == [[0, 2]]
+    assert isinstance(pager.lease(0, [0, 1], np.array([[0, 1]], np.int32)), Lease)
+    assert (pager.counters.hits, pager.counters.misses) == (3, 3)
 
 
 def test_pages_that_the_system_took_are_read_again(model, expected, monkeypatch):
@@ -212,7 +215,6 @@ def test_pages_that_the_system_took_are_read_again(model, expected, monkeypatch)
 
     pager = page(model, None)
     write(model, 100)
-    assert pager._whole
     file_range = pager._ranges[0, 0]
     taken = [True]
     missing = pager.region.missing
