@@ -197,9 +197,15 @@ class Bench:
         self._model.advance(self._ids(n))
 
     def _decode(self) -> None:
-        self._model.restart()
-        for token in self._ids(DECODE_TOKENS):
-            self._model.advance([token])
+        """Take in tokens as texts are written: the compute thread goes on by itself."""
+        engine, ids = self._model._engine, self._ids(DECODE_TOKENS)
+
+        def take_in() -> None:
+            engine.session.begin()
+            for token in ids:
+                engine.session.advance([token])
+
+        engine.loop.call(take_in)
 
     def limits(self, work: str) -> list[float]:
         """Return the limits that were measured beside one kind of work."""
