@@ -103,7 +103,7 @@ def test_edited_messages_and_new_answers_are_branches(chat):
     chat.page.get_by_text("Who left it?").first.wait_for()
     chat.wait()
     assert chat.texts()[0] == "Who left it?"
-    assert chat.page.get_by_role("img", name="Version 2 of 2").count() == 1
+    chat.page.get_by_role("img", name="Version 2 of 2").wait_for()
     button(chat, "Previous version").click()
     assert chat.texts() == [QUESTION, old]
     assert chat.page.get_by_label("Next version").evaluate("it => it === document.activeElement")
@@ -115,7 +115,9 @@ def test_edited_messages_and_new_answers_are_branches(chat):
     chat.page.reload()
     chat.page.wait_for_selector("article.assistant")
     assert chat.texts() == [QUESTION, old]
-    assert chat.page.get_by_role("img", name=re.compile("Version 1 of 2")).count() == 2
+    versions = chat.page.get_by_role("img", name=re.compile("Version 1 of 2"))
+    versions.nth(1).wait_for()
+    assert versions.count() == 2
 
 
 def test_conversations_are_found_renamed_deleted_and_moved(chat, open_chat, demo, tmp_path):
