@@ -72,7 +72,7 @@ def test_shards_come_and_go_one_by_one(shards: Path, whole: bytes, tmp_path: Pat
     target = tmp_path / "x.bin"
     cpumix.convert("org/tiny", target, "int8", discard_shards=True, progress=progress)
     assert target.read_bytes()[FIRST_BYTES:] == whole
-    assert max(count for _, count in seen) <= 2 < SHARDS
+    assert max(count for _, count in seen) <= 3 < SHARDS
     assert {number for names, _ in seen for number in names} >= {f"{n:05}" for n in range(2, 6)}
     assert here(shards) == [] and blobs(shards) == 0
     assert (shards / "config.json").exists()

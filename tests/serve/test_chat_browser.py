@@ -112,6 +112,7 @@ def test_edited_messages_and_new_answers_are_branches(chat):
     chat.wait()
     chat.page.locator("article.assistant").get_by_label("Previous version").click()
     assert chat.texts() == [QUESTION, old]
+    chat.page.wait_for_timeout(2000)  # the browser stores it meanwhile
     chat.page.reload()
     chat.page.wait_for_selector("article.assistant")
     assert chat.texts() == [QUESTION, old]
