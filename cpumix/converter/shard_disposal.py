@@ -79,9 +79,8 @@ class ShardDisposal:
 
 def delete(path: Path) -> None:
     """Delete a file, and what it links to: the hub's cache keeps files under another name."""
-    kept = path.resolve()
+    path.resolve().unlink(missing_ok=True)  # first: what no longer exists takes no space
     path.unlink(missing_ok=True)
-    kept.unlink(missing_ok=True)
 
 
 def order_by_shards(checkpoint: Checkpoint, entries: Sequence[TensorEntry]) -> list[TensorEntry]:

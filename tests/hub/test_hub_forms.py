@@ -165,8 +165,7 @@ def test_shards_come_and_go_one_by_one(
     server.taken.clear()
     cpumix.convert("org/tiny", tmp_path / "x.bin", "int8", discard_shards=True)
     assert (tmp_path / "x.bin").read_bytes() == whole
-    # One is read, one converted, and one written: of shards as small as these, all at a time.
-    assert max(seen) <= 3 <= len(shards) and here(server, shards) == 0
+    assert max(seen) <= 2 < len(shards) and here(server, shards) == 0
     used = shards[shards[0].endswith("gguf") :]  # its first part has no tensors
     assert [name for name in server.taken if name in shards] == used
 
