@@ -20,8 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,23 +209,32 @@ class Taken(NamedTuple):
     peak_bytes: int
 
 
+RUN = """
+import atexit
+from cpumix.cli.main import main
+from cpumix.machine import peak_rss_bytes
+atexit.register(lambda: print(peak_rss_bytes()))
+main()
+"""
+
+
 def convert(source: Path, target: Path, precision: str) -> Taken:
     """Convert a checkpoint in a new process. Raises ClickException if it fails."""
-    command = [sys.executable, "-m", "cpumix", "convert", str(source), str(target), "--force"]
-    began = time.perf_counter()
-    process = subprocess.Popen(
-        [*command, "--precision", precision], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    command = ["convert", str(source), str(target), "--force", "--precision", precision]
+    before, began = processor_seconds(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, *command], capture_output=True, text=True, check=False
     )
-    assert process.stderr is not None
-    with process.stderr as pipe:
-        said = pipe.read().decode()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise click.ClickException(f"{source.name}: {said.strip() or 'no message'}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    seconds = time.perf_counter() - began
-    return Taken(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit)
+    seconds, worked = time.perf_counter() - began, processor_seconds() - before
+    if done.returncode:
+        raise click.ClickException(f"{source.name}: {done.stderr.strip() or 'no message'}")
+    return Taken(seconds, worked, int(done.stdout.split()[-1]))
+
+
+def processor_seconds() -> float:
+    """Return what all processes that this one has started, and that have ended, have worked."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def table(taken: Mapping[str, Sequence[Taken]]) -> Iterator[str]:
@@ -266,12 +273,10 @@ def main(
     """Make what is missing, convert all in turns, print the table."""
     sizes |= {"heads": 32, "kv_heads": 8, "experts": 8, "positions": 32768}
     sources = {name: scratch / name for name in (PLAIN, *(chosen or FORMS))}
-    # In another process: one that has been large gives that to what it starts, as its peak memory.
-    with ProcessPoolExecutor(1, get_context("spawn")) as maker:
-        for name, source in sources.items():
-            if not source.exists():
-                click.echo(f"making {name}", err=True)
-                maker.submit(make, source, name, sizes).result()
+    for name, source in sources.items():
+        if not source.exists():
+            click.echo(f"making {name}", err=True)
+            make(source, name, sizes)
     sources |= {name: Path(path) for name, _, path in (text.partition("=") for text in also)}
     taken: dict[str, list[Taken]] = {name: [] for name in sources}
     for round_ in range(rounds + 1):

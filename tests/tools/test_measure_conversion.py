@@ -55,7 +55,7 @@ def test_medians_are_of_the_rounds_ratios():
 def test_one_real_conversion(checkpoint_folder, tmp_path):
     taken = convert(checkpoint_folder, tmp_path / "model.bin", "int8")
     assert taken.seconds > 0 and taken.processor_seconds > 0
-    assert taken.peak_bytes > 20e6  # more if this process has been larger
+    assert 20e6 < taken.peak_bytes < 2e9
     assert (tmp_path / "model.bin").exists()
 
 
