@@ -19,6 +19,20 @@ import pytest
 
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-gpu"]
 PATIENCE = 120_000  # milliseconds: a machine may be busy
+# Reads all conversations, and so waits for what is being written to them.
+READ_STORE = """() => new Promise((resolve, reject) => {
+    const opening = indexedDB.open("cpumix");
+    opening.onerror = () => reject(opening.error);
+    opening.onsuccess = () => {
+        const table = opening.result.transaction("conversations").objectStore("conversations");
+        const reading = table.getAll();
+        reading.onerror = () => reject(reading.error);
+        reading.onsuccess = () => {
+            opening.result.close();
+            resolve();
+        };
+    };
+})"""
 PHONE = {"viewport": {"width": 390, "height": 780}, "has_touch": True, "is_mobile": True}
 
 
@@ -107,6 +121,11 @@ class Chat:
             field.fill(str(value))
             field.blur()
         self.page.get_by_role("button", name="Done").click()
+
+    def reload(self) -> None:
+        """Load the page again, once the browser has stored what it was given."""
+        self.page.evaluate(READ_STORE)
+        self.page.reload()
 
     def shows(self, name: str, pattern: str) -> None:
         """Wait until the text of the element with an id is like a pattern."""
