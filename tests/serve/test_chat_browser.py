@@ -7,7 +7,7 @@ import re
 
 import pytest
 from chat_browser import PHONE, Chat, launched, violations
-from served_models import serve
+from served_models import held, serve
 
 import cpumix
 
@@ -69,16 +69,17 @@ def test_conversation_is_kept(chat):
     chat.shoot("conversation-light")
 
 
-def test_stop_and_continue(chat):
+def test_stop_and_continue(chat, demo):
     chat.set(max_tokens=400)
-    chat.ask(QUESTION)
-    chat.page.locator("article.assistant .text", has_text=re.compile(r"\w")).wait_for()
-    chat.shows("status", r"^Writing: \d+ tokens")
-    assert chat.page.locator("#log").get_attribute("aria-busy") == "true"
-    chat.page.get_by_label("Message", exact=True).fill("typed meanwhile")
-    chat.page.keyboard.press("Enter")  # not while it writes; and it is not lost
-    chat.page.keyboard.press("Escape")
-    chat.wait()
+    with held(demo, steps=8):
+        chat.ask(QUESTION)
+        chat.page.locator("article.assistant .text", has_text=re.compile(r"\w")).wait_for()
+        chat.shows("status", r"^Writing: \d+ tokens")
+        assert chat.page.locator("#log").get_attribute("aria-busy") == "true"
+        chat.page.get_by_label("Message", exact=True).fill("typed meanwhile")
+        chat.page.keyboard.press("Enter")  # not while it writes; and it is not lost
+        chat.page.keyboard.press("Escape")
+        chat.wait()
     chat.shows("said", "^Stopped$")
     begun = chat.texts()[-1]
     assert begun
@@ -408,12 +409,13 @@ def test_too_long_for_the_context(chat):
     assert len(chat.texts()) == 1
 
 
-def test_two_conversations_are_answered_at_once(chat):
+def test_two_conversations_are_answered_at_once(chat, demo):
     chat.set(max_tokens=200)
-    chat.ask(QUESTION)
-    chat.shows("status", "^Writing")
-    chat.page.keyboard.press("Control+Shift+O")
-    chat.set(max_tokens=12)
+    with held(demo, steps=8):
+        chat.ask(QUESTION)
+        chat.shows("status", "^Writing")
+        chat.page.keyboard.press("Control+Shift+O")
+        chat.set(max_tokens=12)
     assert chat.answer("What does the sea say?").strip()
     chat.page.get_by_role("button", name=re.compile(f"^{re.escape(QUESTION)}")).first.click()
     chat.wait()

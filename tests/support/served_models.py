@@ -35,6 +35,24 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @contextlib.contextmanager
+def held(served: Served, steps: int) -> Iterator[None]:
+    """Let a model take so many steps, and no more until the block ends."""
+    loop, left, go_on = served.model.engine.loop, [steps], threading.Event()
+
+    def count(rows: int) -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            go_on.wait(600)
+
+    loop.on_step = count
+    try:
+        yield
+    finally:
+        loop.on_step = None
+        go_on.set()
+
+
+@contextlib.contextmanager
 def serve(
     model: Model,
     *,
