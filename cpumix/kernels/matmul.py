@@ -35,6 +35,7 @@ from .jobs import (
     store_rows,
 )
 from .matvec import one_row
+from .quantize import quantize_row
 from .rows import INPUT_HEADER, SPARE_ROWS
 from .simd.vectors import Address, address, fetch_add, splat, store_f32
 
@@ -125,8 +126,11 @@ def some_pairs(codec: Codec) -> Any:
 def multiply(codec: Codec) -> Any:
     """Make the kernel that runs all products of a job table.
 
-    Shapes: jobs (products, JOB_FIELDS) i64, `FIRST_ITEM` ascending from 0 | items: pairs in all
-            products | counter (1,) i64, 0 | scratch (threads, SCRATCH_BYTES) u8.
+    The caller's thread first quantizes the input rows that are listed, which should be few.
+
+    Shapes: inputs (rows, 4) i64 as `quantize_rows` takes them | jobs (products, JOB_FIELDS) i64,
+            `FIRST_ITEM` ascending from 0 | items: pairs in all products | counter (1,) i64, 0
+            | scratch (threads, SCRATCH_BYTES) u8.
     """
     run_pairs = some_pairs(codec)
 
@@ -156,11 +160,14 @@ def multiply(codec: Codec) -> Any:
 
     @specialised(parallel_kernel, codec.name)
     def multiply(
+        inputs: NDArray[np.int64],
         jobs: NDArray[np.int64],
         items: int,
         counter: NDArray[np.int64],
         scratch: NDArray[np.uint8],
     ) -> None:
+        for row in range(inputs.shape[0]):
+            quantize_row(inputs[row, 0], inputs[row, 1], inputs[row, 2], inputs[row, 3])
         grain = max(1, items // (GRAINS * scratch.shape[0]))
         if jobs[0, ROW_COUNT] > FEW_ROWS:
             grain = min(grain, MOST_PAIRS)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from cpumix.quant.activations import SMALLEST_ROW_PEAK
 from cpumix.quant.tiles import BLOCK
 
-from .compile.jit import kernel, prange, row_kernel
+from .compile.jit import kernel, parallel_kernel, prange
 from .rows import CENTRE_AT, CENTRED_START_AT, INPUT_HEADER, SCALE_AT, START_AT
 from .scalar import round_up
 from .simd.lanes import (
@@ -69,7 +69,7 @@ def quantize_row(x: Address, blocks: int, codes: Address, header: Address) -> No
         quantize_block(x + 4 * BLOCK * b, codes + BLOCK * b, header + INPUT_HEADER * b)
 
 
-@row_kernel
+@parallel_kernel
 def quantize_rows(inputs: NDArray[np.int64], rows: int) -> None:
     """Quantize rows of activations; inputs (rows, 4) i64 as `Rows.to_quantize` lists them."""
     for row in prange(rows):

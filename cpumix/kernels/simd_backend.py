@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from . import attention, gemm, kv_store, norm, route
 from .backend import Backend, ExpertIds, Floats, Rope
 from .codecs import CODECS
 from .compile.isa import active
+from .compile.jit import ALONE
 from .jobs import by_format, input_rows
 from .matmul import multiply
 from .operands import KVView, MatmulGroup, Residual
@@ -33,14 +37,26 @@ class SimdBackend(Backend):
 
     def multiply(self, group: MatmulGroup) -> None:  # noqa: D102
         if group.layout is None:
-            tables = [(multiply(CODECS[j.format]), j) for j in by_format(group.matmuls)]
-            group.layout = input_rows(group), tables
-        inputs, tables = group.layout
+            group.layout = self._lay_out(group)
+        inputs, runs = group.layout
         if len(inputs):
             quantize_rows(inputs, len(inputs))
-        for run, jobs in tables:
+        for run, *arguments in runs:
             self._counter[0] = 0
-            run(jobs.table, jobs.items, self._counter, self._scratch)
+            run(*arguments, self._counter, self._scratch)
+
+    def _lay_out(self, group: MatmulGroup) -> tuple[NDArray[np.int64], list[tuple[Any, ...]]]:
+        """Return the rows that all threads quantize, and the kernels to run, with arguments.
+
+        A few rows are quantized by the first of these, as a call takes longer than that.
+        """
+        inputs = input_rows(group)
+        few, many = (inputs, inputs[:0]) if len(inputs) <= ALONE else (inputs[:0], inputs)
+        runs = []
+        for jobs in by_format(group.matmuls):
+            runs.append((multiply(CODECS[jobs.format]), few, jobs.table, jobs.items))
+            few = inputs[:0]
+        return many, runs
 
     def store_kv(  # noqa: D102
         self, q: Rows, k: Rows, v: Rows, rope: Rope, n: int, queries: int, kv: KVView
