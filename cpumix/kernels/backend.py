@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from . import scalar
 from .compile.jit import set_threads
-from .operands import KVView, MatmulGroup, Residual
+from .operands import KVView, MatmulGroup, Residual, TiledMatrix
 from .rows import Rows
 
 Floats = NDArray[np.float32]
@@ -31,6 +31,10 @@ class Backend(ABC):
     def bind(self) -> None:
         """Make this thread the one that runs the kernels: numba counts threads for each caller."""
         set_threads(self.threads)
+
+    @abstractmethod
+    def look_up(self, matrix: TiledMatrix, ids: Index) -> Floats:
+        """Return rows of a matrix, (len(ids), padded k) float32."""
 
     @abstractmethod
     def norm(

@@ -12,7 +12,7 @@ from cpumix.quant.kv import quantize as quantize_heads
 from cpumix.quant.tiles import BLOCK, TILE_ROWS
 
 from . import generic
-from .backend import Backend, ExpertIds, Floats, Rope
+from .backend import Backend, ExpertIds, Floats, Index, Rope
 from .operands import KVView, Matmul, MatmulGroup, Residual, TiledMatrix
 from .rows import Rows
 
@@ -21,6 +21,9 @@ TILES = 64  # that are widened at a time: 1024 rows of a matrix
 
 class GenericBackend(Backend):
     """Slow and obvious; what the SIMD kernels must agree with."""
+
+    def look_up(self, matrix: TiledMatrix, ids: Index) -> Floats:  # noqa: D102
+        return matrix.rows(ids)
 
     def norm(  # noqa: D102
         self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows

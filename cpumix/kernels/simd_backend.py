@@ -7,14 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cpumix.quant.tiles import BLOCK
+
 from . import attention, gemm, kv_store, norm, route
-from .backend import Backend, ExpertIds, Floats, Rope
+from .backend import Backend, ExpertIds, Floats, Index, Rope
 from .codecs import CODECS
 from .compile.isa import active
 from .compile.jit import ALONE
-from .jobs import by_format, input_rows
+from .jobs import book_address, by_format, input_rows
+from .look_up import look_up
 from .matmul import multiply
-from .operands import KVView, MatmulGroup, Residual
+from .operands import KVView, MatmulGroup, Residual, TiledMatrix
 from .quantize import quantize_rows
 from .rows import Rows, aligned_zeros
 from .simd import amx
@@ -29,6 +32,12 @@ class SimdBackend(Backend):
             amx.request_permission()
         self._counter = np.zeros(1, np.int64)
         self._scratch = aligned_zeros((self.threads, gemm.SCRATCH_BYTES), np.uint8)
+
+    def look_up(self, matrix: TiledMatrix, ids: Index) -> Floats:  # noqa: D102
+        out = np.empty((len(ids), BLOCK * matrix.blocks), np.float32)
+        place = matrix.address, matrix.tiles.strides[0], book_address(matrix)
+        look_up(CODECS[matrix.format])(*place, ids, out)
+        return out
 
     def norm(  # noqa: D102
         self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows

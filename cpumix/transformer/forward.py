@@ -136,7 +136,7 @@ class Transformer:
 
     def _embed(self, batch: Batch) -> Floats:
         """Return the embeddings of a batch's tokens [T, D]."""
-        return self._weights.embedding.rows(batch.ids)
+        return self._backend.look_up(self._weights.embedding, batch.ids)
 
     def _layers(self, on_layer: OnLayer | None) -> Iterator[LayerWeights]:
         """Yield all layers, and tell when each is done."""

@@ -24,6 +24,7 @@ from ..simd.vectors import (
     load_f32,
     pointer,
     splat_i32,
+    store_at,
     store_i32,
 )
 from .codec import Codec, load_line
@@ -51,6 +52,24 @@ class Bf16(Codec):
     name, tile_bytes, steps = "bf16", bf16.TILE_BYTES, 16
     x_bytes, takes_codes = 4 * BLOCK, False
     encode = staticmethod(encode)
+
+    @property
+    def decode(self) -> Any:  # noqa: D102
+        steps = self.steps
+
+        @instruction(types.void, pointer, pointer, types.int64)
+        def decode_step(b: Builder, tile: Value, place: Value, step: Value) -> None:
+            """Widen two columns."""
+            pairs, place = load_line(b, tile, step), b.add(place, b.mul(step, I64(128)))
+            for half in (0, 1):
+                store_at(b, b.add(place, I64(64 * half)), widen(b, pairs, half))
+
+        @inlined
+        def decode(tile: Address, table: Lanes, rows: Lanes, place: Address) -> None:
+            for step in range(steps):
+                decode_step(tile, place, step)
+
+        return decode
 
     def add_block(self, tokens: int) -> Any:  # noqa: D102
         sums, steps = sums_of(tokens).stack, self.steps

@@ -17,10 +17,12 @@ from cpumix.quant.tiles import BLOCK, GROUPS
 from ..compile.jit import inlined, specialised
 from ..simd import panel
 from ..simd.dots import dots_of, header_stride
+from ..simd.level import signed_codes
 from ..simd.sums import sums_of
 from ..simd.vectors import (
     I64,
     VB,
+    VF,
     VI,
     VI4,
     Address,
@@ -28,10 +30,12 @@ from ..simd.vectors import (
     Lanes,
     Value,
     constant,
+    f32x16,
     i32x16,
     instruction,
     load_at,
     pointer,
+    store_at,
 )
 
 
@@ -75,6 +79,14 @@ class Codec(ABC):
 
         return load_table
 
+    @property
+    @abstractmethod
+    def decode(self) -> Any:
+        """The function that widens a tile, as (32 columns, 16 rows) f32.
+
+        It takes the tile's address, the code book, the scales of its rows, and where to store.
+        """
+
     @abstractmethod
     def add_block(self, tokens: int) -> Any:
         """Make the function that adds a block of two tiles times `tokens` rows to their totals.
@@ -113,6 +125,35 @@ class IntegerCodec(Codec):
     def shifts(self, b: Builder, tile: Value) -> Value:
         """Emit a tile's 16 shift bits: all ones in the lanes where they are set."""
         raise NotImplementedError
+
+    @property
+    def decode(self) -> Any:  # noqa: D102
+        steps, groups = self.steps, GROUPS // self.steps
+
+        @instruction(types.void, pointer, i32x16, f32x16, pointer, types.int64)
+        def decode_step(
+            b: Builder, tile: Value, table: Value, rows: Value, place: Value, step: Value
+        ) -> None:
+            """Widen a step's columns."""
+            loaded = self.load(b, tile, step)
+            scales = b.fmul(self.scales(b, tile), rows)
+            place = b.add(place, b.mul(step, I64(256 * groups)))
+            for g in range(groups):
+                codes = signed_codes(b, self.group(b, loaded, step, g, table))
+                for column in range(4):
+                    code = b.ashr(b.shl(codes, constant(24 - 8 * column)), constant(24))
+                    if self.shift_step:
+                        shift = b.and_(self.shifts(b, tile), constant(self.shift_step))
+                        code = b.add(code, shift)
+                    values = b.fmul(b.sitofp(code, VF), scales)
+                    store_at(b, b.add(place, I64(256 * g + 64 * column)), values)
+
+        @specialised(inlined, self.name)
+        def decode(tile: Address, table: Lanes, rows: Lanes, place: Address) -> None:
+            for step in range(steps):
+                decode_step(tile, table, rows, place, step)
+
+        return decode
 
     def add_block(self, tokens: int) -> Any:  # noqa: D102
         dots, sums = dots_of(tokens), sums_of(tokens).stack

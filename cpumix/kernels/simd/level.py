@@ -64,6 +64,11 @@ LEVEL = TABLE[active().name]
 TOKENS = LEVEL.tokens
 
 
+def signed_codes(b: Builder, codes: Value) -> Value:
+    """Turn what `dot4` multiplies into signed codes."""
+    return make_signed(b, codes) if LEVEL.unsigned else codes
+
+
 def panel_codes(b: Builder, codes: Value) -> Value:
     """Turn what `dot4` multiplies into what a panel holds: the same, but signed for AMX."""
-    return make_signed(b, codes) if active().name == "amx" else codes
+    return signed_codes(b, codes) if active().name == "amx" else codes
