@@ -154,12 +154,9 @@ class EngineLoop:
 
     def _obey(self, wait: bool) -> None:
         """Carry out the commands that have come; wait for one if there is nothing else to do."""
-        try:
-            while True:
-                self._commands.get(block=wait)()
-                wait = False
-        except queue.Empty:
-            pass
+        while wait or not self._commands.empty():  # nobody else takes any
+            self._commands.get()()
+            wait = False
 
     def _drop_cancelled(self) -> None:
         self._cancelled = False

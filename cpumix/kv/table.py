@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cpumix.quant.kv import KV_BLOCK
 
 from .formats import UNLIMITED
@@ -64,12 +61,11 @@ class BlockTable:
                 self._pool.reserved += 1
         self._first = max(self._first, end)
 
-    def slots(self, position: int, count: int) -> NDArray[np.int64]:
+    def slots(self, position: int, count: int) -> list[int]:
         """Return the slots of `count` positions from `position` on."""
-        positions = np.arange(position, position + count)
-        blocks = np.array(self.blocks)[positions // KV_BLOCK]
-        slots: NDArray[np.int64] = KV_BLOCK * blocks + positions % KV_BLOCK
-        return slots
+        blocks = self.blocks
+        positions = range(position, position + count)
+        return [KV_BLOCK * blocks[p // KV_BLOCK] + p % KV_BLOCK for p in positions]
 
     def close(self) -> None:
         """Give everything back."""

@@ -70,10 +70,12 @@ class Sampler:
                 f"logits: expected numbers, found {logits[best]} for token {best}. "
                 "The model file is damaged: run cpumix verify."
             )
-        candidates = Candidates(logits)
-        for narrow in self._filters:
-            narrow(candidates)
-        token = self._draw(candidates)
+        token = best
+        if self._filters or not self.params.greedy:
+            candidates = Candidates(logits)
+            for narrow in self._filters:
+                narrow(candidates)
+            token = self._draw(candidates)
         if self._guide:
             token = self._guide.settle(token)
         if self.params.logprobs is not None:

@@ -57,7 +57,8 @@ class Attention:
         key = (layer.index, n, queries) if n <= KEPT_ROWS else None
         qkv, output = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
         self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
-        self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
+        if layer.qkv_bias is not None or layer.qk_norm is not None:
+            self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
         cache = *self._pool.layer(layer.index), *batch.place(layer.is_last), self._pool.window
         view = KVView(*cache, self._scale, self._group)
         self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ class Batch:
         """Their rows are the last ones, those that want hidden states behind the others."""
         self.num_hidden = sum(step.num_logits for step in steps if step.hidden)
         order = sorted(range(len(steps)), key=lambda i: steps[i].hidden)
-        ends = np.cumsum([steps[i].num_logits for i in order]).tolist()
+        ends = accumulate(steps[i].num_logits for i in order)
         self.wanted_of_steps = [
             slice(end - steps[i].num_logits, end)
             for i, end in sorted(zip(order, ends, strict=True))
@@ -60,14 +61,18 @@ class Batch:
         ranked = [(i, steps[i]) for i in order]
         wanted = [Span(i, len(s.ids) - s.num_logits, s.num_logits) for i, s in ranked]
         self._spans = [span for span in (*silent, *wanted) if span.tokens]
-        self.ids = np.concatenate(
-            [np.asarray(s.ids, np.int64)[a : a + n] for s, a, n in self._of()]
-        )
-        self.positions = np.concatenate(
-            [np.arange(s.position + a, s.position + a + n) for s, a, n in self._of()]
-        )
-        self.slots = np.concatenate([s.table.slots(s.position + a, n) for s, a, n in self._of()])
-        self._tables = np.concatenate([np.array(s.table.blocks, np.int32) for s in steps])
+        ids: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        for step, first, tokens in self._of():
+            position = step.position + first
+            ids += step.ids[first : first + tokens]
+            positions += range(position, position + tokens)
+            slots += step.table.slots(position, tokens)
+        self.ids, self.positions = np.array(ids, np.int64), np.array(positions, np.int64)
+        self.slots = np.array(slots, np.int64)
+        tables = chain.from_iterable(step.table.blocks for step in steps)
+        self._tables = np.array([*tables], np.int32)
 
     def _of(self) -> Iterator[tuple[Step, int, int]]:
         for span in self._spans:
@@ -88,7 +93,7 @@ class Batch:
 
     def place(self, is_last_layer: bool) -> Placement:
         """Return where the batch lies in the KV cache, with the queries of a layer."""
-        return self._wanted if is_last_layer else self._all
+        return self._wanted if self.rows_through(is_last_layer) < len(self) else self._all
 
     @cached_property
     def _all(self) -> Placement:
@@ -100,7 +105,7 @@ class Batch:
 
     def _items(self, skip: int) -> NDArray[np.int64]:
         """Cut the spans behind the first `skip` rows into items of attention; see `Placement`."""
-        begins = np.cumsum([0, *(len(step.table.blocks) for step in self.steps)])
+        begins = [*accumulate((len(step.table.blocks) for step in self.steps), initial=0)]
         items, row = [], -skip
         for span in self._spans:
             if row >= 0:

@@ -85,8 +85,8 @@ class Transformer:
 
     def _pass(self, batch: Batch, x: ResidualStream, on_layer: OnLayer | None = None) -> Rows:
         """Run a batch through all layers and the last norm."""
-        begun = int(batch.positions[0]), batch.ids.tolist(), self._pool.share_touched
-        self._pager.begin(*begun)
+        full = self._pool.share_touched if self._pager.bounded else 0.0
+        self._pager.begin(int(batch.positions[0]), batch.ids.tolist(), full)
         self._pool.touch(batch.slots)
         self._attention.start(batch)
         x.start(self._embed(batch))  # [T, D]

@@ -7,6 +7,7 @@ cannot hold, or from weights whose sums exceed float32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -30,7 +31,7 @@ _ATTENTION = (*ATTENTION_MATRICES, *BIASES, Role.Q_NORM, Role.K_NORM)
 
 def is_finite(x: Floats) -> bool:
     """Whether no number of x is NaN or infinite."""
-    return bool(np.isfinite(x.max(initial=0)) and np.isfinite(x.min(initial=0)))
+    return math.isfinite(float(x.max(initial=0)) - float(x.min(initial=0)))
 
 
 class NotFinite(Exception):

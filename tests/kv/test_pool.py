@@ -119,7 +119,7 @@ def test_window_gives_blocks_back(chunk):
         assert pool.held <= blocks
         assert pool.held + pool.reserved == blocks
         seen = np.arange(max(0, position - 99), position + chunk)
-        assert len({*table.slots(int(seen[0]), len(seen)).tolist()}) == len(seen)
+        assert len({*table.slots(int(seen[0]), len(seen))}) == len(seen)
     table.close()
     assert (pool.held, pool.reserved) == (0, 0)
 

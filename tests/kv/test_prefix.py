@@ -114,4 +114,4 @@ def test_window_needs_only_what_it_sees():
     assert match.tokens == 384
     assert match.blocks[:4] == [-1] * 4
     again = BlockTable(pool, 0, match.blocks)
-    assert again.slots(315, 69).tolist() == table.slots(315, 69).tolist()
+    assert again.slots(315, 69) == table.slots(315, 69)
