@@ -17,7 +17,7 @@ from .blocks import InputRows, TilePair
 from .codecs.codec import Codec
 from .compile.jit import kernel, specialised
 from .gemm import MOST_ROWS
-from .rows import address_of
+from .rows import Rows, address_of
 from .simd.lanes import mul
 from .simd.level import LEVEL
 from .simd.math import silu
@@ -92,6 +92,28 @@ class Jobs(NamedTuple):
     """Pairs of tiles in all of them."""
 
 
+class MatrixFields(NamedTuple):
+    """What the table says of a matrix, in every product."""
+
+    w0: int
+    """The address of its first tile, behind the head if it has one."""
+    step: int
+    """Bytes from 16 rows to the next."""
+    tiles: int
+    blocks: int
+    book: int
+
+
+def fields_of(matrix: TiledMatrix) -> MatrixFields:
+    """Return a matrix's fields, looked up once."""
+    if matrix.fields is None:
+        w0, tiles = matrix.address + matrix.definition.head_bytes, matrix.tiles
+        rest = tiles.strides[0], len(tiles), matrix.blocks, book_address(matrix)
+        matrix.fields = MatrixFields(w0, *rest)
+    fields: MatrixFields = matrix.fields
+    return fields
+
+
 def by_format(matmuls: Iterable[Matmul]) -> list[Jobs]:
     """Lay products out, those of each format in a table of their own."""
     formats: dict[str, list[Matmul]] = {}
@@ -109,11 +131,9 @@ def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
     jobs: list[tuple[int, ...]] = []
     items = 0
     for p in matmuls:
-        tiles, blocks = len(p.weight.tiles), p.weight.blocks
-        head, step = p.weight.definition.head_bytes, p.weight.tiles.strides[0]
-        w0 = p.weight.address + head
+        w0, step, tiles, blocks, book = fields_of(p.weight)
         if p.second is not None:
-            w1, pairs, single, apart = p.second.address + head, tiles, -1, 0
+            w1, pairs, single, apart = fields_of(p.second).w0, tiles, -1, 0
         else:
             pairs = -(-tiles // 2)
             w1, apart = w0 + pairs * step, 64 * pairs
@@ -121,7 +141,7 @@ def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
         out, stride = address_of(p.out), p.out.strides[0]
         for first, rows in shares(p.rows):
             jobs.append((
-                w0, w1, step, single, apart, blocks, book_address(p.weight),
+                w0, w1, step, single, apart, blocks, book,
                 *p.x.operand(p.first + first, p.weight.takes_codes),
                 rows, out + first * stride, stride, items,
             ))  # fmt: skip
@@ -131,11 +151,22 @@ def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
 
 def input_rows(group: MatmulGroup) -> NDArray[np.int64]:
     """List the rows to be quantized, see `Rows.to_quantize`; what products share, once."""
-    if not group.quantize_inputs:
-        return np.empty((0, 4), np.int64)
-    spans = {(p.x, p.first, p.rows) for p in group.matmuls if p.weight.takes_codes}
-    rows = [x.to_quantize(first, count) for x, first, count in spans]
-    return np.concatenate(rows) if rows else np.empty((0, 4), np.int64)
+    lists = []
+    for x, begins, end in stretches(group) if group.quantize_inputs else ():
+        lists.append(x.to_quantize(begins, end - begins))
+    return np.concatenate(lists) if lists else np.empty((0, 4), np.int64)
+
+
+def stretches(group: MatmulGroup) -> list[tuple[Rows, int, int]]:
+    """Return which rows products read as codes: of a buffer, from the first to before the last."""
+    found: list[tuple[Rows, int, int]] = []
+    spans = {(id(p.x), p.first, p.rows, p.x) for p in group.matmuls if p.weight.takes_codes}
+    for _, first, count, x in sorted(spans, key=lambda span: span[:3]):
+        if found and found[-1][0] is x and first <= found[-1][2]:
+            found[-1] = x, found[-1][1], max(found[-1][2], first + count)
+        else:
+            found.append((x, first, first + count))
+    return found
 
 
 def shares(rows: int) -> list[tuple[int, int]]:

@@ -21,29 +21,27 @@ Floats = NDArray[np.float32]
 def look_up(codec: Codec) -> Any:
     """Make the kernel that widens rows of a matrix.
 
-    Shapes: tiles, the address of a matrix's bytes; step, bytes from 16 rows to the next | book, the
-            address of its code book | ids (m,) i64 | out (m, columns) f32, whole blocks.
+    Shapes: w0, step, book: see `jobs.MatrixFields` | ids (m,) i64 | out (m, columns) f32, whole
+            blocks.
     """
     decode, load_table = codec.decode, codec.load_table
     head, tile_bytes = codec.head_bytes, codec.tile_bytes
 
     @specialised(kernel, codec.name)
-    def look_up_row(panel: Address, row: int, book: Address, wide: Floats, out: Floats) -> None:
+    def look_up_row(tile: Address, row: int, book: Address, wide: Floats, out: Floats) -> None:
         table, scales = load_table(book), splat(np.float32(1))
         if head:  # a constant: the scales of rows stand before their tiles
-            scales = load_f32(panel)
+            scales = load_f32(tile - head)
         for b in range(out.shape[0] // BLOCK):
-            decode(panel + head + b * tile_bytes, table, scales, address(wide))
+            decode(tile + b * tile_bytes, table, scales, address(wide))
             for column in range(BLOCK):
                 out[BLOCK * b + column] = wide[column, row]
 
     @specialised(kernel, codec.name)
-    def look_up(
-        tiles: Address, step: int, book: Address, ids: NDArray[np.int64], out: Floats
-    ) -> None:
+    def look_up(w0: Address, step: int, book: Address, ids: NDArray[np.int64], out: Floats) -> None:
         wide = np.empty((BLOCK, TILE_ROWS), np.float32)
         for i in range(ids.shape[0]):
-            panel = tiles + ids[i] // TILE_ROWS * step
-            look_up_row(panel, ids[i] % TILE_ROWS, book, wide, out[i])
+            tile = w0 + ids[i] // TILE_ROWS * step
+            look_up_row(tile, ids[i] % TILE_ROWS, book, wide, out[i])
 
     return look_up

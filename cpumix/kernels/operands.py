@@ -37,11 +37,10 @@ class TiledMatrix:
         """The code book as a further argument of the definition's functions, if there is one."""
         self.takes_codes = self.definition.split is not None
         """Whether products read the rows quantized to 8 bits."""
-
-    @property
-    def blocks(self) -> int:
+        self.blocks = self.definition.blocks(self.tiles)
         """How many blocks of 32 columns it has."""
-        return self.definition.blocks(self.tiles)
+        self.fields: Any = None
+        """What a backend notes of it for its kernels."""
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these indices, (len(ids), padded k) float32."""

@@ -67,7 +67,7 @@ class Rows:
         """Ask for the addresses once: NumPy takes a microsecond for each."""
         self.arrays = RowArrays(self.values, self.codes, self.headers)
         self._values_at, self._codes_at = address_of(self.values), address_of(self.codes)
-        self._headers_at = address_of(self.headers)
+        self._headers_at, self._header_stride = address_of(self.headers), self.headers.strides[0]
 
     @property
     def scale(self) -> NDArray[np.float32]:
@@ -88,7 +88,7 @@ class Rows:
         place, width = (
             (self._codes_at, self.stride) if codes else (self._values_at, 4 * self.stride)
         )
-        return place + first * width, width, self._headers_at + first * self.headers.strides[0]
+        return place + first * width, width, self._headers_at + first * self._header_stride
 
     def to_quantize(self, first: int, count: int) -> NDArray[np.int64]:
         """Return what `quantize_row` takes of some rows.
@@ -96,7 +96,7 @@ class Rows:
         (count, 4): address of the values, blocks, addresses of the codes and headers.
         """
         begin = np.array([self._values_at, self.blocks, self._codes_at, self._headers_at])
-        steps = np.array([4 * self.stride, 0, self.stride, self.headers.strides[0]])
+        steps = np.array([4 * self.stride, 0, self.stride, self._header_stride])
         return begin + steps * np.arange(first, first + count)[:, None]
 
     @property

@@ -14,7 +14,7 @@ from .backend import Backend, ExpertIds, Floats, Index, Rope
 from .codecs import CODECS
 from .compile.isa import active
 from .compile.jit import ALONE
-from .jobs import book_address, by_format, input_rows
+from .jobs import by_format, fields_of, input_rows
 from .look_up import look_up
 from .matmul import multiply
 from .operands import KVView, MatmulGroup, Residual, TiledMatrix
@@ -35,8 +35,8 @@ class SimdBackend(Backend):
 
     def look_up(self, matrix: TiledMatrix, ids: Index) -> Floats:  # noqa: D102
         out = np.empty((len(ids), BLOCK * matrix.blocks), np.float32)
-        place = matrix.address, matrix.tiles.strides[0], book_address(matrix)
-        look_up(CODECS[matrix.format])(*place, ids, out)
+        weight = fields_of(matrix)
+        look_up(CODECS[matrix.format])(weight.w0, weight.step, weight.book, ids, out)
         return out
 
     def norm(  # noqa: D102
