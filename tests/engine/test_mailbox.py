@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from cpumix.engine.mailbox import Mailbox
@@ -23,3 +25,34 @@ def test_a_loop_that_is_closed_is_told_nothing():
         return Mailbox[int]()
 
     asyncio.run(run()).put(1)
+
+
+def test_what_is_left_at_once_wakes_the_loop_once():
+    async def run() -> int:
+        loop, boxes = asyncio.get_running_loop(), [Mailbox[int]() for _ in range(3)]
+        calls, call = [], loop.call_soon_threadsafe
+
+        def count(*arguments: object) -> object:
+            calls.append(arguments)
+            return call(*arguments)
+
+        loop.call_soon_threadsafe = count  # type: ignore[method-assign]
+        for _ in range(2):
+            for i, box in enumerate(boxes):
+                box.put(i)
+            assert [await box.get() for box in boxes] == [0, 1, 2]
+        return len(calls)
+
+    assert asyncio.run(run()) == 2
+
+
+def test_mailboxes_keep_no_loop():
+    gone = []
+
+    async def run() -> None:
+        Mailbox[int]().put(1)
+        weakref.finalize(asyncio.get_running_loop(), gone.append, 1)
+
+    asyncio.run(run())
+    gc.collect()
+    assert gone == [1]
