@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .leaving import ClientLeft, while_connected
+from .leaving import ClientLeft, disconnect, unless
 
 PING = 15.0  # seconds of silence after which a comment shows that we are alive
 SEND_TIMEOUT = 60.0  # seconds that a client may take to accept an event
@@ -48,35 +49,43 @@ class EventStream(Response):
         self.headers["cache-control"] = "no-store"
         self.headers["x-accel-buffering"] = "no"
         self._events, self._close = events, close
+        self._since, self._sending = 0.0, False  # when the last event began or had been sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream."""
+        self._since = time.monotonic()
         try:
             with contextlib.suppress(ClientLeft, TimeoutError):
-                await while_connected(receive, self._send(send))
+                await unless(self._send(send), disconnect(receive), self._watch(send))
         finally:
             self._close()
 
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         await send(start)
-        coming: asyncio.Future[str] | None = None
-        try:
-            while True:
-                coming = asyncio.ensure_future(anext(self._events))
-                while not (await asyncio.wait({coming}, timeout=PING))[0]:
-                    await self._put(send, comment("ping"))
-                try:
-                    event = coming.result()
-                except StopAsyncIteration:
-                    break
-                await self._put(send, event)
-        finally:
-            if coming is not None and not coming.done():
-                coming.cancel()
+        async for event in self._events:
+            self._since, self._sending = time.monotonic(), True
+            await send(_body(event))
+            self._since, self._sending = time.monotonic(), False
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _put(self, send: Send, event: str) -> None:
-        body = {"type": "http.response.body", "body": event.encode("ascii"), "more_body": True}
-        with anyio.fail_after(SEND_TIMEOUT):  # asyncio.wait_for may swallow a cancellation
-            await send(body)
+    async def _watch(self, send: Send) -> NoReturn:
+        """Break silences; raise TimeoutError when the client takes too long to accept an event.
+
+        One task for the stream: a timer for each event would take longer than the event.
+        """
+        while True:
+            limit = SEND_TIMEOUT if self._sending else PING
+            left = self._since + limit - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(min(left, PING))
+            elif self._sending:
+                raise TimeoutError
+            else:
+                with anyio.fail_after(SEND_TIMEOUT):  # asyncio.wait_for may swallow a cancellation
+                    await send(_body(comment("ping")))
+                self._since = time.monotonic()
+
+
+def _body(event: str) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": event.encode("ascii"), "more_body": True}
