@@ -5,7 +5,7 @@
 A case is the config of a well-known model with a few fields changed, drawn from its number: a
 failure is repeated with --seed NUMBER --cases 1. It fails if anything but a ConfigError of one
 short line is raised, if what was read cannot be written and read back, planned, and turned into
-frequencies of RoPE that are numbers, or, by hand, if it takes more than `SECONDS`.
+frequencies of RoPE that are numbers, or, by hand, if it takes more than `SECONDS` of the processor.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ def main() -> int:
     options = parser.parse_args()
     taken = failed = 0
     for number in range(options.seed, options.seed + options.cases):
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             taken += one_case(number)
-            assert time.perf_counter() - began < SECONDS, "too slow"
+            assert time.thread_time() - began < SECONDS, "too slow"
         except Exception as e:
             failed += 1
             print(f"{number}: {type(e).__name__}: {str(e)[:300]}")

@@ -154,7 +154,7 @@ def mutate(data: bytes, rng: Random) -> bytes:
 def check(path: Path, data: bytes) -> str:
     """Read a damaged file; return what came of it. Raises AssertionError for a fault of ours."""
     path.write_bytes(data)
-    began = time.process_time()
+    began = time.thread_time()
     try:
         tensors = read_tensors(path)
     except CpumixError as error:
@@ -162,7 +162,7 @@ def check(path: Path, data: bytes) -> str:
         assert "\n" not in text and text.isprintable(), f"not one clean line: {text!r}"
         return "refused"
     finally:
-        took = time.process_time() - began
+        took = time.thread_time() - began
         assert took < SECONDS, f"{took:.1f} seconds of the processor"
     for name, tensor in tensors.items():
         _check_tensor(name, tensor, len(data))

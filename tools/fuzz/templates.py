@@ -120,10 +120,10 @@ def run_operation(draw: Random) -> str:
 
 def _run(source: str) -> str:
     usual, limits.STEPS = limits.STEPS, STEPS
-    began = time.process_time()
+    began = time.thread_time()
     try:
         template = JinjaTemplate(source)
-        began = time.process_time()  # again: compiling is bound by the length
+        began = time.thread_time()  # again: compiling is bound by the length
         template.render({"messages": [{"role": "user", "content": "a" * 99}] * 9})
         outcome = "ran"
     except TemplateError as e:
@@ -131,6 +131,6 @@ def _run(source: str) -> str:
         outcome = "stopped" if "more time or memory" in str(e) else "rejected"
     finally:
         limits.STEPS = usual
-    took = time.process_time() - began
-    assert took < SECONDS, f"{took:.1f} seconds: {source}"
+    took = time.thread_time() - began
+    assert took < SECONDS, f"{took:.1f} seconds of the processor: {source}"
     return outcome

@@ -127,7 +127,7 @@ def run_files(draw: Random) -> str:
     files = base_files(draw)
     for name in draw.sample(sorted(files), draw.choice([1, 1, 2])):
         files[name] = damage(draw, files[name])
-    began = time.perf_counter()
+    began = time.thread_time()
     try:
         tokenizer = Tokenizer.from_files(files)
         for note in tokenizer.notes:
@@ -141,8 +141,8 @@ def run_files(draw: Random) -> str:
     except ConfigError as e:
         assert str(e).isprintable(), f"not one clean line: {e!r}"
         outcome = "refused"
-    took = time.perf_counter() - began
-    assert took < SECONDS, f"{took:.1f} seconds"
+    took = time.thread_time() - began
+    assert took < SECONDS, f"{took:.1f} seconds of the processor"
     return outcome
 
 
