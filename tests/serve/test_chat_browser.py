@@ -438,9 +438,11 @@ def test_model_without_a_template_goes_on_with_texts(open_chat, demo_model):
         chat.shoot("texts-light")
 
 
-def focused(chat) -> str:
-    script = "document.activeElement.id || document.activeElement.getAttribute('aria-label')"
-    return chat.page.evaluate(script)
+def wait_for_focus(chat, name: str) -> None:
+    active = "document.activeElement"
+    chat.page.wait_for_function(
+        f"name => ({active}.id || {active}.getAttribute('aria-label')) === name", arg=name
+    )
 
 
 def test_keyboard_only(chat):
@@ -453,30 +455,30 @@ def test_keyboard_only(chat):
     page.locator("article.assistant").wait_for(state="attached")
     chat.wait()
     assert chat.texts()[0] == "Who returned\nto the city?"
-    assert focused(chat) == "box"
+    wait_for_focus(chat, "box")
     press("F6")
-    assert focused(chat) == "log"
+    wait_for_focus(chat, "log")
     press("Tab")
-    assert focused(chat) == "Copy the message"
+    wait_for_focus(chat, "Copy the message")
     press("Tab")
-    assert focused(chat) == "Edit the message"
+    wait_for_focus(chat, "Edit the message")
     press("Enter")
     page.keyboard.type(" Or not?")
     press("Escape")  # the text is as it was
-    assert focused(chat) == "Edit the message"
+    wait_for_focus(chat, "Edit the message")
     press("F6")
-    assert focused(chat) == "box"
+    wait_for_focus(chat, "box")
     press("Control+b")
     assert page.locator("#sidebar").get_attribute("inert") is not None
     press("Control+b")
-    assert focused(chat) == "new"
+    wait_for_focus(chat, "new")
     press("Control+k")
-    assert focused(chat) == "search"
+    wait_for_focus(chat, "search")
     press("Enter")
-    assert focused(chat) == "box"
+    wait_for_focus(chat, "box")
     press("Control+Shift+O")
     assert chat.texts() == []
-    assert focused(chat) == "box"
+    wait_for_focus(chat, "box")
     page.reload()
     page.wait_for_selector("#model:not(:empty)", state="attached")
     skip = page.get_by_role("link", name="Skip to the message box")
@@ -484,7 +486,7 @@ def test_keyboard_only(chat):
     skip.focus()
     assert skip.bounding_box()["x"] >= 0
     press("Enter")
-    assert focused(chat) == "box"
+    wait_for_focus(chat, "box")
 
 
 def test_enter_that_ends_a_character_does_not_send(chat):
