@@ -105,13 +105,10 @@ class MatrixFields(NamedTuple):
 
 
 def fields_of(matrix: TiledMatrix) -> MatrixFields:
-    """Return a matrix's fields, looked up once."""
-    if matrix.fields is None:
-        w0, tiles = matrix.address + matrix.definition.head_bytes, matrix.tiles
-        rest = tiles.strides[0], len(tiles), matrix.blocks, book_address(matrix)
-        matrix.fields = MatrixFields(w0, *rest)
-    fields: MatrixFields = matrix.fields
-    return fields
+    """Return a matrix's fields."""
+    w0, tiles = matrix.address + matrix.definition.head_bytes, matrix.tiles
+    rest = tiles.strides[0], len(tiles), matrix.blocks, book_address(matrix)
+    return MatrixFields(w0, *rest)
 
 
 def by_format(matmuls: Iterable[Matmul]) -> list[Jobs]:
@@ -123,30 +120,42 @@ def by_format(matmuls: Iterable[Matmul]) -> list[Jobs]:
 
 
 def job_table(matmuls: Sequence[Matmul]) -> tuple[NDArray[np.int64], int]:
-    """Lay products of one format out: the table, and how many items they are in all.
+    """Lay products of one format out: the table, and how many items they are in all."""
+    jobs: list[tuple[int, ...]] = []
+    items = 0
+    for p in matmuls:
+        if p.layout is None:
+            p.layout = lay_out(p)
+        pairs, rows = p.layout
+        for row in rows:
+            jobs.append((*row, items))
+            items += pairs
+    return np.array(jobs, np.int64).reshape(-1, JOB_FIELDS), items
+
+
+def lay_out(p: Matmul) -> tuple[int, list[tuple[int, ...]]]:
+    """Return how many pairs of tiles a product has, and its rows, but for their first items.
 
     A product of more rows than a thread has room for becomes several; weights are then read again,
     but the rows stay in the second-level cache meanwhile.
     """
-    jobs: list[tuple[int, ...]] = []
-    items = 0
-    for p in matmuls:
-        w0, step, tiles, blocks, book = fields_of(p.weight)
-        if p.second is not None:
-            w1, pairs, single, apart = fields_of(p.second).w0, tiles, -1, 0
-        else:
-            pairs = -(-tiles // 2)
-            w1, apart = w0 + pairs * step, 64 * pairs
-            single = pairs - 1 if tiles % 2 else -1
-        out, stride = address_of(p.out), p.out.strides[0]
-        for first, rows in shares(p.rows):
-            jobs.append((
-                w0, w1, step, single, apart, blocks, book,
-                *p.x.operand(p.first + first, p.weight.takes_codes),
-                rows, out + first * stride, stride, items,
-            ))  # fmt: skip
-            items += pairs
-    return np.array(jobs, np.int64).reshape(-1, JOB_FIELDS), items
+    w0, step, tiles, blocks, book = fields_of(p.weight)
+    if p.second is not None:
+        w1, pairs, single, apart = fields_of(p.second).w0, tiles, -1, 0
+    else:
+        pairs = -(-tiles // 2)
+        w1, apart = w0 + pairs * step, 64 * pairs
+        single = pairs - 1 if tiles % 2 else -1
+    out, stride = address_of(p.out), p.out.strides[0]
+    made: list[tuple[int, ...]] = [
+        (
+            w0, w1, step, single, apart, blocks, book,
+            *p.x.operand(p.first + first, p.weight.takes_codes),
+            rows, out + first * stride, stride,
+        )
+        for first, rows in shares(p.rows)
+    ]  # fmt: skip
+    return pairs, made
 
 
 def input_rows(group: MatmulGroup) -> NDArray[np.int64]:

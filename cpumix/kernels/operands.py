@@ -39,8 +39,6 @@ class TiledMatrix:
         """Whether products read the rows quantized to 8 bits."""
         self.blocks = self.definition.blocks(self.tiles)
         """How many blocks of 32 columns it has."""
-        self.fields: Any = None
-        """What a backend notes of it for its kernels."""
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the rows with these indices, (len(ids), padded k) float32."""
@@ -51,10 +49,12 @@ class TiledMatrix:
         return out
 
 
-class Matmul(NamedTuple):
+@dataclass(eq=False, slots=True)
+class Matmul:
     """out[:rows] = x[first : first + rows] @ weight.T.
 
-    With a `second` matrix: silu(x @ weight.T) * (x @ second.T).
+    With a `second` matrix: silu(x @ weight.T) * (x @ second.T). A backend keeps its own `layout` of
+    the product here, made when it first runs.
     """
 
     weight: TiledMatrix
@@ -63,6 +63,7 @@ class Matmul(NamedTuple):
     rows: int
     out: NDArray[np.float32]
     second: TiledMatrix | None = None
+    layout: Any = None
 
 
 class MatmulGroup:

@@ -27,7 +27,7 @@ from cpumix.kernels.rows import Rows
 from cpumix.machine import processor_name
 from cpumix.model import Model
 from cpumix.store import ModelFile
-from cpumix.transformer.moe import expert_matmuls
+from cpumix.transformer.moe import expert_matmuls, grouped
 
 from .active import active_weights
 from .parallel import ParallelRow, measure_parallel
@@ -120,8 +120,10 @@ class Experts:
         x, h, out = (Rows(rows * len(experts), size) for size in (outer, inner, outer))
         random = np.random.default_rng(0).standard_normal(x.values.shape, np.float32)
         x.values[:, :outer] = random[:, :outer]
-        expert_offsets = [rows * e for e in range(len(experts) + 1)]
-        up, down = expert_matmuls(experts, expert_offsets, x, h, out)
+        up, down = grouped(
+            expert_matmuls(expert, rows * e, rows, x, rows * e, h, out)
+            for e, expert in experts.items()
+        )
         up.quantize_inputs = True
         for work in (up, down):
             self._backend.multiply(work)

@@ -14,12 +14,10 @@ from cpumix.kv.pool import BlockPool
 
 from .batch import Batch
 from .buffers import Buffers
-from .matmul_cache import MatmulCache
+from .matmul_cache import KEPT_ROWS, MatmulCache
 from .projections import Floats, add_bias, norm
 from .rope import cos_sin, frequencies
 from .weights import LayerWeights
-
-KEPT_ROWS = 32  # batches of up to so many rows recur: sequences that write
 
 
 class Attention:
@@ -33,7 +31,7 @@ class Attention:
         self._group = config.num_attention_heads // config.num_key_value_heads
         self._scale = config.head_dim**-0.5
         self._frequencies = frequencies(config, context)
-        self._groups = MatmulCache()
+        self._groups = MatmulCache[MatmulGroup]()
         tokens = len(buffers.topk_ids)
         self._residual = Residual(
             buffers.attn_proj, np.arange(tokens)[:, None], np.ones((tokens, 1), np.float32)

@@ -5,7 +5,7 @@ A model without a router has one expert, which every token goes through.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ from cpumix.kernels.operands import Matmul, MatmulGroup, Residual
 from cpumix.kernels.rows import Rows
 
 from .buffers import Buffers
-from .matmul_cache import MatmulCache
+from .matmul_cache import KEPT_ROWS, MatmulCache
 from .weights import LayerWeights
 
 
@@ -27,7 +27,8 @@ class MoE:
         self, config: ModelConfig, backend: Backend, buffers: Buffers, pager: ExpertPager
     ) -> None:
         self._config, self._backend, self._buffers, self._pager = config, backend, buffers, pager
-        self._groups = MatmulCache()
+        self._groups = MatmulCache[MatmulGroup]()  # of one token
+        self._products = MatmulCache[Matmul]()  # of a few
 
     def __call__(
         self, layer: LayerWeights, h: Rows, n: int, meanwhile: Callable[[], None]
@@ -55,8 +56,7 @@ class MoE:
             meanwhile()
             for ready in parts:
                 key = (layer.index, *((e, offsets[e]) for e in ready.experts)) if n == 1 else None
-                rows = h if n == 1 else b.expert_in, b.expert_hidden, b.expert_out, n == 1
-                make = partial(expert_matmuls, ready.experts, offsets, *rows)
+                make = partial(self._matmuls, layer.index, ready.experts, offsets, h, n)
                 gate_up, down = self._groups.get(key, make)
                 ready.wait_for_gate_up()
                 self._backend.multiply(gate_up)  # expert_hidden [R * A, I]
@@ -71,22 +71,33 @@ class MoE:
         for codes in {self._pager.view(layer, e).w1.takes_codes for e in used}:
             b.expert_in.gather(h, pairs, codes)
 
+    def _matmuls(
+        self, layer: int, experts: Mapping[int, Expert], offsets: Sequence[int], h: Rows, n: int
+    ) -> tuple[MatmulGroup, MatmulGroup]:
+        """Return silu(w1 x) * w3 x, and w2 times that, of some experts of a layer."""
+        b, made = self._buffers, []
+        for e, expert in experts.items():
+            first, count = offsets[e], offsets[e + 1] - offsets[e]
+            rows = *((h, 0) if n == 1 else (b.expert_in, first)), b.expert_hidden, b.expert_out
+            make = partial(expert_matmuls, expert, first, count, *rows)
+            key = (layer, e, first, count) if 1 < n <= KEPT_ROWS else None
+            made.append(self._products.get(key, make))
+        return grouped(made)
+
 
 def expert_matmuls(
-    experts: Mapping[int, Expert],
-    offsets: Sequence[int],
-    x: Rows,
-    hidden: Rows,
-    out: Rows,
-    shared: bool = False,
-) -> tuple[MatmulGroup, MatmulGroup]:
-    """Return silu(w1 x) * w3 x, to `hidden`, and w2 times that, to `out`, of some experts.
+    expert: Expert, first: int, count: int, x: Rows, x_first: int, hidden: Rows, out: Rows
+) -> tuple[Matmul, Matmul]:
+    """Return silu(w1 x) * w3 x, to `hidden`, and w2 times that, to `out`, of one expert.
 
-    Expert e has the rows offsets[e] to offsets[e + 1] - 1 of all three; if `shared`, x is one row.
+    It has `count` rows: of x those from `x_first` on, of the others those from `first` on.
     """
-    gate_up, down = [], []
-    for e, (w1, w3, w2) in experts.items():
-        first, count = offsets[e], offsets[e + 1] - offsets[e]
-        gate_up.append(Matmul(w1, x, 0 if shared else first, count, hidden.values[first:], w3))
-        down.append(Matmul(w2, hidden, first, count, out.values[first:]))
+    w1, w3, w2 = expert
+    gate_up = Matmul(w1, x, x_first, count, hidden.values[first:], w3)
+    return gate_up, Matmul(w2, hidden, first, count, out.values[first:])
+
+
+def grouped(products: Iterable[tuple[Matmul, Matmul]]) -> tuple[MatmulGroup, MatmulGroup]:
+    """Return the products of experts in the two groups that run one after the other."""
+    gate_up, down = zip(*products, strict=True)
     return MatmulGroup(gate_up), MatmulGroup(down, quantize_inputs=True)
