@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+# Several processes share the processors, so a thread that waits for work had better sleep: OpenMP's
+# look for more in a loop unless they are told, and so do those that NumPy starts when it is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from checkpoints import write_checkpoint
 from classifier_cases import MOODS
