@@ -33,7 +33,7 @@ class Writing:
     """Begins the texts of some requests and yields their events.
 
     `close` ends those that have not ended, at the next layer, and gives their places back. The
-    compute thread never waits: each event costs it one `call_soon_threadsafe`.
+    compute thread never waits: events cost it at most one `call_soon_threadsafe` each.
     """
 
     def __init__(
