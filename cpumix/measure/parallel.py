@@ -148,13 +148,16 @@ class _Writer:
                 if not left[0]:
                     ended.set()
 
-        self._engine.loop.call(self._engine.scheduler.prefix.clear)
+        def begin() -> None:
+            self._engine.scheduler.prefix.clear()
+            params = SamplingParams(temperature=0)
+            for _ in range(count):
+                ids = self._random.integers(3, self._vocabulary, TEXT_TOKENS).tolist()
+                request = Request(ids, WRITTEN_TOKENS, Sampler(params), frozenset())
+                self._engine.write(request, hear)
+
         self._engine.loop.on_step = note
-        params = SamplingParams(temperature=0)
-        for _ in range(count):
-            ids = self._random.integers(3, self._vocabulary, TEXT_TOKENS).tolist()
-            request = Request(ids, WRITTEN_TOKENS, Sampler(params), frozenset())
-            self._engine.write(request, hear)
+        self._engine.loop.call(begin)  # between two steps, so that all begin with the next
         ended.wait()
         self._engine.loop.on_step = None
         if errors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -15,8 +16,10 @@ import cpumix
 from cpumix.cache_dir import CACHE_VARIABLE
 from cpumix.cli.main import main
 from cpumix.config import ModelConfig
+from cpumix.engine.engine import Engine
 from cpumix.kernels.compile.isa import active
 from cpumix.measure import bench, start
+from cpumix.measure.parallel import measure_parallel
 
 pytestmark = pytest.mark.slow
 
@@ -196,6 +199,19 @@ def test_parallel_texts_have_a_row_for_each_number(path):
     assert one == 2 <= three <= 6
     table = invoke(path, "--parallel", "2", "--rounds", 1).stdout
     assert "int4 generate   2  " in table
+
+
+def test_parallel_texts_begin_together_however_long_it_takes_to_ask_for_them(path, monkeypatch):
+    write = Engine.write
+
+    def hesitate(self, *arguments):
+        time.sleep(0.1)  # in which this model writes whole texts
+        return write(self, *arguments)
+
+    monkeypatch.setattr(Engine, "write", hesitate)
+    with cpumix.load(path, parallel=3, threads=1) as model:
+        (row,) = measure_parallel(model, None, [3], rounds=1)
+    assert row.parallel == 3
 
 
 def test_parallel_wants_numbers(path):
