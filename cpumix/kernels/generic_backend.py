@@ -23,7 +23,7 @@ class GenericBackend(Backend):
     """Slow and obvious; what the SIMD kernels must agree with."""
 
     def look_up(self, matrix: TiledMatrix, ids: Index) -> Floats:  # noqa: D102
-        return matrix.rows(ids)
+        return matrix.definition.rows(matrix.tiles, ids, *matrix.books)
 
     def norm(  # noqa: D102
         self, x: Rows, residual: Residual, weight: Floats, eps: float, n: int, out: Rows

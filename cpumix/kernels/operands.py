@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cpumix.quant import FORMATS
-from cpumix.quant.tiles import BLOCK
 
 from .rows import Rows, address_of
 
 ITEM_QUERIES = 8  # neighbouring queries that attention takes together
-ROWS_AT_ONCE = 64  # that are looked up: few enough for a cache
 
 
 @dataclass(eq=False)
@@ -39,14 +37,6 @@ class TiledMatrix:
         """Whether products read the rows quantized to 8 bits."""
         self.blocks = self.definition.blocks(self.tiles)
         """How many blocks of 32 columns it has."""
-
-    def rows(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return the rows with these indices, (len(ids), padded k) float32."""
-        out = np.empty((len(ids), BLOCK * self.blocks), np.float32)
-        for i in range(0, len(ids), ROWS_AT_ONCE):
-            some = slice(i, i + ROWS_AT_ONCE)
-            out[some] = self.definition.rows(self.tiles, ids[some], *self.books)
-        return out
 
 
 @dataclass(eq=False, slots=True)

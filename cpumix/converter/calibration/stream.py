@@ -71,7 +71,7 @@ class TokenStream:
     def embed(self, embedding: TiledMatrix) -> None:
         """Begin with the embeddings of all tokens."""
         for ids, here in zip(self._windows, self._each_window(), strict=True):
-            self._x[here] = embedding.rows(ids)[:, : self._x.shape[1]]
+            self._x[here] = self._backend.look_up(embedding, ids)[:, : self._x.shape[1]]
 
     def see_normed(self, gain: Floats, see: See) -> None:
         """Show the norm of x, window by window."""
