@@ -138,13 +138,14 @@ class IntegerCodec(Codec):
             loaded = self.load(b, tile, step)
             scales = b.fmul(self.scales(b, tile), rows)
             place = b.add(place, b.mul(step, I64(256 * groups)))
+            shift = constant(0)
+            if self.shift_step:
+                shift = b.and_(self.shifts(b, tile), constant(self.shift_step))
             for g in range(groups):
                 codes = signed_codes(b, self.group(b, loaded, step, g, table))
                 for column in range(4):
                     code = b.ashr(b.shl(codes, constant(24 - 8 * column)), constant(24))
-                    if self.shift_step:
-                        shift = b.and_(self.shifts(b, tile), constant(self.shift_step))
-                        code = b.add(code, shift)
+                    code = b.add(code, shift)
                     values = b.fmul(b.sitofp(code, VF), scales)
                     store_at(b, b.add(place, I64(256 * g + 64 * column)), values)
 
