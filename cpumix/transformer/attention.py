@@ -15,7 +15,7 @@ from cpumix.kv.pool import BlockPool
 from .batch import Batch
 from .buffers import Buffers
 from .matmul_cache import KEPT_ROWS, MatmulCache
-from .projections import Floats, add_bias, norm
+from .projections import add_bias, norm
 from .rope import cos_sin, frequencies
 from .weights import LayerWeights
 
@@ -55,8 +55,7 @@ class Attention:
         key = (layer.index, n, queries) if n <= KEPT_ROWS else None
         qkv, output = self._groups.get(key, partial(self._matmuls, layer, h, n, queries))
         self._backend.multiply(qkv)  # q [R, Q], k, v [T, K]
-        if layer.qkv_bias is not None or layer.qk_norm is not None:
-            self._finish(layer, b.q.values[:queries], b.k.values[:n], b.v.values[:n])
+        self._finish(layer, n, queries)
         cache = *self._pool.layer(layer.index), *batch.place(layer.is_last), self._pool.window
         view = KVView(*cache, self._scale, self._group)
         self._backend.store_kv(b.q, b.k, b.v, self._rope, n, queries, view)
@@ -78,8 +77,12 @@ class Attention:
         product = Matmul(layer.wo, b.attn_out, 0, queries, b.attn_proj.values)
         return MatmulGroup([product], quantize_inputs=True)
 
-    def _finish(self, layer: LayerWeights, q: Floats, k: Floats, v: Floats) -> None:
+    def _finish(self, layer: LayerWeights, n: int, queries: int) -> None:
         """Add the biases of q, k and v, and norm q and k, in a model that has them."""
+        if layer.qkv_bias is None and layer.qk_norm is None:
+            return
+        b = self._buffers
+        q, k, v = b.q.values[:queries], b.k.values[:n], b.v.values[:n]
         if layer.qkv_bias is not None:
             for x, bias in zip((q, k, v), layer.qkv_bias, strict=True):
                 add_bias(x, bias)
